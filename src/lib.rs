@@ -1,5 +1,14 @@
 //! A U-Net engine whose every kernel is hand-written WGSL, run on wgpu and checked against a CPU reference.
 
+pub mod array;
+mod autograd;
+pub mod cpu;
 pub mod error;
+pub mod graph;
+pub mod op;
+pub mod ops;
+pub mod random;
+pub mod shape;
 
 pub use error::{Error, Result};
+pub use graph::Graph;

@@ -1,0 +1,20 @@
+// grad_input[i] = grad_output[i] where y[i] > 0, else 0
+// One invocation owns one element. Bytes moved: 12 per element.
+struct Params { count: u32 }
+
+@group(0) @binding(0) var<storage, read> y: array<f32>; // [count]
+@group(0) @binding(1) var<storage, read> grad_output: array<f32>; // [count]
+@group(0) @binding(2) var<storage, read_write> grad_input: array<f32>; // [count]
+@group(0) @binding(3) var<uniform> params: Params;
+
+@compute @workgroup_size(64)
+fn main(
+    @builtin(workgroup_id) group: vec3u,
+    @builtin(num_workgroups) groups: vec3u,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let i = (group.x + group.y * groups.x) * 64u + lane;
+    if i < params.count {
+        grad_input[i] = select(0.0, grad_output[i], y[i] > 0.0);
+    }
+}

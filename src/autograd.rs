@@ -1,0 +1,94 @@
+//! Reverse-mode differentiation: a function from a graph to a longer graph.
+
+use crate::error::{Error, Result};
+use crate::graph::{Graph, NodeId, NodeKind};
+use crate::op::Backward;
+use crate::ops::Add;
+
+impl Graph {
+    /// The graph, longer by the nodes that compute ∂loss/∂p for every parameter p (into the gradient bank) and for each node of
+    /// `with_respect_to`, whose gradients are returned in the same order (`None` where the loss does not depend on it).
+    ///
+    /// Where a node is used several times, the gradients of its uses are added in reverse order of use.
+    ///
+    /// # Errors
+    /// When the loss is not a single float, or an op on the path to it has no gradient.
+    pub fn gradients(&self, loss: NodeId, with_respect_to: &[NodeId]) -> Result<(Self, Vec<Option<NodeId>>)> {
+        let mut graph = self.clone();
+        let loss_node = self.node(loss);
+        if loss_node.tensor_type.shape.elements() != 1 {
+            return Err(Error::Graph {
+                op: "gradients".into(),
+                node: loss_node.name.clone(),
+                problem: format!("the loss must have one element, this node has shape {}", loss_node.tensor_type),
+            });
+        }
+        let wanted = self.depends_on_wanted(with_respect_to);
+        let mut gradient: Vec<Option<NodeId>> = vec![None; self.nodes.len()];
+        if wanted[loss.0] {
+            let shape = loss_node.tensor_type.shape.clone();
+            gradient[loss.0] = Some(graph.constant("grad_loss", shape, 1.0));
+        }
+        for index in (0..=loss.0).rev() {
+            let (Some(grad_output), NodeKind::Op { op, inputs }) = (gradient[index], &self.nodes[index].kind) else {
+                continue;
+            };
+            let needs: Vec<bool> = inputs.iter().map(|input| wanted[input.0]).collect();
+            let mut backward = Backward {
+                graph: &mut graph,
+                name: self.nodes[index].name.clone(),
+                inputs,
+                output: NodeId(index),
+                grad_output,
+                needs: &needs,
+            };
+            let contributions = op.gradient(&mut backward)?;
+            for (input, contribution) in inputs.iter().zip(contributions) {
+                let Some(contribution) = contribution.filter(|_| wanted[input.0]) else { continue };
+                gradient[input.0] = Some(match gradient[input.0] {
+                    None => contribution,
+                    Some(sum) => {
+                        let name = format!("{}.grad_sum", self.nodes[input.0].name);
+                        graph.apply(&name, Add, &[sum, contribution])?
+                    }
+                });
+            }
+        }
+        graph.place_gradients(&gradient)?;
+        Ok((graph, with_respect_to.iter().map(|node| gradient[node.0]).collect()))
+    }
+
+    /// For each node, whether it is or depends on a parameter or one of `nodes`.
+    fn depends_on_wanted(&self, nodes: &[NodeId]) -> Vec<bool> {
+        let mut wanted = vec![false; self.nodes.len()];
+        for node in nodes {
+            wanted[node.0] = true;
+        }
+        for index in 0..self.nodes.len() {
+            wanted[index] |= match &self.nodes[index].kind {
+                NodeKind::Parameter { .. } => true,
+                NodeKind::Op { inputs, .. } => inputs.iter().any(|input| wanted[input.0]),
+                _ => false,
+            };
+        }
+        wanted
+    }
+
+    /// Lets each parameter's gradient node write into the gradient bank. A gradient that is no op's own result, or serves another
+    /// parameter too, is copied by adding zero.
+    fn place_gradients(&mut self, gradient: &[Option<NodeId>]) -> Result<()> {
+        let mut placed = Vec::new();
+        for index in 0..self.parameters.len() {
+            let node = self.parameters[index].node;
+            let Some(mut slot) = gradient[node.0] else { continue };
+            if placed.contains(&slot) || !matches!(self.node(slot).kind, NodeKind::Op { .. }) {
+                let name = format!("{}.grad_copy", self.node(node).name);
+                let zero = self.constant(&name, self.shape(slot).clone(), 0.0);
+                slot = self.apply(&name, Add, &[slot, zero])?;
+            }
+            placed.push(slot);
+            self.parameters[index].gradient = Some(slot);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,361 @@
+//! A network as plain data: a list of nodes, each naming only earlier ones.
+
+use crate::array::Array;
+use crate::error::{Error, Result};
+use crate::op::{AnyOp, Op};
+use crate::random::Random;
+use crate::shape::{DType, Shape, TensorType};
+use std::sync::Arc;
+
+/// The index of a node in its graph.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct NodeId(pub(crate) usize);
+
+impl NodeId {
+    /// The position in [`Graph::nodes`].
+    pub fn index(self) -> usize {
+        self.0
+    }
+}
+
+/// One of the flat arrays that outlive a step, laid out alike: slice `p` of each belongs to parameter `p`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Bank {
+    /// The parameters themselves.
+    Parameters,
+    /// The gradient of the loss with respect to each parameter.
+    Gradients,
+    /// An array of optimiser state, such as the velocity of SGD with momentum.
+    OptimizerState(u8),
+}
+
+/// Where a node's value comes from.
+#[derive(Clone, Debug)]
+pub enum NodeKind {
+    /// Written by the host before a run.
+    Input,
+    /// A slice of the parameter bank.
+    Parameter {
+        /// Index into [`Graph::parameters`].
+        index: usize,
+    },
+    /// A whole bank.
+    Bank(Bank),
+    /// Every element equals this value.
+    Constant(f32),
+    /// Computed from earlier nodes.
+    Op {
+        /// The op with its settings.
+        op: Arc<dyn AnyOp>,
+        /// Its inputs.
+        inputs: Vec<NodeId>,
+    },
+}
+
+/// One tensor of the network.
+#[derive(Clone, Debug)]
+pub struct Node {
+    /// A name for tables, errors and profiles, such as `encoder0.conv1`.
+    pub name: String,
+    /// Where the value comes from.
+    pub kind: NodeKind,
+    /// Element type and shape.
+    pub tensor_type: TensorType,
+}
+
+/// How a parameter starts.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Init {
+    /// All zero.
+    Zeros,
+    /// Normal with mean 0 and this standard deviation.
+    Normal(f32),
+}
+
+/// A trainable tensor: a named slice of the banks.
+#[derive(Clone, Debug)]
+pub struct Parameter {
+    /// Unique name, such as `encoder0.conv1.weight`.
+    pub name: String,
+    /// Extents.
+    pub shape: Shape,
+    /// How it starts.
+    pub init: Init,
+    /// First element in the banks; a multiple of [`BANK_ALIGNMENT`].
+    pub offset: usize,
+    /// The node that stands for the value.
+    pub node: NodeId,
+    /// The node that computes the gradient into the gradient bank, once [`Graph::gradients`] has run.
+    pub gradient: Option<NodeId>,
+}
+
+/// Slices of banks start at multiples of this many elements, so that they can be bound on every device (256 bytes).
+pub const BANK_ALIGNMENT: usize = 64;
+
+/// Where a node's elements live while a plan runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Placement {
+    /// In a buffer of its own that the host may write.
+    Input,
+    /// In a buffer of its own, written once.
+    Constant,
+    /// In a bank, from this element on.
+    Bank(Bank, usize),
+    /// In memory shared with other nodes that live at other times.
+    Transient,
+}
+
+/// A network as plain data.
+#[derive(Clone, Debug, Default)]
+pub struct Graph {
+    pub(crate) nodes: Vec<Node>,
+    pub(crate) parameters: Vec<Parameter>,
+    outputs: Vec<(String, NodeId)>,
+    bank_elements: usize,
+    banks_frozen: bool,
+}
+
+impl Graph {
+    /// An empty graph.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The nodes in order of computation.
+    pub fn nodes(&self) -> &[Node] {
+        &self.nodes
+    }
+
+    /// The node with this index.
+    pub fn node(&self, id: NodeId) -> &Node {
+        &self.nodes[id.0]
+    }
+
+    /// The extents of a node.
+    pub fn shape(&self, id: NodeId) -> &Shape {
+        &self.nodes[id.0].tensor_type.shape
+    }
+
+    /// The trainable tensors in order of creation.
+    pub fn parameters(&self) -> &[Parameter] {
+        &self.parameters
+    }
+
+    /// The number of trainable scalars.
+    pub fn parameter_count(&self) -> usize {
+        self.parameters.iter().map(|parameter| parameter.shape.elements()).sum()
+    }
+
+    /// The number of elements of each bank, padding included.
+    pub fn bank_elements(&self) -> usize {
+        self.bank_elements
+    }
+
+    /// The banks that the graph uses, parameters first.
+    pub fn banks(&self) -> Vec<Bank> {
+        let mut banks = Vec::new();
+        if !self.parameters.is_empty() {
+            banks.push(Bank::Parameters);
+        }
+        if self.parameters.iter().any(|parameter| parameter.gradient.is_some()) {
+            banks.push(Bank::Gradients);
+        }
+        for node in &self.nodes {
+            if let NodeKind::Bank(bank) = node.kind {
+                banks.push(bank);
+            }
+        }
+        banks.sort_unstable();
+        banks.dedup();
+        banks
+    }
+
+    /// The named results that can be read after a run.
+    pub fn outputs(&self) -> &[(String, NodeId)] {
+        &self.outputs
+    }
+
+    /// The result of this name.
+    pub fn output(&self, name: &str) -> Option<NodeId> {
+        self.outputs.iter().find(|(output, _)| output == name).map(|&(_, node)| node)
+    }
+
+    /// The host-written node of this name.
+    pub fn find_input(&self, name: &str) -> Option<NodeId> {
+        self.nodes.iter().position(|node| matches!(node.kind, NodeKind::Input) && node.name == name).map(NodeId)
+    }
+
+    /// Keeps a node's value readable after a run, under a name.
+    pub fn mark_output(&mut self, name: &str, node: NodeId) {
+        self.outputs.push((name.to_owned(), node));
+    }
+
+    fn push(&mut self, name: &str, kind: NodeKind, tensor_type: TensorType) -> NodeId {
+        self.nodes.push(Node { name: name.to_owned(), kind, tensor_type });
+        NodeId(self.nodes.len() - 1)
+    }
+
+    /// A tensor that the host writes before a run.
+    pub fn input(&mut self, name: &str, tensor_type: TensorType) -> NodeId {
+        self.push(name, NodeKind::Input, tensor_type)
+    }
+
+    /// A tensor of floats whose elements all equal `value`.
+    pub fn constant(&mut self, name: &str, shape: Shape, value: f32) -> NodeId {
+        self.push(name, NodeKind::Constant(value), TensorType { dtype: DType::F32, shape })
+    }
+
+    /// A trainable tensor.
+    ///
+    /// # Errors
+    /// When the name is taken, the shape has no elements or too many, or a bank has been used already.
+    pub fn parameter(&mut self, name: &str, extents: impl Into<Vec<usize>>, init: Init) -> Result<NodeId> {
+        let fail = |problem: String| Error::Graph { op: "parameter".into(), node: name.into(), problem };
+        if self.parameters.iter().any(|parameter| parameter.name == name) {
+            return Err(fail("a parameter of this name exists already".into()));
+        }
+        if self.banks_frozen {
+            return Err(fail("parameters must be added before any node uses a whole bank".into()));
+        }
+        let shape = Shape::new(extents).map_err(fail)?;
+        let offset = self.bank_elements;
+        let elements = (offset + shape.elements()).next_multiple_of(BANK_ALIGNMENT);
+        Shape::new([elements]).map_err(fail)?;
+        self.bank_elements = elements;
+        let index = self.parameters.len();
+        let tensor_type = TensorType { dtype: DType::F32, shape: shape.clone() };
+        let node = self.push(name, NodeKind::Parameter { index }, tensor_type);
+        self.parameters.push(Parameter { name: name.into(), shape, init, offset, node, gradient: None });
+        Ok(node)
+    }
+
+    /// A node that stands for a whole bank. No parameters can be added afterwards.
+    ///
+    /// # Errors
+    /// When there are no parameters.
+    pub fn bank(&mut self, bank: Bank) -> Result<NodeId> {
+        self.banks_frozen = true;
+        let tensor_type = TensorType::f32([self.bank_elements]).map_err(|_| Error::Graph {
+            op: "bank".into(),
+            node: format!("{bank:?}"),
+            problem: "the graph has no parameters".into(),
+        })?;
+        Ok(self.push(&format!("{bank:?}"), NodeKind::Bank(bank), tensor_type))
+    }
+
+    /// The result of an op.
+    ///
+    /// # Errors
+    /// When the op's shape rule refuses the inputs, or an op that writes would write anything but a whole bank.
+    pub fn apply(&mut self, name: &str, op: impl Op, inputs: &[NodeId]) -> Result<NodeId> {
+        let fail = |problem: String| Error::Graph { op: op.name().into(), node: name.into(), problem };
+        if let Some(unknown) = inputs.iter().find(|id| id.0 >= self.nodes.len()) {
+            return Err(fail(format!("input {} is not a node of this graph", unknown.0)));
+        }
+        let types: Vec<TensorType> = inputs.iter().map(|&id| self.node(id).tensor_type.clone()).collect();
+        let tensor_type = op.output(&types).map_err(fail)?;
+        for &written in op.writes() {
+            if !matches!(self.node(inputs[written]).kind, NodeKind::Bank(_)) {
+                return Err(fail(format!("input {written} is overwritten in place, so it must be a whole bank")));
+            }
+        }
+        Ok(self.push(name, NodeKind::Op { op: Arc::new(op), inputs: inputs.to_vec() }, tensor_type))
+    }
+
+    /// Where the elements of each node live.
+    pub fn placements(&self) -> Vec<Placement> {
+        let mut placements: Vec<Placement> = self
+            .nodes
+            .iter()
+            .map(|node| match &node.kind {
+                NodeKind::Input => Placement::Input,
+                NodeKind::Constant(_) => Placement::Constant,
+                NodeKind::Parameter { index } => Placement::Bank(Bank::Parameters, self.parameters[*index].offset),
+                NodeKind::Bank(bank) => Placement::Bank(*bank, 0),
+                NodeKind::Op { .. } => Placement::Transient,
+            })
+            .collect();
+        for (index, node) in self.nodes.iter().enumerate() {
+            if let NodeKind::Op { op, inputs } = &node.kind
+                && let Some(&written) = op.writes().first()
+            {
+                placements[index] = placements[inputs[written].0];
+            }
+        }
+        for parameter in &self.parameters {
+            if let Some(gradient) = parameter.gradient {
+                placements[gradient.0] = Placement::Bank(Bank::Gradients, parameter.offset);
+            }
+        }
+        placements
+    }
+
+    /// For each node, whether something depends on it: an output, a parameter's gradient, or an op that writes state.
+    pub fn needed(&self) -> Vec<bool> {
+        let mut needed = vec![false; self.nodes.len()];
+        for &(_, node) in &self.outputs {
+            needed[node.0] = true;
+        }
+        for gradient in self.parameters.iter().filter_map(|parameter| parameter.gradient) {
+            needed[gradient.0] = true;
+        }
+        for index in (0..self.nodes.len()).rev() {
+            if let NodeKind::Op { op, inputs } = &self.nodes[index].kind {
+                needed[index] |= !op.writes().is_empty();
+                if needed[index] {
+                    for input in inputs {
+                        needed[input.0] = true;
+                    }
+                }
+            }
+        }
+        needed
+    }
+
+    /// Starting values of the parameter bank: each parameter's [`Init`], drawn from its own stream of the seed. Padding is zero.
+    pub fn initial_parameters(&self, seed: u32) -> Vec<f32> {
+        let mut bank = vec![0.0; self.bank_elements];
+        for (stream, parameter) in self.parameters.iter().enumerate() {
+            let slice = &mut bank[parameter.offset..][..parameter.shape.elements()];
+            if let Init::Normal(deviation) = parameter.init {
+                let mut random = Random::new(seed, stream as u32);
+                slice.fill_with(|| deviation * random.normal());
+            }
+        }
+        bank
+    }
+
+    /// The slice of a bank that belongs to a parameter.
+    pub fn bank_slice<'a, T: Copy>(&self, bank: &'a [T], parameter: &Parameter) -> &'a [T] {
+        &bank[parameter.offset..][..parameter.shape.elements()]
+    }
+
+    /// A parameter's slice of a bank as an array.
+    pub fn bank_array<T: Copy>(&self, bank: &[T], parameter: &Parameter) -> Array<T> {
+        Array { shape: parameter.shape.clone(), data: self.bank_slice(bank, parameter).to_vec() }
+    }
+
+    /// The graph in the DOT language, for `dot -Tsvg`.
+    pub fn to_dot(&self) -> String {
+        use std::fmt::Write;
+        let needed = self.needed();
+        let mut dot = String::from("digraph tilewise {\n  rankdir=TB;\n  node [shape=box, fontname=\"sans-serif\"];\n");
+        for (index, node) in self.nodes.iter().enumerate().filter(|&(index, _)| needed[index]) {
+            let (label, style) = match &node.kind {
+                NodeKind::Op { op, .. } => (op.name().to_owned(), ""),
+                NodeKind::Input => ("input".to_owned(), ", style=filled, fillcolor=\"#d7e8f7\""),
+                NodeKind::Parameter { .. } => ("parameter".to_owned(), ", style=filled, fillcolor=\"#f7ecd0\""),
+                NodeKind::Bank(_) => ("bank".to_owned(), ", style=filled, fillcolor=\"#f7ecd0\""),
+                NodeKind::Constant(value) => (format!("constant {value}"), ", style=dashed"),
+            };
+            let _ = writeln!(dot, "  n{index} [label=\"{}\\n{label}\\n{}\"{style}];", node.name, node.tensor_type);
+            if let NodeKind::Op { inputs, .. } = &node.kind {
+                for input in inputs {
+                    let _ = writeln!(dot, "  n{} -> n{index};", input.0);
+                }
+            }
+        }
+        dot.push_str("}\n");
+        dot
+    }
+}

@@ -1,0 +1,304 @@
+//! What an op is, and the plain data it speaks: [`Dispatch`], [`Cost`], [`Case`].
+//!
+//! An op knows its shape rule, its reference (plain loops, the definition of correct), the dispatches that compute it on a
+//! GPU, its gradient rule and its cost. It knows no GPU API: dispatches are data, carried out by [`crate::gpu`].
+
+use crate::array::{Real, Tensor};
+use crate::error::{Error, Result};
+use crate::graph::{Graph, NodeId};
+use crate::shape::TensorType;
+use std::fmt::Debug;
+use std::sync::Arc;
+
+/// An operation on tensors. One value of the type holds the op's settings (stride, padding, …).
+pub trait Op: Debug + Send + Sync + 'static {
+    /// The op's name: its file in `src/ops`, its folder in `shaders`, its page in `docs/ops`.
+    fn name(&self) -> &'static str;
+
+    /// The shape rule: the type of the result for these inputs.
+    ///
+    /// # Errors
+    /// In words, what was expected and what was found; the graph adds the names of op and node.
+    fn output(&self, inputs: &[TensorType]) -> Result<TensorType, String>;
+
+    /// The definition of correct: plain loops, in `f32` or `f64`.
+    ///
+    /// Inputs have passed [`Op::output`]. The result is one tensor, or, for an op that updates state, the new value of each
+    /// input listed by [`Op::writes`].
+    fn reference<T: Real>(&self, inputs: &[&Tensor<T>]) -> Vec<Tensor<T>>
+    where
+        Self: Sized;
+
+    /// Ways to compute the op on a GPU, the preferred one first. Every one must be correct on every device it is offered for.
+    fn candidates(&self, inputs: &[TensorType], output: &TensorType, device: &DeviceProfile) -> Vec<Candidate>;
+
+    /// The indices of the inputs that the op overwrites in place; empty for a pure function. The node of an op that writes
+    /// stands for the new value of its first written input.
+    fn writes(&self) -> &'static [usize] {
+        &[]
+    }
+
+    /// The gradient rule: adds nodes that compute the gradient of each needed input from the gradient of the output.
+    ///
+    /// # Errors
+    /// When the op has no gradient, or the new nodes cannot be built.
+    fn gradient(&self, backward: &mut Backward<'_>) -> Result<Vec<Option<NodeId>>> {
+        Err(Error::Graph {
+            op: self.name().into(),
+            node: backward.name.clone(),
+            problem: "this op has no gradient; compute it outside the path from the parameters to the loss".into(),
+        })
+    }
+
+    /// Floating-point operations of one evaluation (a multiply-add counts as two).
+    fn flops(&self, inputs: &[TensorType], output: &TensorType) -> u64;
+
+    /// The largest error of a result in `f32` that rounding explains, against the reference in `f64`.
+    fn bound(&self, inputs: &[&Tensor<f64>], output: &Tensor<f64>) -> Bound;
+}
+
+/// An [`Op`] of any type. Implemented for every op; nothing else needs to.
+pub trait AnyOp: Op {
+    /// The reference in `f32`.
+    fn reference_f32(&self, inputs: &[&Tensor<f32>]) -> Vec<Tensor<f32>>;
+    /// The reference in `f64`.
+    fn reference_f64(&self, inputs: &[&Tensor<f64>]) -> Vec<Tensor<f64>>;
+}
+
+impl<O: Op> AnyOp for O {
+    fn reference_f32(&self, inputs: &[&Tensor<f32>]) -> Vec<Tensor<f32>> {
+        self.reference(inputs)
+    }
+    fn reference_f64(&self, inputs: &[&Tensor<f64>]) -> Vec<Tensor<f64>> {
+        self.reference(inputs)
+    }
+}
+
+/// What an op sees while its gradient is built.
+pub struct Backward<'a> {
+    /// The graph to add nodes to.
+    pub graph: &'a mut Graph,
+    /// The name of the op's own node; gradient nodes are named after it.
+    pub name: String,
+    /// The op's inputs.
+    pub inputs: &'a [NodeId],
+    /// The op's result.
+    pub output: NodeId,
+    /// The gradient of the loss with respect to the op's result.
+    pub grad_output: NodeId,
+    /// For each input, whether its gradient is needed.
+    pub needs: &'a [bool],
+}
+
+impl Backward<'_> {
+    /// Adds a gradient node named `<op's node>.<role>`.
+    ///
+    /// # Errors
+    /// As [`Graph::apply`].
+    pub fn apply(&mut self, role: &str, op: impl Op, inputs: &[NodeId]) -> Result<NodeId> {
+        self.graph.apply(&format!("{}.{role}", self.name), op, inputs)
+    }
+
+    /// The type of one of the op's inputs.
+    pub fn input_type(&self, index: usize) -> TensorType {
+        self.graph.node(self.inputs[index]).tensor_type.clone()
+    }
+}
+
+/// A GPU program: its path under `shaders` is its identity, label and error prefix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Kernel {
+    /// Such as `conv2d/forward`.
+    pub path: &'static str,
+    /// WGSL text that is valid as it stands.
+    pub source: &'static str,
+}
+
+/// The [`Kernel`] at a path under `shaders`.
+#[macro_export]
+macro_rules! kernel {
+    ($path:literal) => {
+        $crate::op::Kernel {
+            path: $path,
+            source: include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/shaders/", $path, ".wgsl")),
+        }
+    };
+}
+
+/// One kernel launch, as plain data.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Dispatch {
+    /// The program.
+    pub kernel: Kernel,
+    /// New right-hand sides of the kernel's top-level `const` lines, by name, as WGSL text.
+    pub constants: Vec<(&'static str, String)>,
+    /// What is bound at `@group(0) @binding(0)`, `@binding(1)`, …; the uniform `params`, if any, follows as the last binding.
+    pub bindings: Vec<Binding>,
+    /// The fields of the kernel's `Params`, in order.
+    pub params: Vec<(&'static str, Param)>,
+    /// The number of workgroups in each dimension.
+    pub workgroups: [u32; 3],
+}
+
+/// What a kernel's storage binding refers to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Binding {
+    /// An input of the op.
+    Input(usize),
+    /// The op's result.
+    Output,
+    /// A scratch buffer of the candidate.
+    Workspace(usize),
+}
+
+/// A field of a kernel's `Params`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Param {
+    /// `u32`
+    U32(u32),
+    /// `i32`
+    I32(i32),
+    /// `f32`
+    F32(f32),
+}
+
+impl From<usize> for Param {
+    /// An extent or count; shapes are checked to fit 32 bits.
+    fn from(value: usize) -> Self {
+        Self::U32(value as u32)
+    }
+}
+
+impl From<f32> for Param {
+    fn from(value: f32) -> Self {
+        Self::F32(value)
+    }
+}
+
+impl Param {
+    /// The four bytes of the field.
+    pub fn to_bits(self) -> u32 {
+        match self {
+            Self::U32(value) => value,
+            Self::I32(value) => value.cast_unsigned(),
+            Self::F32(value) => value.to_bits(),
+        }
+    }
+}
+
+/// One way to compute an op: dispatches in order, and the scratch buffers they share.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Candidate {
+    /// The launches, in order.
+    pub dispatches: Vec<Dispatch>,
+    /// The number of four-byte elements of each scratch buffer.
+    pub workspace: Vec<usize>,
+}
+
+impl From<Dispatch> for Candidate {
+    fn from(dispatch: Dispatch) -> Self {
+        Self { dispatches: vec![dispatch], workspace: Vec::new() }
+    }
+}
+
+/// What an op may know of the device it is planned for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeviceProfile {
+    /// Whether the device is a CPU that runs shaders (lavapipe, WARP, `SwiftShader`).
+    pub software: bool,
+    /// The subgroup size, if subgroup operations are enabled and every pipeline gets the same size.
+    pub subgroup_size: Option<u32>,
+}
+
+impl DeviceProfile {
+    /// The profile that every device satisfies.
+    pub const PORTABLE: Self = Self { software: false, subgroup_size: None };
+}
+
+/// How far a result in `f32` may lie from the reference in `f64`.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Bound {
+    /// Not at all: the op only moves, compares or selects values, or rounds once.
+    Exact,
+    /// By this share of the magnitude of each element.
+    Relative(f64),
+    /// Each element is a sum of `n` products: by 4 √n · 2⁻²⁴ of the sum of the products' magnitudes, which is what the
+    /// reference gives for the inputs' magnitudes.
+    Terms(usize),
+    /// By a bound of its own for each element.
+    Elements(Vec<f64>),
+}
+
+/// The unit roundoff of `f32`, 2⁻²⁴.
+pub const UNIT_ROUNDOFF: f64 = 1.0 / 16_777_216.0;
+
+impl Bound {
+    /// The bound of every element of `output`.
+    pub fn elements(&self, op: &dyn AnyOp, inputs: &[&Tensor<f64>], output: &Tensor<f64>) -> Vec<f64> {
+        let Tensor::Float(reference) = output else {
+            return vec![0.0; output.uint().data.len()];
+        };
+        match self {
+            Self::Exact => vec![0.0; reference.data.len()],
+            Self::Relative(share) => reference.data.iter().map(|value| share * value.abs()).collect(),
+            Self::Terms(count) => {
+                let magnitudes: Vec<Tensor<f64>> = inputs
+                    .iter()
+                    .map(|&input| match input {
+                        Tensor::Float(array) => {
+                            let mut array = array.clone();
+                            array.data.iter_mut().for_each(|value| *value = value.abs());
+                            Tensor::Float(array)
+                        }
+                        Tensor::Uint(_) => input.clone(),
+                    })
+                    .collect();
+                let share = 4.0 * (*count as f64).sqrt() * UNIT_ROUNDOFF;
+                let sums = op.reference_f64(&magnitudes.iter().collect::<Vec<_>>());
+                sums[0].float().data.iter().map(|sum| share * sum).collect()
+            }
+            Self::Elements(bounds) => bounds.clone(),
+        }
+    }
+}
+
+/// One case of an op: settings, input types and how to fill them. Serves tests, `selftest` and benches alike.
+#[derive(Clone, Debug)]
+pub struct Case {
+    /// What is special about the case, such as `odd sizes, batch 2`.
+    pub name: String,
+    /// The op with its settings.
+    pub op: Arc<dyn AnyOp>,
+    /// The inputs.
+    pub inputs: Vec<(TensorType, Fill)>,
+}
+
+/// How the elements of a case's input are drawn.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Fill {
+    /// Normal with mean 0 and this standard deviation.
+    Normal(f32),
+    /// Uniform in (0, 1].
+    Positive,
+    /// A multiple of ½ in −1 … 1: full of ties and zeros.
+    Ties,
+    /// All equal.
+    Constant(f32),
+    /// Labels below `classes`, about an eighth of them replaced by `ignore` if given.
+    Labels {
+        /// The number of classes.
+        classes: u32,
+        /// The label that is left out of the loss.
+        ignore: Option<u32>,
+    },
+    /// Any 32 bits.
+    Bits,
+}
+
+/// The grid for `count` workgroups: one dimension, or two where it exceeds 65,535. Kernels recover the index as
+/// `workgroup_id.x + workgroup_id.y * num_workgroups.x` and do nothing past their last element.
+pub fn workgroup_grid(count: usize) -> [u32; 3] {
+    const LARGEST: usize = 65_535;
+    let rows = count.div_ceil(LARGEST).max(1);
+    [count.div_ceil(rows) as u32, rows as u32, 1]
+}

@@ -1,0 +1,70 @@
+//! `add`: the sum of two tensors, where gradients of several uses meet.
+
+use crate::array::{Array, Real, Tensor};
+use crate::error::Result;
+use crate::graph::{Graph, NodeId};
+use crate::kernel;
+use crate::op::{Backward, Binding, Bound, Candidate, Case, DeviceProfile, Fill, Op};
+use crate::ops::elementwise;
+use crate::shape::{DType, TensorType};
+use std::sync::Arc;
+
+/// y = a + b, element by element; both of one shape.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Add;
+
+impl Graph {
+    /// The sum of two tensors of one shape.
+    ///
+    /// # Errors
+    /// When the shapes differ.
+    pub fn add(&mut self, name: &str, a: NodeId, b: NodeId) -> Result<NodeId> {
+        self.apply(name, Add, &[a, b])
+    }
+}
+
+impl Op for Add {
+    fn name(&self) -> &'static str {
+        "add"
+    }
+
+    fn output(&self, inputs: &[TensorType]) -> Result<TensorType, String> {
+        match inputs {
+            [a, b] if a == b && a.dtype == DType::F32 => Ok(a.clone()),
+            _ => Err(format!("expected two float tensors of one shape, got {inputs:?}")),
+        }
+    }
+
+    fn reference<T: Real>(&self, inputs: &[&Tensor<T>]) -> Vec<Tensor<T>> {
+        let (a, b) = (inputs[0].float(), inputs[1].float());
+        let data = a.data.iter().zip(&b.data).map(|(&a, &b)| a + b).collect();
+        vec![Tensor::Float(Array { shape: a.shape.clone(), data })]
+    }
+
+    fn candidates(&self, _: &[TensorType], output: &TensorType, _: &DeviceProfile) -> Vec<Candidate> {
+        let bindings = vec![Binding::Input(0), Binding::Input(1), Binding::Output];
+        vec![elementwise(kernel!("add/forward"), bindings, output)]
+    }
+
+    fn gradient(&self, backward: &mut Backward<'_>) -> Result<Vec<Option<NodeId>>> {
+        Ok(vec![Some(backward.grad_output); 2])
+    }
+
+    fn flops(&self, _: &[TensorType], output: &TensorType) -> u64 {
+        output.shape.elements() as u64
+    }
+
+    fn bound(&self, _: &[&Tensor<f64>], _: &Tensor<f64>) -> Bound {
+        Bound::Relative(crate::op::UNIT_ROUNDOFF)
+    }
+}
+
+pub(super) fn cases() -> Result<Vec<Case>, String> {
+    [[1, 1, 1, 1], [1, 1, 1, 64], [1, 5, 13, 1], [2, 7, 5, 3]]
+        .into_iter()
+        .map(|extents| {
+            let input = (TensorType::f32(extents)?, Fill::Normal(1.0));
+            Ok(Case { name: format!("{extents:?}"), op: Arc::new(Add), inputs: vec![input.clone(), input] })
+        })
+        .collect()
+}

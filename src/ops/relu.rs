@@ -1,0 +1,113 @@
+//! `relu`: y = max(0, x), and its gradient from the result alone.
+
+use crate::array::{Array, Real, Tensor};
+use crate::error::Result;
+use crate::graph::{Graph, NodeId};
+use crate::kernel;
+use crate::op::{Backward, Binding, Bound, Candidate, Case, DeviceProfile, Fill, Op};
+use crate::ops::elementwise;
+use crate::shape::{DType, TensorType};
+use std::sync::Arc;
+
+/// y = max(0, x).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Relu;
+
+/// dx = dy where y > 0, else 0; inputs y and dy. The gradient at 0 is 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReluGrad;
+
+impl Graph {
+    /// y = max(0, x).
+    ///
+    /// # Errors
+    /// When x holds integers.
+    pub fn relu(&mut self, name: &str, x: NodeId) -> Result<NodeId> {
+        self.apply(name, Relu, &[x])
+    }
+}
+
+impl Op for Relu {
+    fn name(&self) -> &'static str {
+        "relu"
+    }
+
+    fn output(&self, inputs: &[TensorType]) -> Result<TensorType, String> {
+        match inputs {
+            [x] if x.dtype == DType::F32 => Ok(x.clone()),
+            _ => Err(format!("expected one float tensor, got {inputs:?}")),
+        }
+    }
+
+    fn reference<T: Real>(&self, inputs: &[&Tensor<T>]) -> Vec<Tensor<T>> {
+        let x = inputs[0].float();
+        let data = x.data.iter().map(|&x| if x > T::zero() { x } else { T::zero() }).collect();
+        vec![Tensor::Float(Array { shape: x.shape.clone(), data })]
+    }
+
+    fn candidates(&self, _: &[TensorType], output: &TensorType, _: &DeviceProfile) -> Vec<Candidate> {
+        vec![elementwise(kernel!("relu/forward"), vec![Binding::Input(0), Binding::Output], output)]
+    }
+
+    fn gradient(&self, backward: &mut Backward<'_>) -> Result<Vec<Option<NodeId>>> {
+        let inputs = [backward.output, backward.grad_output];
+        Ok(vec![Some(backward.apply("grad_input", ReluGrad, &inputs)?)])
+    }
+
+    fn flops(&self, _: &[TensorType], output: &TensorType) -> u64 {
+        output.shape.elements() as u64
+    }
+
+    fn bound(&self, _: &[&Tensor<f64>], _: &Tensor<f64>) -> Bound {
+        Bound::Exact
+    }
+}
+
+impl Op for ReluGrad {
+    fn name(&self) -> &'static str {
+        "relu_grad"
+    }
+
+    fn output(&self, inputs: &[TensorType]) -> Result<TensorType, String> {
+        match inputs {
+            [y, grad] if y == grad && y.dtype == DType::F32 => Ok(y.clone()),
+            _ => Err(format!("expected the result and its gradient, of one shape, got {inputs:?}")),
+        }
+    }
+
+    fn reference<T: Real>(&self, inputs: &[&Tensor<T>]) -> Vec<Tensor<T>> {
+        let (y, grad) = (inputs[0].float(), inputs[1].float());
+        let pairs = y.data.iter().zip(&grad.data);
+        let data = pairs.map(|(&y, &grad)| if y > T::zero() { grad } else { T::zero() }).collect();
+        vec![Tensor::Float(Array { shape: y.shape.clone(), data })]
+    }
+
+    fn candidates(&self, _: &[TensorType], output: &TensorType, _: &DeviceProfile) -> Vec<Candidate> {
+        let bindings = vec![Binding::Input(0), Binding::Input(1), Binding::Output];
+        vec![elementwise(kernel!("relu/grad_input"), bindings, output)]
+    }
+
+    fn flops(&self, _: &[TensorType], output: &TensorType) -> u64 {
+        output.shape.elements() as u64
+    }
+
+    fn bound(&self, _: &[&Tensor<f64>], _: &Tensor<f64>) -> Bound {
+        Bound::Exact
+    }
+}
+
+pub(super) fn cases() -> Result<Vec<Case>, String> {
+    let mut cases = Vec::new();
+    for (extents, fill) in [
+        ([1, 1, 1, 1], Fill::Normal(1.0)),
+        ([1, 1, 1, 65], Fill::Ties),
+        ([2, 7, 5, 3], Fill::Ties),
+        ([1, 13, 11, 5], Fill::Normal(1e20)),
+    ] {
+        let input = (TensorType::f32(extents)?, fill);
+        let name = format!("{extents:?} {fill:?}");
+        cases.push(Case { name: name.clone(), op: Arc::new(Relu), inputs: vec![input.clone()] });
+        cases.push(Case { name, op: Arc::new(ReluGrad), inputs: vec![input.clone(), input] });
+    }
+    Ok(cases)
+}

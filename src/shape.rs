@@ -1,0 +1,122 @@
+//! Shapes, channels last, and the types of tensors. The only place that multiplies extents.
+
+use std::fmt;
+
+/// The extents of a tensor, slowest first and channels last: `[N, H, W, C]` for images.
+///
+/// The product of the extents is checked when a shape is made, so [`Shape::elements`] cannot overflow.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct Shape(Vec<usize>);
+
+impl Shape {
+    /// A shape of these extents.
+    ///
+    /// # Errors
+    /// When an extent is zero, or the number of elements does not fit the 32-bit indices that kernels use.
+    pub fn new(extents: impl Into<Vec<usize>>) -> Result<Self, String> {
+        let extents = extents.into();
+        let product = extents.iter().try_fold(1usize, |product, &extent| product.checked_mul(extent));
+        match product {
+            Some(0) => Err(format!("shape {extents:?} has an extent of zero")),
+            Some(elements) if u32::try_from(elements).is_ok() => Ok(Self(extents)),
+            _ => Err(format!("shape {extents:?} has more than 2^32 - 1 elements, which kernels cannot index")),
+        }
+    }
+
+    /// The extents.
+    pub fn extents(&self) -> &[usize] {
+        &self.0
+    }
+
+    /// The number of extents.
+    pub fn rank(&self) -> usize {
+        self.0.len()
+    }
+
+    /// The number of elements, at least one.
+    pub fn elements(&self) -> usize {
+        self.0.iter().product()
+    }
+
+    /// The last extent: channels. A shape of rank 0 counts as one channel.
+    pub fn channels(&self) -> usize {
+        self.0.last().copied().unwrap_or(1)
+    }
+
+    /// The product of every extent but the last: the number of pixels over the whole batch.
+    pub fn pixels(&self) -> usize {
+        self.elements() / self.channels()
+    }
+
+    /// The four extents `[n, h, w, c]` of a batch of images.
+    ///
+    /// # Errors
+    /// When the rank is not 4.
+    pub fn image(&self) -> Result<[usize; 4], String> {
+        <[usize; 4]>::try_from(self.0.as_slice())
+            .map_err(|_| format!("expected a batch of images [n, h, w, c], got shape {self:?}"))
+    }
+}
+
+impl fmt::Debug for Shape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", self.0)
+    }
+}
+
+impl fmt::Display for Shape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let extents: Vec<String> = self.0.iter().map(ToString::to_string).collect();
+        f.write_str(&extents.join("×"))
+    }
+}
+
+/// What the elements of a tensor are. Every element takes four bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum DType {
+    /// 32-bit floating point.
+    F32,
+    /// 32-bit unsigned integer: class labels, generator states.
+    U32,
+}
+
+/// Element type and shape of one tensor.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct TensorType {
+    /// Element type.
+    pub dtype: DType,
+    /// Extents.
+    pub shape: Shape,
+}
+
+impl TensorType {
+    /// A tensor of floats.
+    ///
+    /// # Errors
+    /// As [`Shape::new`].
+    pub fn f32(extents: impl Into<Vec<usize>>) -> Result<Self, String> {
+        Ok(Self { dtype: DType::F32, shape: Shape::new(extents)? })
+    }
+
+    /// A tensor of unsigned integers.
+    ///
+    /// # Errors
+    /// As [`Shape::new`].
+    pub fn u32(extents: impl Into<Vec<usize>>) -> Result<Self, String> {
+        Ok(Self { dtype: DType::U32, shape: Shape::new(extents)? })
+    }
+
+    /// The bytes the tensor takes on a device.
+    pub fn size_bytes(&self) -> u64 {
+        4 * self.shape.elements() as u64
+    }
+}
+
+impl fmt::Display for TensorType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.dtype {
+            DType::F32 => write!(f, "{}", self.shape),
+            DType::U32 => write!(f, "{} u32", self.shape),
+        }
+    }
+}
