@@ -1,0 +1,3 @@
+//! The only module that knows wgpu.
+
+pub mod source;
