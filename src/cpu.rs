@@ -60,7 +60,7 @@ pub fn evaluate<T: Precision>(
     let needed = graph.needed();
     let placements = graph.placements();
     let mut uses = vec![0usize; graph.nodes().len()];
-    for (index, node) in graph.nodes().iter().enumerate().filter(|&(index, _)| needed[index]) {
+    for (node, _) in graph.nodes().iter().zip(&needed).filter(|(_, needed)| **needed) {
         if let NodeKind::Op { inputs, .. } = &node.kind {
             for input in inputs {
                 uses[input.0] += 1;

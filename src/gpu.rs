@@ -1,3 +1,11 @@
-//! The only module that knows wgpu.
+//! The GPU executor. Only this module and its children know wgpu.
 
+pub mod device;
+pub mod kernel;
+pub mod memory;
+pub mod plan;
 pub mod source;
+
+pub use device::{AdapterSummary, DeviceChoice, Gpu, adapters};
+pub use memory::MemoryPlan;
+pub use plan::{Plan, PlanOptions};

@@ -4,6 +4,7 @@ pub mod array;
 mod autograd;
 pub mod cpu;
 pub mod error;
+pub mod executor;
 pub mod gpu;
 pub mod graph;
 pub mod op;

@@ -1,0 +1,308 @@
+//! Choosing a device, and the handle to it.
+
+use crate::error::{Error, Result};
+use crate::op::DeviceProfile;
+use serde::Serialize;
+use std::fmt;
+use std::str::FromStr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+/// What `--device` says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum DeviceChoice {
+    /// The best adapter there is: discrete, integrated, virtual, software; the CPU executor where there is none.
+    #[default]
+    Auto,
+    /// The CPU executor: the reference itself, in `f32`.
+    Cpu,
+    /// The adapter with this index in the listing.
+    Index(usize),
+    /// The first adapter whose name contains this text, whatever the case.
+    Name(String),
+}
+
+impl FromStr for DeviceChoice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        Ok(match text.trim() {
+            "" => return Err("give auto, cpu, an index or a part of an adapter's name".into()),
+            "auto" => Self::Auto,
+            "cpu" => Self::Cpu,
+            other => other.parse().map_or_else(|_| Self::Name(other.into()), Self::Index),
+        })
+    }
+}
+
+impl fmt::Display for DeviceChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Cpu => f.write_str("cpu"),
+            Self::Index(index) => write!(f, "{index}"),
+            Self::Name(name) => f.write_str(name),
+        }
+    }
+}
+
+/// One line of the adapter listing.
+#[derive(Clone, Debug, Serialize)]
+pub struct AdapterSummary {
+    /// What `--device N` takes.
+    pub index: usize,
+    /// The adapter's name.
+    pub name: String,
+    /// `discrete`, `integrated`, `virtual`, `software` or `other`.
+    pub kind: &'static str,
+    /// `vulkan`, `metal` or `dx12`.
+    pub backend: String,
+    /// Driver name and version.
+    pub driver: String,
+    /// Bytes of the largest storage binding.
+    pub max_binding_bytes: u64,
+    /// Bytes of the largest buffer.
+    pub max_buffer_bytes: u64,
+    /// Bytes of workgroup memory.
+    pub workgroup_memory_bytes: u32,
+    /// The most invocations in a workgroup.
+    pub max_workgroup_invocations: u32,
+    /// Storage buffers in one kernel.
+    pub storage_buffers: u32,
+    /// Whether shaders may use `f16`.
+    pub f16: bool,
+    /// The smallest and largest subgroup, if subgroup operations are there.
+    pub subgroup_size: Option<(u32, u32)>,
+    /// Whether kernels can be timed on the device.
+    pub timestamps: bool,
+}
+
+impl AdapterSummary {
+    fn new(index: usize, adapter: &wgpu::Adapter) -> Self {
+        let (info, limits, features) = (adapter.get_info(), adapter.limits(), adapter.features());
+        let subgroups = features.contains(wgpu::Features::SUBGROUP);
+        Self {
+            index,
+            kind: match info.device_type {
+                wgpu::DeviceType::DiscreteGpu => "discrete",
+                wgpu::DeviceType::IntegratedGpu => "integrated",
+                wgpu::DeviceType::VirtualGpu => "virtual",
+                wgpu::DeviceType::Cpu => "software",
+                wgpu::DeviceType::Other => "other",
+            },
+            backend: info.backend.to_string(),
+            driver: format!("{} {}", info.driver, info.driver_info).trim().to_owned(),
+            name: info.name,
+            max_binding_bytes: limits.max_storage_buffer_binding_size,
+            max_buffer_bytes: limits.max_buffer_size,
+            workgroup_memory_bytes: limits.max_compute_workgroup_storage_size,
+            max_workgroup_invocations: limits.max_compute_invocations_per_workgroup,
+            storage_buffers: limits.max_storage_buffers_per_shader_stage,
+            f16: features.contains(wgpu::Features::SHADER_F16),
+            subgroup_size: subgroups.then_some((info.subgroup_min_size, info.subgroup_max_size)),
+            timestamps: features.contains(wgpu::Features::TIMESTAMP_QUERY),
+        }
+    }
+
+    /// Whether the adapter is a CPU that runs shaders.
+    pub fn is_software(&self) -> bool {
+        self.kind == "software"
+    }
+}
+
+impl fmt::Display for AdapterSummary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({}, {}, {})", self.name, self.kind, self.backend, self.driver)
+    }
+}
+
+/// The adapters of this machine, as `WGPU_BACKEND` limits them, in the order that `--device N` counts.
+fn enumerate() -> Vec<(AdapterSummary, wgpu::Adapter)> {
+    let backends = wgpu::Backends::VULKAN | wgpu::Backends::METAL | wgpu::Backends::DX12;
+    let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
+    descriptor.backends = backends.with_env();
+    // Debug layers and labels in the driver cost time; they come back with WGPU_DEBUG and WGPU_VALIDATION.
+    descriptor.flags = wgpu::InstanceFlags::empty().with_env();
+    descriptor.backend_options = descriptor.backend_options.with_env();
+    let enabled = descriptor.backends;
+    let adapters = pollster::block_on(wgpu::Instance::new(descriptor).enumerate_adapters(enabled));
+    let compute = |adapter: &wgpu::Adapter| {
+        adapter.get_downlevel_capabilities().flags.contains(wgpu::DownlevelFlags::COMPUTE_SHADERS)
+    };
+    let usable = adapters.into_iter().filter(compute).enumerate();
+    usable.map(|(index, adapter)| (AdapterSummary::new(index, &adapter), adapter)).collect()
+}
+
+/// The adapter listing.
+pub fn adapters() -> Vec<AdapterSummary> {
+    enumerate().into_iter().map(|(summary, _)| summary).collect()
+}
+
+/// How to get a Vulkan driver, for messages.
+pub const DRIVER_ADVICE: &str = "install your GPU's Vulkan driver, or a software one: `scripts/ensure-vulkan` does it on Linux \
+     (Debian and Ubuntu: package mesa-vulkan-drivers; Fedora: mesa-vulkan-drivers; Arch: vulkan-swrast)";
+
+/// A cheap handle to an opened GPU: device, queue, compiled kernels.
+#[derive(Clone)]
+pub struct Gpu {
+    pub(crate) device: wgpu::Device,
+    pub(crate) queue: wgpu::Queue,
+    pub(crate) pipelines: super::kernel::PipelineCache,
+    summary: Arc<AdapterSummary>,
+    profile: DeviceProfile,
+    failure: Arc<Mutex<Option<String>>>,
+}
+
+impl fmt::Debug for Gpu {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Gpu").field("adapter", &self.summary).field("profile", &self.profile).finish_non_exhaustive()
+    }
+}
+
+impl Gpu {
+    /// Opens the adapter that `choice` names, or `None` where the choice is, or falls back to, the CPU executor.
+    ///
+    /// `WGPU_BACKEND` limits the backends, `WGPU_ADAPTER_NAME` what [`DeviceChoice::Auto`] may take.
+    ///
+    /// # Errors
+    /// [`Error::Device`] when a named adapter does not exist (the message lists those that do) or cannot be opened.
+    pub fn choose(choice: &DeviceChoice) -> Result<Option<Self>> {
+        if *choice == DeviceChoice::Cpu {
+            return Ok(None);
+        }
+        let adapters = enumerate();
+        let listing = || {
+            let lines: Vec<String> =
+                adapters.iter().map(|(summary, _)| format!("\n  {} {summary}", summary.index)).collect();
+            if lines.is_empty() { format!(" none; {DRIVER_ADVICE}") } else { lines.concat() }
+        };
+        let named = |name: &str| {
+            let name = name.to_lowercase();
+            adapters.iter().filter(move |(summary, _)| summary.name.to_lowercase().contains(&name))
+        };
+        let chosen = match choice {
+            DeviceChoice::Cpu => None,
+            DeviceChoice::Index(index) => Some(adapters.get(*index).ok_or_else(|| {
+                Error::Device(format!(
+                    "there is no adapter {index}; `--device` takes auto, cpu, or one of:{}",
+                    listing()
+                ))
+            })?),
+            DeviceChoice::Name(name) => Some(named(name).next().ok_or_else(|| {
+                Error::Device(format!(
+                    "no adapter's name contains {name:?}; `--device` takes auto, cpu, or one of:{}",
+                    listing()
+                ))
+            })?),
+            DeviceChoice::Auto => {
+                let wanted = std::env::var("WGPU_ADAPTER_NAME").unwrap_or_default();
+                let best = named(&wanted).min_by_key(|(summary, _)| {
+                    ["discrete", "integrated", "virtual", "software"]
+                        .iter()
+                        .position(|kind| *kind == summary.kind)
+                        .unwrap_or(4)
+                });
+                if best.is_none() && !wanted.is_empty() {
+                    let problem = format!(
+                        "WGPU_ADAPTER_NAME is {wanted:?}, but no adapter's name contains it; there are:{}",
+                        listing()
+                    );
+                    return Err(Error::Device(problem));
+                }
+                best
+            }
+        };
+        chosen.map(|(summary, adapter)| Self::open(summary.clone(), adapter)).transpose()
+    }
+
+    /// Opens an adapter for tests: the best there is.
+    ///
+    /// # Errors
+    /// [`Error::Device`] with advice when there is none.
+    pub fn any() -> Result<Self> {
+        Self::choose(&DeviceChoice::Auto)?
+            .ok_or_else(|| Error::Device(format!("no GPU adapter was found, and this needs one: {DRIVER_ADVICE}")))
+    }
+
+    fn open(summary: AdapterSummary, adapter: &wgpu::Adapter) -> Result<Self> {
+        let wanted = wgpu::Features::SUBGROUP | wgpu::Features::TIMESTAMP_QUERY;
+        let descriptor = wgpu::DeviceDescriptor {
+            label: Some("tilewise"),
+            required_features: adapter.features() & wanted,
+            required_limits: adapter.limits(),
+            memory_hints: wgpu::MemoryHints::MemoryUsage,
+            ..Default::default()
+        };
+        let (device, queue) = pollster::block_on(adapter.request_device(&descriptor))
+            .map_err(|error| Error::Device(format!("{summary} could not be opened: {error}")))?;
+        let failure = Arc::new(Mutex::new(None));
+        let record = |failure: &Arc<Mutex<Option<String>>>, text: String| {
+            // The first failure is the cause; what follows is its echo.
+            failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(text);
+        };
+        let sink = Arc::clone(&failure);
+        device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| record(&sink, error.to_string())));
+        let sink = Arc::clone(&failure);
+        device.set_device_lost_callback(move |reason, message| {
+            record(&sink, format!("device lost ({reason:?}): {message}"));
+        });
+        let profile = DeviceProfile {
+            software: summary.is_software(),
+            subgroup_size: summary.subgroup_size.and_then(|(least, most)| (least == most).then_some(least)),
+        };
+        Ok(Self { device, queue, pipelines: Arc::default(), summary: Arc::new(summary), profile, failure })
+    }
+
+    /// The adapter.
+    pub fn adapter(&self) -> &AdapterSummary {
+        &self.summary
+    }
+
+    /// What ops may know of the device.
+    pub fn profile(&self) -> &DeviceProfile {
+        &self.profile
+    }
+
+    /// # Errors
+    /// The first failure that the device has reported outside of any call, if there was one.
+    pub(crate) fn check(&self) -> Result<()> {
+        let failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
+        failure.as_ref().map_or(Ok(()), |text| Err(Error::Device(format!("{}: {text}", self.summary))))
+    }
+
+    /// Runs calls that create or record something, and returns what they failed with as a value.
+    pub(crate) fn scoped<T>(&self, what: &str, create: impl FnOnce() -> T) -> Result<T> {
+        let memory = self.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
+        let internal = self.device.push_error_scope(wgpu::ErrorFilter::Internal);
+        let validation = self.device.push_error_scope(wgpu::ErrorFilter::Validation);
+        let value = create();
+        let validation = pollster::block_on(validation.pop());
+        let internal = pollster::block_on(internal.pop());
+        let memory = pollster::block_on(memory.pop());
+        if let Some(error) = validation.or(internal) {
+            return Err(Error::Device(format!("{what}: {error}")));
+        }
+        if memory.is_some() {
+            return Err(Error::Memory(format!(
+                "{what}: {} is out of memory; use a smaller tile, batch or base, or `--device cpu`",
+                self.summary.name
+            )));
+        }
+        Ok(value)
+    }
+
+    /// Waits until everything submitted has run.
+    pub(crate) fn wait(&self) -> Result<()> {
+        // A lost device may never signal, so the wait is cut into slices and looks for a failure after each.
+        let slice = wgpu::PollType::Wait { submission_index: None, timeout: Some(Duration::from_secs(2)) };
+        loop {
+            let outcome = self.device.poll(slice.clone());
+            self.check()?;
+            match outcome {
+                Ok(_) => return Ok(()),
+                Err(wgpu::PollError::Timeout) => {}
+                Err(error) => return Err(Error::Device(format!("{}: {error}", self.summary))),
+            }
+        }
+    }
+}

@@ -1,0 +1,164 @@
+//! From WGSL text to a pipeline: what the text declares is read back and held against what the host assumes.
+
+use super::device::Gpu;
+use super::source::compose;
+use crate::error::{Error, Result};
+use crate::op::Dispatch;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// What a kernel's text declares.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Interface {
+    /// For each storage binding in order, whether the kernel may write it.
+    pub writable: Vec<bool>,
+    /// The fields of the uniform `Params`, the last binding, if there is one.
+    pub params: Vec<String>,
+    /// Invocations in a workgroup.
+    pub workgroup_size: [u32; 3],
+}
+
+impl Interface {
+    /// Parses WGSL and lists its bindings, which must be `@group(0)`, numbered from 0 without gaps, storage first.
+    ///
+    /// # Errors
+    /// When the text does not parse, or is not laid out so.
+    pub fn of(path: &str, wgsl: &str) -> Result<Self> {
+        let fail = |problem: String| Error::Device(format!("kernel {path}: {problem}"));
+        let module = naga::front::wgsl::parse_str(wgsl).map_err(|error| fail(error.emit_to_string(wgsl)))?;
+        let [entry] = module.entry_points.as_slice() else {
+            return Err(fail("expected exactly one entry point".into()));
+        };
+        let mut bindings: Vec<_> = module
+            .global_variables
+            .iter()
+            .filter_map(|(_, variable)| variable.binding.map(|binding| (binding.group, binding.binding, variable)))
+            .collect();
+        bindings.sort_by_key(|&(group, binding, _)| (group, binding));
+        let mut interface = Self { writable: Vec::new(), params: Vec::new(), workgroup_size: entry.workgroup_size };
+        let last = bindings.len().saturating_sub(1);
+        for (position, &(group, binding, variable)) in bindings.iter().enumerate() {
+            if group != 0 || binding as usize != position {
+                return Err(fail(format!("binding {position} is declared as @group({group}) @binding({binding})")));
+            }
+            match (variable.space, &module.types[variable.ty].inner) {
+                (naga::AddressSpace::Storage { access }, _) => {
+                    interface.writable.push(access.contains(naga::StorageAccess::STORE));
+                }
+                (naga::AddressSpace::Uniform, naga::TypeInner::Struct { members, .. }) if position == last => {
+                    interface.params = members.iter().filter_map(|member| member.name.clone()).collect();
+                }
+                (space, _) => return Err(fail(format!("binding {position} is in {space:?}"))),
+            }
+        }
+        Ok(interface)
+    }
+
+    /// Holds a dispatch against the kernel's text.
+    ///
+    /// # Errors
+    /// When the number of bindings or the names of the params differ.
+    pub fn check(&self, dispatch: &Dispatch) -> Result<()> {
+        let fail = |problem: String| Err(Error::Device(format!("kernel {}: {problem}", dispatch.kernel.path)));
+        if self.writable.len() != dispatch.bindings.len() {
+            return fail(format!("declares {} storage bindings, got {}", self.writable.len(), dispatch.bindings.len()));
+        }
+        if !self.params.iter().eq(dispatch.params.iter().map(|(name, _)| name)) {
+            let names: Vec<_> = dispatch.params.iter().map(|(name, _)| name).collect();
+            return fail(format!("declares params {:?}, got {names:?}", self.params));
+        }
+        Ok(())
+    }
+}
+
+/// A compiled kernel.
+#[derive(Debug)]
+pub(crate) struct Pipeline {
+    pub(crate) interface: Interface,
+    pub(crate) layout: wgpu::BindGroupLayout,
+    pub(crate) program: wgpu::ComputePipeline,
+}
+
+/// Compiled kernels by text, shared by everything on one device.
+pub(crate) type PipelineCache = Arc<Mutex<HashMap<String, Arc<Pipeline>>>>;
+
+impl Gpu {
+    /// The pipeline of a dispatch, compiled at first use.
+    pub(crate) fn pipeline(&self, dispatch: &Dispatch) -> Result<Arc<Pipeline>> {
+        let path = dispatch.kernel.path;
+        let wgsl = compose(path, dispatch.kernel.source, &dispatch.constants)?;
+        if let Some(pipeline) = self.pipelines.lock().unwrap_or_else(PoisonError::into_inner).get(&wgsl) {
+            return Ok(Arc::clone(pipeline));
+        }
+        let pipeline = Arc::new(self.compile(path, &wgsl)?);
+        self.pipelines.lock().unwrap_or_else(PoisonError::into_inner).insert(wgsl, Arc::clone(&pipeline));
+        Ok(pipeline)
+    }
+
+    fn compile(&self, path: &str, wgsl: &str) -> Result<Pipeline> {
+        let interface = Interface::of(path, wgsl)?;
+        self.check_needs(path, &interface)?;
+        let storage =
+            interface.writable.iter().map(|&writable| wgpu::BufferBindingType::Storage { read_only: !writable });
+        let uniform = (!interface.params.is_empty()).then_some(wgpu::BufferBindingType::Uniform);
+        let entries: Vec<_> = (0..)
+            .zip(storage.chain(uniform))
+            .map(|(binding, ty)| wgpu::BindGroupLayoutEntry {
+                binding,
+                visibility: wgpu::ShaderStages::COMPUTE,
+                ty: wgpu::BindingType::Buffer { ty, has_dynamic_offset: false, min_binding_size: None },
+                count: None,
+            })
+            .collect();
+        self.scoped(&format!("kernel {path}"), || {
+            let label = Some(path);
+            let module = self.device.create_shader_module(wgpu::ShaderModuleDescriptor {
+                label,
+                source: wgpu::ShaderSource::Wgsl(wgsl.into()),
+            });
+            let layout =
+                self.device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label, entries: &entries });
+            let pipeline_layout = self.device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
+                label,
+                bind_group_layouts: &[Some(&layout)],
+                immediate_size: 0,
+            });
+            let program = self.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+                label,
+                layout: Some(&pipeline_layout),
+                module: &module,
+                entry_point: None,
+                // Every kernel writes workgroup memory before it reads it.
+                compilation_options: wgpu::PipelineCompilationOptions {
+                    zero_initialize_workgroup_memory: false,
+                    ..Default::default()
+                },
+                cache: None,
+            });
+            Pipeline { interface, layout, program }
+        })
+    }
+
+    /// Names a limit that the kernel needs and the device lacks.
+    fn check_needs(&self, path: &str, interface: &Interface) -> Result<()> {
+        let limits = self.device.limits();
+        let invocations = interface.workgroup_size.iter().product::<u32>();
+        let needs = [
+            (
+                "storage buffers per kernel",
+                interface.writable.len() as u32,
+                limits.max_storage_buffers_per_shader_stage,
+            ),
+            ("invocations per workgroup", invocations, limits.max_compute_invocations_per_workgroup),
+        ];
+        for (what, needed, offered) in needs {
+            if needed > offered {
+                let name = &self.adapter().name;
+                let problem =
+                    format!("kernel {path} needs {needed} {what}, {name} offers {offered}; try another `--device`");
+                return Err(Error::Device(problem));
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,376 @@
+//! A graph compiled for a device: pipelines, buffers and bind groups resolved once, replayed every step.
+
+use super::device::Gpu;
+use super::kernel::Pipeline;
+use super::memory::{Buffer, MemoryPlan, UNIFORM_ALIGNMENT};
+use crate::array::{Array, Tensor};
+use crate::error::{Error, Result};
+use crate::graph::{Bank, Graph, NodeId, NodeKind};
+use crate::op::Binding;
+use crate::shape::{DType, TensorType};
+use rayon::prelude::*;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Choices that do not change what a plan computes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PlanOptions {
+    /// Which candidate of each op to take, its last one where it has fewer. Tests walk through them.
+    pub candidate: usize,
+    /// Gives every tensor a buffer of its own with guard space behind it, filled with NaN before the first run: a kernel that
+    /// reads or writes outside its tensors, or leaves an element unwritten, is found out.
+    pub guarded: bool,
+}
+
+/// The bit pattern that guarded plans fill memory with: a NaN that no kernel computes.
+const POISON: u32 = 0x7fc0_dead;
+
+/// A kernel launch with everything resolved.
+struct Step {
+    pipeline: Arc<Pipeline>,
+    bind_group: wgpu::BindGroup,
+    workgroups: [u32; 3],
+}
+
+/// A graph compiled for a device.
+pub struct Plan {
+    gpu: Gpu,
+    graph: Graph,
+    memory: MemoryPlan,
+    transient: Vec<wgpu::Buffer>,
+    inputs: Vec<wgpu::Buffer>,
+    banks: BTreeMap<Bank, wgpu::Buffer>,
+    staging: wgpu::Buffer,
+    steps: Vec<Step>,
+}
+
+impl std::fmt::Debug for Plan {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Plan").field("gpu", &self.gpu).field("dispatches", &self.steps.len()).finish_non_exhaustive()
+    }
+}
+
+impl Plan {
+    /// Compiles a graph: chooses kernels, plans memory, creates every buffer, pipeline and bind group. Banks start at zero.
+    ///
+    /// # Errors
+    /// [`Error::Device`] when the device lacks a limit that a tensor or kernel needs (named with both values) or a kernel does
+    /// not compile, [`Error::Memory`] when the device is out of memory.
+    pub fn new(gpu: &Gpu, graph: &Graph, options: PlanOptions) -> Result<Self> {
+        let memory = MemoryPlan::new(graph, gpu.profile(), options.candidate, options.guarded)?;
+        check_limits(gpu, graph, &memory)?;
+        let storage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
+        let create = |label: &str, size: u64, usage: wgpu::BufferUsages| {
+            gpu.scoped(&format!("{label} buffer of {size} bytes, of {} planned", memory.total_bytes()), || {
+                let label = Some(label);
+                gpu.device.create_buffer(&wgpu::BufferDescriptor { label, size, usage, mapped_at_creation: false })
+            })
+        };
+        let all = |label: &str, sizes: &[u64]| -> Result<Vec<wgpu::Buffer>> {
+            sizes.iter().map(|&size| create(label, size, storage)).collect()
+        };
+        let transient = all("transient", &memory.transient)?;
+        let inputs = all("input", &memory.inputs)?;
+        let banks = graph
+            .banks()
+            .into_iter()
+            .map(|bank| Ok((bank, create(&format!("{bank:?}"), memory.bank, storage)?)))
+            .collect::<Result<BTreeMap<_, _>>>()?;
+        let uniform_usage = wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST;
+        let uniform = create("params", memory.uniform.max(UNIFORM_ALIGNMENT), uniform_usage)?;
+        let staging_usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
+        let staging = create("staging", memory.staging.max(4), staging_usage)?;
+        let (gpu, graph) = (gpu.clone(), graph.clone());
+        let mut plan = Self { gpu, graph, memory, transient, inputs, banks, staging, steps: Vec::new() };
+        plan.steps = plan.resolve(&uniform)?;
+        plan.write_constants(options.guarded);
+        plan.gpu.check()?;
+        Ok(plan)
+    }
+
+    /// Compiles all kernels, then binds every dispatch.
+    fn resolve(&self, uniform: &wgpu::Buffer) -> Result<Vec<Step>> {
+        let dispatches: Vec<_> = (0..self.graph.nodes().len())
+            .filter_map(|node| Some((node, self.memory.candidates[node].as_ref()?)))
+            .flat_map(|(node, candidate)| candidate.dispatches.iter().map(move |dispatch| (node, dispatch)))
+            .collect();
+        let mut distinct: Vec<_> = dispatches.iter().map(|&(_, dispatch)| dispatch).collect();
+        distinct.sort_by_key(|dispatch| (dispatch.kernel.path, &dispatch.constants));
+        distinct.dedup_by_key(|dispatch| (dispatch.kernel.path, &dispatch.constants));
+        distinct.par_iter().try_for_each(|dispatch| self.gpu.pipeline(dispatch).map(drop))?;
+        let mut params = vec![0u8; uniform.size() as usize];
+        let mut offset = 0;
+        let mut steps = Vec::with_capacity(dispatches.len());
+        for (node, dispatch) in dispatches {
+            let pipeline = self.gpu.pipeline(dispatch)?;
+            pipeline.interface.check(dispatch)?;
+            let words: Vec<u32> = dispatch.params.iter().map(|(_, param)| param.to_bits()).collect();
+            let bytes: &[u8] = bytemuck::cast_slice(&words);
+            params[offset as usize..][..bytes.len()].copy_from_slice(bytes);
+            let mut resources: Vec<wgpu::BufferBinding<'_>> =
+                dispatch.bindings.iter().filter_map(|&binding| self.binding(node, binding)).collect();
+            if let Some(size) = wgpu::BufferSize::new(bytes.len() as u64) {
+                resources.push(wgpu::BufferBinding { buffer: uniform, offset, size: Some(size) });
+                offset += size.get().next_multiple_of(UNIFORM_ALIGNMENT);
+            }
+            let entries: Vec<wgpu::BindGroupEntry<'_>> = (0..)
+                .zip(resources)
+                .map(|(binding, buffer)| wgpu::BindGroupEntry {
+                    binding,
+                    resource: wgpu::BindingResource::Buffer(buffer),
+                })
+                .collect();
+            let name = &self.graph.nodes()[node].name;
+            let bind_group = self.gpu.scoped(&format!("kernel {} for {name}", dispatch.kernel.path), || {
+                self.gpu.device.create_bind_group(&wgpu::BindGroupDescriptor {
+                    label: Some(name),
+                    layout: &pipeline.layout,
+                    entries: &entries,
+                })
+            })?;
+            steps.push(Step { pipeline, bind_group, workgroups: dispatch.workgroups });
+        }
+        self.gpu.queue.write_buffer(uniform, 0, &params);
+        Ok(steps)
+    }
+
+    /// The bytes that a binding of a node's dispatch refers to.
+    fn binding(&self, node: usize, binding: Binding) -> Option<wgpu::BufferBinding<'_>> {
+        let inputs = match &self.graph.nodes()[node].kind {
+            NodeKind::Op { inputs, .. } => inputs.as_slice(),
+            _ => &[],
+        };
+        let (buffer, offset, bytes) = match binding {
+            Binding::Workspace(index) => {
+                let buffer = &self.transient[self.memory.workspaces[node][index]];
+                (buffer, 0, 4 * self.memory.candidates[node].as_ref()?.workspace[index] as u64)
+            }
+            Binding::Output => self.location(node)?,
+            Binding::Input(index) => self.location(inputs.get(index)?.index())?,
+        };
+        // A guarded buffer is bound with its guard, so that writes past the tensor land there instead of nowhere.
+        let bytes = if buffer.size() == bytes + self.memory.guard { buffer.size() } else { bytes };
+        Some(wgpu::BufferBinding { buffer, offset, size: wgpu::BufferSize::new(bytes) })
+    }
+
+    /// Buffer, first byte and size of a node's tensor.
+    fn location(&self, node: usize) -> Option<(&wgpu::Buffer, u64, u64)> {
+        let bytes = self.graph.nodes()[node].tensor_type.size_bytes();
+        Some(match self.memory.nodes[node]? {
+            Buffer::Transient(index) => (&self.transient[index], 0, bytes),
+            Buffer::Input(index) => (&self.inputs[index], 0, bytes),
+            Buffer::Bank(bank, offset) => (&self.banks[&bank], offset, bytes),
+        })
+    }
+
+    fn write_constants(&self, guarded: bool) {
+        if guarded {
+            for buffer in self.transient.iter().chain(&self.inputs) {
+                let poison = vec![POISON; buffer.size() as usize / 4];
+                self.gpu.queue.write_buffer(buffer, 0, bytemuck::cast_slice(&poison));
+            }
+        }
+        for (index, node) in self.graph.nodes().iter().enumerate() {
+            if let (NodeKind::Constant(value), Some((buffer, offset, bytes))) = (&node.kind, self.location(index)) {
+                let values = vec![*value; bytes as usize / 4];
+                self.gpu.queue.write_buffer(buffer, offset, bytemuck::cast_slice(&values));
+            }
+        }
+    }
+
+    /// The device that the plan runs on.
+    pub fn gpu(&self) -> &Gpu {
+        &self.gpu
+    }
+
+    /// The graph that the plan computes.
+    pub fn graph(&self) -> &Graph {
+        &self.graph
+    }
+
+    /// What was planned.
+    pub fn memory(&self) -> &MemoryPlan {
+        &self.memory
+    }
+
+    /// The bytes of the buffers that were created; equal to [`MemoryPlan::total_bytes`].
+    pub fn allocated_bytes(&self) -> u64 {
+        let buffers = self.transient.iter().chain(&self.inputs).chain(self.banks.values());
+        buffers.map(wgpu::Buffer::size).sum::<u64>() + self.memory.uniform + self.memory.staging
+    }
+
+    /// Writes an input. The value is used by the next [`Plan::run`] and stays until written again.
+    ///
+    /// # Errors
+    /// When the node is not an input of the graph, or the tensor is not of its type.
+    pub fn write(&self, node: NodeId, value: &Tensor<f32>) -> Result<()> {
+        let target = self.graph.node(node);
+        let fail = |problem: String| Error::Graph { op: "write".into(), node: target.name.clone(), problem };
+        if !matches!(target.kind, NodeKind::Input) {
+            return Err(fail("only inputs can be written".into()));
+        }
+        if value.tensor_type() != target.tensor_type {
+            return Err(fail(format!("expected a tensor {}, got {}", target.tensor_type, value.tensor_type())));
+        }
+        let Some((buffer, offset, _)) = self.location(node.index()) else {
+            return Ok(()); // Nothing depends on this input.
+        };
+        let bytes: &[u8] = match value {
+            Tensor::Float(array) => bytemuck::cast_slice(&array.data),
+            Tensor::Uint(array) => bytemuck::cast_slice(&array.data),
+        };
+        self.gpu.queue.write_buffer(buffer, offset, bytes);
+        self.gpu.check()
+    }
+
+    /// Writes a whole bank.
+    ///
+    /// # Errors
+    /// When the graph has no such bank, or it has another length.
+    pub fn write_bank(&self, bank: Bank, values: &[f32]) -> Result<()> {
+        let buffer = self.bank_buffer(bank)?;
+        if 4 * values.len() as u64 != buffer.size() {
+            let problem = format!("the bank has {} elements, got {}", buffer.size() / 4, values.len());
+            return Err(Error::Graph { op: "write".into(), node: format!("{bank:?}"), problem });
+        }
+        self.gpu.queue.write_buffer(buffer, 0, bytemuck::cast_slice(values));
+        self.gpu.check()
+    }
+
+    fn bank_buffer(&self, bank: Bank) -> Result<&wgpu::Buffer> {
+        self.banks.get(&bank).ok_or_else(|| Error::Graph {
+            op: "bank".into(),
+            node: format!("{bank:?}"),
+            problem: "the graph has no such bank".into(),
+        })
+    }
+
+    /// Computes everything once: one submit, no allocation, no compilation. Returns without waiting.
+    ///
+    /// # Errors
+    /// When the device has failed.
+    pub fn run(&self) -> Result<()> {
+        let commands = self.gpu.scoped("recording a run", || {
+            let mut encoder = self.gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+            let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+            for step in &self.steps {
+                pass.set_pipeline(&step.pipeline.program);
+                pass.set_bind_group(0, &step.bind_group, &[]);
+                let [x, y, z] = step.workgroups;
+                pass.dispatch_workgroups(x, y, z);
+            }
+            drop(pass);
+            encoder.finish()
+        })?;
+        self.gpu.queue.submit([commands]);
+        self.gpu.check()
+    }
+
+    /// Waits for all runs to finish.
+    ///
+    /// # Errors
+    /// When the device has failed.
+    pub fn wait(&self) -> Result<()> {
+        self.gpu.wait()
+    }
+
+    /// Reads an output after the runs so far.
+    ///
+    /// # Errors
+    /// When the node is not an output or its device has failed.
+    pub fn read(&self, node: NodeId) -> Result<Tensor<f32>> {
+        let TensorType { dtype, shape } = self.graph.node(node).tensor_type.clone();
+        let readable = self.graph.outputs().iter().any(|&(_, output)| output == node);
+        let Some((buffer, offset, bytes)) = self.location(node.index()).filter(|_| readable) else {
+            let problem = "only outputs can be read; mark it with `mark_output`".into();
+            return Err(Error::Graph { op: "read".into(), node: self.graph.node(node).name.clone(), problem });
+        };
+        let words = self.read_words(buffer, offset, bytes)?;
+        Ok(match dtype {
+            DType::F32 => Tensor::Float(Array { shape, data: words.into_iter().map(f32::from_bits).collect() }),
+            DType::U32 => Tensor::Uint(Array { shape, data: words }),
+        })
+    }
+
+    /// Reads a whole bank after the runs so far.
+    ///
+    /// # Errors
+    /// When the graph has no such bank, or the device has failed.
+    pub fn read_bank(&self, bank: Bank) -> Result<Vec<f32>> {
+        let buffer = self.bank_buffer(bank)?;
+        Ok(self.read_words(buffer, 0, buffer.size())?.into_iter().map(f32::from_bits).collect())
+    }
+
+    /// For a guarded plan, the names of the tensors whose guards a kernel has overwritten.
+    ///
+    /// # Errors
+    /// When the device has failed.
+    pub fn broken_guards(&self) -> Result<Vec<String>> {
+        let mut broken = Vec::new();
+        let guard = self.memory.guard;
+        for (index, node) in self.graph.nodes().iter().enumerate() {
+            let tensor = self.location(index).into_iter();
+            let scratch = self.memory.workspaces[index].iter().map(|&buffer| {
+                let buffer = &self.transient[buffer];
+                (buffer, 0, buffer.size() - guard)
+            });
+            for (buffer, _, bytes) in tensor.chain(scratch) {
+                if guard > 0 && buffer.size() == bytes + guard {
+                    let words = self.read_words(buffer, bytes, guard)?;
+                    if words.iter().any(|&word| word != POISON) {
+                        broken.push(node.name.clone());
+                    }
+                }
+            }
+        }
+        Ok(broken)
+    }
+
+    fn read_words(&self, buffer: &wgpu::Buffer, offset: u64, bytes: u64) -> Result<Vec<u32>> {
+        let mut words = Vec::with_capacity(bytes as usize / 4);
+        let mut done = 0;
+        while done < bytes {
+            let piece = (bytes - done).min(self.staging.size());
+            self.gpu.scoped("reading back", || {
+                let mut encoder = self.gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+                encoder.copy_buffer_to_buffer(buffer, offset + done, &self.staging, 0, Some(piece));
+                self.gpu.queue.submit([encoder.finish()]);
+                self.staging.map_async(wgpu::MapMode::Read, ..piece, |_| {});
+            })?;
+            self.gpu.wait()?;
+            let view = self.staging.get_mapped_range(..piece);
+            let view = view.map_err(|error| Error::Device(format!("{}: reading back: {error}", self.gpu.adapter())))?;
+            words.extend(view.chunks_exact(4).map(|word| u32::from_ne_bytes([word[0], word[1], word[2], word[3]])));
+            drop(view);
+            self.staging.unmap();
+            done += piece;
+        }
+        Ok(words)
+    }
+}
+
+/// Names the first tensor that the device's limits do not admit.
+fn check_limits(gpu: &Gpu, graph: &Graph, memory: &MemoryPlan) -> Result<()> {
+    let limits = gpu.device.limits();
+    let binding = limits.max_storage_buffer_binding_size.min(limits.max_buffer_size);
+    let lacks = |what: &str, needed: u64, offered: u64| {
+        Err(Error::Memory(format!(
+            "{what} needs {needed} bytes in one buffer, {} offers {offered}; use a smaller tile, batch or base, or `--device cpu`",
+            gpu.adapter().name
+        )))
+    };
+    for (index, node) in graph.nodes().iter().enumerate() {
+        let bytes = node.tensor_type.size_bytes();
+        if memory.nodes[index].is_some() && bytes > binding {
+            return lacks(&format!("`{}` ({})", node.name, node.tensor_type), bytes, binding);
+        }
+        let workspace = memory.candidates[index].iter().flat_map(|candidate| &candidate.workspace);
+        if let Some(&elements) = workspace.max().filter(|&&elements| 4 * elements as u64 > binding) {
+            return lacks(&format!("the scratch space of `{}`", node.name), 4 * elements as u64, binding);
+        }
+    }
+    if memory.bank > limits.max_buffer_size {
+        return lacks("the parameter bank", memory.bank, limits.max_buffer_size);
+    }
+    Ok(())
+}
