@@ -1,5 +1,9 @@
 //! A network as plain data: a list of nodes, each naming only earlier ones.
 
+mod table;
+
+pub use table::{Row, Table};
+
 use crate::array::Array;
 use crate::error::{Error, Result};
 use crate::op::{AnyOp, Op};

@@ -1,0 +1,22 @@
+//! Networks: short readable files that build a graph.
+
+mod training;
+pub mod unet;
+
+pub use training::{Training, TrainingStep};
+pub use unet::UNet;
+
+use crate::graph::{Graph, NodeId};
+
+/// A network from images to scores.
+#[derive(Clone, Debug)]
+pub struct Network {
+    /// The graph; its outputs are empty, so that whoever runs it decides what to keep.
+    pub graph: Graph,
+    /// The input, `[n, h, w, in_channels]`.
+    pub image: NodeId,
+    /// The state of the generator for dropout, `[2]`: seed and step; `None` without dropout.
+    pub generator: Option<NodeId>,
+    /// The scores before the softmax, `[n, h', w', classes]`.
+    pub logits: NodeId,
+}

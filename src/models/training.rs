@@ -1,0 +1,57 @@
+//! From a network to one training step: loss, gradients, update.
+
+use super::Network;
+use crate::error::{Error, Result};
+use crate::graph::{Graph, NodeId};
+use crate::ops::{CrossEntropySettings, SgdSettings};
+use crate::shape::TensorType;
+
+/// What is minimised, and how.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Training {
+    /// The loss.
+    pub loss: CrossEntropySettings,
+    /// The optimiser.
+    pub sgd: SgdSettings,
+}
+
+/// A graph whose every run is one training step.
+#[derive(Clone, Debug)]
+pub struct TrainingStep {
+    /// Forward, backward and update.
+    pub graph: Graph,
+    /// The input, `[n, h, w, in_channels]`.
+    pub image: NodeId,
+    /// The class of each pixel of the output, `u32 [n, h', w']`.
+    pub labels: NodeId,
+    /// The weight of each pixel of the output, `[n, h', w']`.
+    pub weights: NodeId,
+    /// The learning rate of the step, `[1]`.
+    pub learning_rate: NodeId,
+    /// Seed and step of the generator for dropout, `u32 [2]`; `None` without dropout.
+    pub generator: Option<NodeId>,
+    /// The scores before the softmax; an output only if marked so.
+    pub logits: NodeId,
+    /// The loss before the update, `[1]`; the one output of the graph.
+    pub loss: NodeId,
+}
+
+impl Network {
+    /// The graph of one training step: weighted cross-entropy, its gradient, an SGD update.
+    ///
+    /// # Errors
+    /// When an op on the way has no gradient.
+    pub fn training_step(&self, training: &Training) -> Result<TrainingStep> {
+        let Self { image, generator, logits, .. } = *self;
+        let mut graph = self.graph.clone();
+        let [n, h, w, _] = graph.shape(logits).image().map_err(Error::Usage)?;
+        let labels = graph.input("labels", TensorType::u32([n, h, w]).map_err(Error::Usage)?);
+        let weights = graph.input("weights", TensorType::f32([n, h, w]).map_err(Error::Usage)?);
+        let loss = graph.cross_entropy("loss", logits, labels, weights, training.loss)?;
+        let (mut graph, _) = graph.gradients(loss, &[])?;
+        let learning_rate = graph.input("learning_rate", TensorType::f32([1]).map_err(Error::Usage)?);
+        graph.sgd("update", learning_rate, training.sgd)?;
+        graph.mark_output("loss", loss);
+        Ok(TrainingStep { graph, image, labels, weights, learning_rate, generator, logits, loss })
+    }
+}
