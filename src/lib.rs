@@ -2,6 +2,8 @@
 
 pub mod array;
 mod autograd;
+mod case;
+pub mod compare;
 pub mod cpu;
 pub mod error;
 pub mod executor;

@@ -8,7 +8,8 @@ use crate::error::{Error, Result};
 use crate::graph::{Graph, NodeId};
 use crate::shape::TensorType;
 use std::fmt::Debug;
-use std::sync::Arc;
+
+pub use crate::case::{Case, Fill};
 
 /// An operation on tensors. One value of the type holds the op's settings (stride, padding, …).
 pub trait Op: Debug + Send + Sync + 'static {
@@ -260,39 +261,6 @@ impl Bound {
             Self::Elements(bounds) => bounds.clone(),
         }
     }
-}
-
-/// One case of an op: settings, input types and how to fill them. Serves tests, `selftest` and benches alike.
-#[derive(Clone, Debug)]
-pub struct Case {
-    /// What is special about the case, such as `odd sizes, batch 2`.
-    pub name: String,
-    /// The op with its settings.
-    pub op: Arc<dyn AnyOp>,
-    /// The inputs.
-    pub inputs: Vec<(TensorType, Fill)>,
-}
-
-/// How the elements of a case's input are drawn.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Fill {
-    /// Normal with mean 0 and this standard deviation.
-    Normal(f32),
-    /// Uniform in (0, 1].
-    Positive,
-    /// A multiple of ½ in −1 … 1: full of ties and zeros.
-    Ties,
-    /// All equal.
-    Constant(f32),
-    /// Labels below `classes`, about an eighth of them replaced by `ignore` if given.
-    Labels {
-        /// The number of classes.
-        classes: u32,
-        /// The label that is left out of the loss.
-        ignore: Option<u32>,
-    },
-    /// Any 32 bits.
-    Bits,
 }
 
 /// The grid for `count` workgroups: one dimension, or two where it exceeds 65,535. Kernels recover the index as
