@@ -90,8 +90,8 @@ pub fn compare(actual: &[f32], reference: &[f64], bounds: &[f64]) -> Result<Comp
         return Err(Mismatch::Length { actual: actual.len(), reference: reference.len(), bounds: bounds.len() });
     }
     let elements = actual.iter().zip(reference).zip(bounds).enumerate();
-    let mut elements = elements
-        .map(|(index, ((&actual, &reference), &bound))| Element { index, actual, reference, bound });
+    let mut elements =
+        elements.map(|(index, ((&actual, &reference), &bound))| Element { index, actual, reference, bound });
     let Some(first) = elements.next() else { return Err(Mismatch::Empty) };
     let mut failed = usize::from(!first.passes());
     let (mut worst, mut worst_key) = (first, (!first.passes(), first.ratio()));
