@@ -247,11 +247,28 @@ impl Graph {
         Ok(self.push(&format!("{bank:?}"), NodeKind::Bank(bank), tensor_type))
     }
 
+    /// The bank that a node stands for, if it stands for a whole one.
+    pub fn bank_of(&self, node: NodeId) -> Option<Bank> {
+        match self.node(node).kind {
+            NodeKind::Bank(bank) => Some(bank),
+            _ => None,
+        }
+    }
+
     /// The result of an op.
     ///
     /// # Errors
     /// When the op's shape rule refuses the inputs, or an op that writes would write anything but a whole bank.
     pub fn apply(&mut self, name: &str, op: impl Op, inputs: &[NodeId]) -> Result<NodeId> {
+        let op: Arc<dyn AnyOp> = Arc::new(op);
+        self.apply_shared(name, &op, inputs)
+    }
+
+    /// The result of an op that is shared already; otherwise as [`Graph::apply`].
+    ///
+    /// # Errors
+    /// As [`Graph::apply`].
+    pub fn apply_shared(&mut self, name: &str, op: &Arc<dyn AnyOp>, inputs: &[NodeId]) -> Result<NodeId> {
         let fail = |problem: String| Error::Graph { op: op.name().into(), node: name.into(), problem };
         if let Some(unknown) = inputs.iter().find(|id| id.0 >= self.nodes.len()) {
             return Err(fail(format!("input {} is not a node of this graph", unknown.0)));
@@ -263,7 +280,7 @@ impl Graph {
                 return Err(fail(format!("input {written} is overwritten in place, so it must be a whole bank")));
             }
         }
-        Ok(self.push(name, NodeKind::Op { op: Arc::new(op), inputs: inputs.to_vec() }, tensor_type))
+        Ok(self.push(name, NodeKind::Op { op: Arc::clone(op), inputs: inputs.to_vec() }, tensor_type))
     }
 
     /// Where the elements of each node live.

@@ -12,6 +12,7 @@ pub mod graph;
 pub mod op;
 pub mod ops;
 pub mod random;
+pub mod selftest;
 pub mod shape;
 
 pub use error::{Error, Result};

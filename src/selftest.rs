@@ -1,0 +1,191 @@
+//! The kernels held against their references on a device: what `tilewise selftest` prints and the GPU tests assert.
+
+use crate::array::{Array, Tensor};
+
+use crate::compare::compare;
+use crate::error::{Error, Result};
+use crate::gpu::{Gpu, Plan, PlanOptions};
+use crate::graph::{BANK_ALIGNMENT, Bank, Graph, Init, NodeId};
+use crate::op::{Case, Dispatch};
+use crate::ops::REGISTRY;
+use crate::shape::TensorType;
+use serde::Serialize;
+use std::collections::BTreeMap;
+
+/// How the cases of one kernel went.
+#[derive(Clone, Debug, Serialize)]
+pub struct KernelReport {
+    /// The kernel's path.
+    pub kernel: String,
+    /// The number of cases it took part in.
+    pub cases: usize,
+    /// The largest error relative to its bound, over all elements of all cases; at most 1 if all hold. 0 means exact.
+    pub worst: f64,
+    /// What did not hold, a line per case.
+    pub failures: Vec<String>,
+}
+
+/// Runs one candidate of a case on a device: against the reference, twice with the same bits, with every tensor surrounded by
+/// guards and every result filled with NaN before. Returns the largest error relative to its bound.
+///
+/// # Errors
+/// [`Error::Device`] saying which of these did not hold, and where.
+pub fn check_case(gpu: &Gpu, case: &Case, candidate: usize, seed: u32) -> Result<f64> {
+    let name = format!("{} ({})", case.op.name(), case.name);
+    let fail = |problem: String| Error::Device(format!("{name}: {problem}"));
+    let trial = Trial::new(case, seed)?;
+    let plan = Plan::new(gpu, &trial.graph, PlanOptions { candidate, guarded: true })?;
+    let results = trial.run(&plan)?;
+    let again = trial.run(&plan)?;
+    let bits = |results: &[Tensor<f32>]| -> Vec<Vec<u32>> { results.iter().map(words).collect() };
+    if bits(&results) != bits(&again) {
+        return Err(fail("two runs on the same inputs gave different bits".into()));
+    }
+    let broken = plan.broken_guards()?;
+    if !broken.is_empty() {
+        return Err(fail(format!("wrote past the end of {}", broken.join(", "))));
+    }
+    let inputs: Vec<Tensor<f64>> = trial.values.iter().map(Tensor::cast).collect();
+    let inputs: Vec<&Tensor<f64>> = inputs.iter().collect();
+    let references = case.op.reference_f64(&inputs);
+    let mut worst = 0.0f64;
+    for (actual, reference) in results.iter().zip(&references) {
+        let bounds = case.op.bound(&inputs, reference).elements(case.op.as_ref(), &inputs, reference);
+        let comparison = match (actual, reference) {
+            (Tensor::Float(actual), Tensor::Float(reference)) => compare(&actual.data, &reference.data, &bounds),
+            (Tensor::Uint(actual), Tensor::Uint(reference)) => {
+                let floats: Vec<f32> = actual.data.iter().map(|&value| value as f32).collect();
+                let expected: Vec<f64> = reference.data.iter().map(|&value| f64::from(value)).collect();
+                compare(&floats, &expected, &bounds)
+            }
+            _ => return Err(fail("the result is of another type than the reference".into())),
+        };
+        worst = worst.max(comparison.map_err(|mismatch| fail(mismatch.to_string()))?.worst);
+    }
+    Ok(worst)
+}
+
+fn words(tensor: &Tensor<f32>) -> Vec<u32> {
+    match tensor {
+        Tensor::Float(array) => array.data.iter().map(|value| value.to_bits()).collect(),
+        Tensor::Uint(array) => array.data.clone(),
+    }
+}
+
+/// A graph of one op with its inputs.
+struct Trial {
+    graph: Graph,
+    /// The node and value of each input of the op.
+    inputs: Vec<NodeId>,
+    values: Vec<Tensor<f32>>,
+    /// What is read: the op's node, or the banks that it writes.
+    output: Option<NodeId>,
+    written: Vec<Bank>,
+}
+
+impl Trial {
+    fn new(case: &Case, seed: u32) -> Result<Self> {
+        let mut values = case.draw(seed);
+        let mut graph = Graph::new();
+        let updates = case.op.writes();
+        let mut inputs = Vec::new();
+        if updates.is_empty() {
+            for (index, (tensor_type, _)) in case.inputs.iter().enumerate() {
+                inputs.push(graph.input(&format!("input{index}"), tensor_type.clone()));
+            }
+        } else {
+            // Inputs of the first one's type are the banks, in their order, padded as banks are.
+            let elements = case.inputs[0].0.shape.elements();
+            graph.parameter("bank", [elements], Init::Zeros)?;
+            let mut banks = [Bank::Parameters, Bank::Gradients].into_iter().chain((0..).map(Bank::OptimizerState));
+            for (index, value) in values.iter_mut().enumerate() {
+                if case.inputs[index].0 == case.inputs[0].0
+                    && let (Tensor::Float(array), Some(bank)) = (&mut *value, banks.next())
+                {
+                    let padded = TensorType::f32([elements.next_multiple_of(BANK_ALIGNMENT)]).map_err(Error::Usage)?;
+                    array.data.resize(padded.shape.elements(), 0.0);
+                    array.shape = padded.shape;
+                    inputs.push(graph.bank(bank)?);
+                } else {
+                    inputs.push(graph.input(&format!("input{index}"), case.inputs[index].0.clone()));
+                }
+            }
+        }
+        let node = graph.apply_shared("op", &case.op, &inputs)?;
+        let written: Vec<Bank> = updates.iter().filter_map(|&index| graph.bank_of(inputs[index])).collect();
+        let output = updates.is_empty().then_some(node);
+        if let Some(output) = output {
+            graph.mark_output("output", output);
+        }
+        Ok(Self { graph, inputs, values, output, written })
+    }
+
+    fn run(&self, plan: &Plan) -> Result<Vec<Tensor<f32>>> {
+        for (&node, value) in self.inputs.iter().zip(&self.values) {
+            match (self.graph.bank_of(node), value) {
+                (Some(bank), Tensor::Float(array)) => plan.write_bank(bank, &array.data)?,
+                _ => plan.write(node, value)?,
+            }
+        }
+        plan.run()?;
+        if let Some(output) = self.output {
+            return Ok(vec![plan.read(output)?]);
+        }
+        let read = |&bank| {
+            let data = plan.read_bank(bank)?;
+            let TensorType { shape, .. } = TensorType::f32([data.len()]).map_err(Error::Usage)?;
+            Ok(Tensor::Float(Array { shape, data }))
+        };
+        self.written.iter().map(read).collect()
+    }
+}
+
+/// Every candidate of every case of every op; `progress` hears the number of cases done and in total.
+///
+/// # Errors
+/// When a case cannot be built. What does not hold is in the reports.
+pub fn run(gpu: &Gpu, seed: u32, progress: &mut dyn FnMut(usize, usize)) -> Result<Vec<KernelReport>> {
+    let mut reports: BTreeMap<String, KernelReport> = BTreeMap::new();
+    let mut cases = Vec::new();
+    for entry in REGISTRY {
+        cases.extend((entry.cases)().map_err(Error::Usage)?);
+    }
+    let total = cases.len();
+    for (done, case) in cases.iter().enumerate() {
+        for (candidate, dispatches) in candidates(gpu, case)?.iter().enumerate() {
+            let outcome = check_case(gpu, case, candidate, seed);
+            let mut paths: Vec<&str> = dispatches.iter().map(|dispatch| dispatch.kernel.path).collect();
+            paths.dedup();
+            for path in paths {
+                let report = reports.entry(path.to_owned()).or_insert_with(|| KernelReport {
+                    kernel: path.to_owned(),
+                    cases: 0,
+                    worst: 0.0,
+                    failures: Vec::new(),
+                });
+                report.cases += 1;
+                match &outcome {
+                    Ok(worst) => report.worst = report.worst.max(*worst),
+                    Err(error) => report.failures.push(error.to_string()),
+                }
+            }
+        }
+        progress(done + 1, total);
+    }
+    Ok(reports.into_values().collect())
+}
+
+/// The dispatches of each candidate that a case's op offers for a device.
+///
+/// # Errors
+/// When the case's inputs do not fit its op.
+pub fn candidates(gpu: &Gpu, case: &Case) -> Result<Vec<Vec<Dispatch>>> {
+    let types: Vec<TensorType> = case.inputs.iter().map(|(tensor_type, _)| tensor_type.clone()).collect();
+    let output = case.op.output(&types).map_err(|problem| Error::Graph {
+        op: case.op.name().into(),
+        node: case.name.clone(),
+        problem,
+    })?;
+    let candidates = case.op.candidates(&types, &output, gpu.profile());
+    Ok(candidates.into_iter().map(|candidate| candidate.dispatches).collect())
+}
