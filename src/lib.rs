@@ -5,6 +5,7 @@ mod autograd;
 mod case;
 pub mod compare;
 pub mod cpu;
+pub mod data;
 pub mod error;
 pub mod executor;
 pub mod gpu;

@@ -1,0 +1,189 @@
+//! PNG: any colour type and bit depth in, 8- and 16-bit out.
+
+use std::fs::File;
+use std::io::{BufRead, BufWriter, Seek, Write};
+use std::path::Path;
+
+use png::{BitDepth, ColorType, Decoder, DecodingError, Encoder, EncodingError, Limits, Transformations};
+
+use super::{MAX_SIZE_BYTES, Raster, checked_samples, damaged};
+use crate::error::{Error, Result};
+
+pub(super) fn read(path: &Path, source: impl BufRead + Seek) -> Result<Raster> {
+    let failed = |error: DecodingError| match error {
+        DecodingError::LimitsExceeded => Error::data(
+            path,
+            format!("the PNG file needs more than {} MiB; cut the image into pieces", MAX_SIZE_BYTES >> 20),
+        ),
+        other => damaged(path, "PNG", other),
+    };
+    let mut decoder = Decoder::new_with_limits(source, Limits { bytes: MAX_SIZE_BYTES as usize });
+    decoder.set_transformations(Transformations::IDENTITY);
+    decoder.set_ignore_text_chunk(true);
+    decoder.set_ignore_iccp_chunk(true);
+    let mut reader = decoder.read_info().map_err(failed)?;
+
+    let info = reader.info();
+    let png_width = info.width;
+    let (height, width) = (info.height as usize, png_width as usize);
+    let (stored, channels) = match info.color_type {
+        ColorType::Grayscale | ColorType::Indexed => (1, 1),
+        ColorType::GrayscaleAlpha => (2, 1),
+        ColorType::Rgb => (3, 3),
+        ColorType::Rgba => (4, 3),
+    };
+    let bit_depth = info.bit_depth as u8;
+    let palette = (info.color_type == ColorType::Indexed).then(|| {
+        let bytes = info.palette.as_deref().unwrap_or_default();
+        bytes.as_chunks::<3>().0.to_vec()
+    });
+    checked_samples(path, height as u64, width as u64, stored as u64)?;
+
+    let too_large = || damaged(path, "PNG", "its size overflows");
+    let mut bytes = vec![0; reader.output_buffer_size().ok_or_else(too_large)?];
+    let line_size = reader.output_line_size(png_width).ok_or_else(too_large)?;
+    reader.next_frame(&mut bytes).map_err(failed)?;
+    // Reads the trailing checksum and end marker: a file cut off after its last pixel is damaged too.
+    reader.finish().map_err(failed)?;
+
+    let mut samples = Vec::with_capacity(height * width * channels);
+    for line in bytes.chunks_exact(line_size) {
+        for x in 0..width {
+            samples.extend((0..channels).map(|channel| sample(line, x * stored + channel, bit_depth)));
+        }
+    }
+    Ok(Raster { height, width, channels, bit_depth, samples, palette, alpha_dropped: stored > channels, lossy: false })
+}
+
+/// Sample `index` of a line: big-endian, and from the highest bit down where samples are smaller than a byte.
+fn sample(line: &[u8], index: usize, bit_depth: u8) -> f32 {
+    let bits = usize::from(bit_depth);
+    if bits == 16 {
+        return f32::from(u16::from_be_bytes([line[2 * index], line[2 * index + 1]]));
+    }
+    let first_bit = index * bits;
+    let shift = 8 - bits - first_bit % 8;
+    f32::from(line[first_bit / 8] >> shift & (0xff >> (8 - bits)))
+}
+
+/// Writes an 8-bit grey PNG from `[height, width]` values.
+///
+/// # Errors
+/// [`Error::Io`] when the file cannot be written, [`Error::Usage`] when the values do not fill the image.
+pub fn write_grey8(path: &Path, height: usize, width: usize, values: &[u8]) -> Result<()> {
+    write(path, [height, width, 1], ColorType::Grayscale, BitDepth::Eight, values)
+}
+
+/// Writes a 16-bit grey PNG from `[height, width]` values.
+///
+/// # Errors
+/// [`Error::Io`] when the file cannot be written, [`Error::Usage`] when the values do not fill the image.
+pub fn write_grey16(path: &Path, height: usize, width: usize, values: &[u16]) -> Result<()> {
+    let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_be_bytes()).collect();
+    write(path, [height, width, 2], ColorType::Grayscale, BitDepth::Sixteen, &bytes)
+}
+
+/// Writes an 8-bit RGB PNG from `[height, width, 3]` values.
+///
+/// # Errors
+/// [`Error::Io`] when the file cannot be written, [`Error::Usage`] when the values do not fill the image.
+pub fn write_rgb8(path: &Path, height: usize, width: usize, values: &[u8]) -> Result<()> {
+    write(path, [height, width, 3], ColorType::Rgb, BitDepth::Eight, values)
+}
+
+fn write(path: &Path, size: [usize; 3], colour: ColorType, depth: BitDepth, bytes: &[u8]) -> Result<()> {
+    let [height, width, pixel_bytes] = size;
+    if bytes.len() != height * width * pixel_bytes || bytes.is_empty() {
+        let found = bytes.len();
+        let problem = format!("{width} x {height} pixels of {pixel_bytes} bytes cannot be written from {found} bytes");
+        return Err(Error::Usage(format!("{}: {problem}", path.display())));
+    }
+    let (Ok(png_width), Ok(png_height)) = (u32::try_from(width), u32::try_from(height)) else {
+        return Err(Error::Usage(format!("{}: {width} x {height} pixels are too many for a PNG", path.display())));
+    };
+    let failed = |error: EncodingError| match error {
+        EncodingError::IoError(source) => Error::io("write", path, source),
+        other => Error::data(path, format!("cannot be encoded as PNG: {other}")),
+    };
+    let file = File::create(path).map_err(|source| Error::io("create", path, source))?;
+    let mut buffered = BufWriter::new(file);
+    let mut encoder = Encoder::new(&mut buffered, png_width, png_height);
+    encoder.set_color(colour);
+    encoder.set_depth(depth);
+    let mut writer = encoder.write_header().map_err(failed)?;
+    writer.write_image_data(bytes).map_err(failed)?;
+    writer.finish().map_err(failed)?;
+    buffered.flush().map_err(|source| Error::io("write", path, source))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn encoded(folder: &Path, colour: ColorType, depth: BitDepth, width: u32, height: u32, data: &[u8]) -> Raster {
+        let path = folder.join("a.png");
+        let mut encoder = Encoder::new(File::create(&path).unwrap(), width, height);
+        encoder.set_color(colour);
+        encoder.set_depth(depth);
+        if colour == ColorType::Indexed {
+            encoder.set_palette(vec![0, 0, 0, 255, 0, 0, 0, 255, 0, 9, 9, 9]);
+        }
+        encoder.write_header().unwrap().write_image_data(data).unwrap();
+        Raster::read(&path).unwrap()
+    }
+
+    #[test]
+    fn every_bit_depth_is_read_as_stored() {
+        let folder = tempfile::tempdir().unwrap();
+        let read = |depth, data: &[u8]| encoded(folder.path(), ColorType::Grayscale, depth, 3, 2, data).samples;
+        assert_eq!(read(BitDepth::One, &[0b1010_0000, 0b0110_0000]), [1.0, 0.0, 1.0, 0.0, 1.0, 1.0]);
+        assert_eq!(read(BitDepth::Two, &[0b0001_1000, 0b1110_0100]), [0.0, 1.0, 2.0, 3.0, 2.0, 1.0]);
+        assert_eq!(read(BitDepth::Four, &[0x1f, 0x20, 0x03, 0xe0]), [1.0, 15.0, 2.0, 0.0, 3.0, 14.0]);
+        assert_eq!(read(BitDepth::Eight, &[0, 1, 2, 127, 128, 255]), [0.0, 1.0, 2.0, 127.0, 128.0, 255.0]);
+        let sixteen: Vec<u8> = [0_u16, 1, 256, 32_768, 65_534, 65_535].iter().flat_map(|v| v.to_be_bytes()).collect();
+        assert_eq!(read(BitDepth::Sixteen, &sixteen), [0.0, 1.0, 256.0, 32_768.0, 65_534.0, 65_535.0]);
+    }
+
+    #[test]
+    fn palette_indices_survive_and_alpha_is_dropped() {
+        let folder = tempfile::tempdir().unwrap();
+        let indexed = encoded(folder.path(), ColorType::Indexed, BitDepth::Two, 3, 1, &[0b0110_1100]);
+        assert_eq!(indexed.samples, [1.0, 2.0, 3.0]);
+        assert_eq!(indexed.palette.unwrap()[1], [255, 0, 0]);
+
+        let rgba = encoded(folder.path(), ColorType::Rgba, BitDepth::Eight, 2, 1, &[1, 2, 3, 99, 4, 5, 6, 99]);
+        assert_eq!((rgba.channels, rgba.alpha_dropped), (3, true));
+        assert_eq!(rgba.samples, [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
+
+        let grey = encoded(folder.path(), ColorType::GrayscaleAlpha, BitDepth::Eight, 2, 1, &[7, 99, 8, 99]);
+        assert_eq!((grey.channels, grey.alpha_dropped), (1, true));
+        assert_eq!(grey.samples, [7.0, 8.0]);
+    }
+
+    #[test]
+    fn what_is_written_reads_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.png");
+        write_grey16(&path, 2, 2, &[0, 1, 256, 65_535]).unwrap();
+        let raster = Raster::read(&path).unwrap();
+        assert_eq!((raster.bit_depth, raster.samples), (16, vec![0.0, 1.0, 256.0, 65_535.0]));
+        write_rgb8(&path, 1, 2, &[1, 2, 3, 4, 5, 6]).unwrap();
+        assert_eq!(Raster::read(&path).unwrap().samples, [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
+        let message = write_grey8(&path, 2, 2, &[0; 3]).unwrap_err().to_string();
+        assert!(message.contains("2 x 2 pixels of 1 bytes cannot be written from 3 bytes"), "{message}");
+    }
+
+    #[test]
+    fn truncation_anywhere_is_an_error_that_names_the_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("cut.png");
+        let values: Vec<u8> = (0..64 * 64).map(|i| (i * i % 251) as u8).collect();
+        write_grey8(&path, 64, 64, &values).unwrap();
+        let whole = std::fs::read(&path).unwrap();
+        for length in (8..whole.len() - 1).step_by(37).chain([whole.len() - 12, whole.len() - 1]) {
+            std::fs::write(&path, &whole[..length]).unwrap();
+            let message = Raster::read(&path).unwrap_err().to_string();
+            assert!(message.contains("cut.png: damaged or incomplete PNG file"), "{length}: {message}");
+        }
+    }
+}
