@@ -1,0 +1,207 @@
+//! Scores of a segmentation, from the confusion matrix summed over a data set.
+
+use serde::Serialize;
+use std::fmt;
+
+/// How often each true class was predicted as each class: `count[truth][prediction]`, over all images added.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Confusion {
+    classes: usize,
+    counts: Vec<u64>,
+    ignored: u64,
+}
+
+/// The scores of one class.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct ClassScores {
+    /// Pixels of the class in the truth.
+    pub pixels: u64,
+    /// TP / (TP + FP + FN); `None` where the class is neither in the truth nor predicted.
+    pub iou: Option<f64>,
+    /// 2 TP / (2 TP + FP + FN); `None` likewise.
+    pub dice: Option<f64>,
+}
+
+/// The scores of a data set, pooled over all its pixels.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Scores {
+    /// Pixels that count.
+    pub pixels: u64,
+    /// Pixels left out because their label is none of the classes.
+    pub ignored: u64,
+    /// IoU of everything that is not class 0; `None` where there is no foreground in truth or prediction.
+    pub foreground_iou: Option<f64>,
+    /// Mean IoU over the classes that occur.
+    pub mean_iou: Option<f64>,
+    /// Classes left out of the mean because they are neither in the truth nor predicted.
+    pub absent_classes: usize,
+    /// Share of pixels whose class is wrong.
+    pub pixel_error: f64,
+    /// By class.
+    pub classes: Vec<ClassScores>,
+    /// `confusion[truth][prediction]`.
+    pub confusion: Vec<Vec<u64>>,
+}
+
+fn ratio(part: u64, whole: u64) -> Option<f64> {
+    (whole > 0).then(|| part as f64 / whole as f64)
+}
+
+impl Confusion {
+    /// No pixels yet.
+    pub fn new(classes: usize) -> Self {
+        Self { classes, counts: vec![0; classes * classes], ignored: 0 }
+    }
+
+    /// Adds the pixels of an image. Pixels whose true or predicted label is none of the classes are left out and counted as ignored.
+    pub fn add(&mut self, truth: &[u32], prediction: &[u32]) {
+        for (&truth, &prediction) in truth.iter().zip(prediction) {
+            let (truth, prediction) = (truth as usize, prediction as usize);
+            if truth < self.classes && prediction < self.classes {
+                self.counts[truth * self.classes + prediction] += 1;
+            } else {
+                self.ignored += 1;
+            }
+        }
+    }
+
+    /// IoU of everything that is not class 0, classes not told apart; `None` where there is none in truth or prediction.
+    pub fn foreground_iou(&self) -> Option<f64> {
+        let background = self.counts.first().copied().unwrap_or(0);
+        let union = self.counts.iter().sum::<u64>() - background;
+        let missed: u64 = (1..self.classes).map(|truth| self.counts[truth * self.classes]).sum();
+        let invented: u64 = self.counts.get(1..self.classes).unwrap_or(&[]).iter().sum();
+        ratio(union - missed - invented, union)
+    }
+
+    /// All scores.
+    pub fn scores(&self) -> Scores {
+        let n = self.classes;
+        let total: u64 = self.counts.iter().sum();
+        let classes: Vec<ClassScores> = (0..n)
+            .map(|class| {
+                let hits = self.counts[class * n + class];
+                let truth: u64 = self.counts[class * n..][..n].iter().sum();
+                let predicted: u64 = (0..n).map(|row| self.counts[row * n + class]).sum();
+                let union = truth + predicted - hits;
+                ClassScores { pixels: truth, iou: ratio(hits, union), dice: ratio(2 * hits, truth + predicted) }
+            })
+            .collect();
+        let present: Vec<f64> = classes.iter().filter_map(|scores| scores.iou).collect();
+        let correct: u64 = (0..n).map(|class| self.counts[class * n + class]).sum();
+        Scores {
+            pixels: total,
+            ignored: self.ignored,
+            foreground_iou: self.foreground_iou(),
+            mean_iou: (!present.is_empty()).then(|| present.iter().sum::<f64>() / present.len() as f64),
+            absent_classes: n - present.len(),
+            pixel_error: ratio(total - correct, total).unwrap_or(0.0),
+            classes,
+            confusion: self.counts.chunks(n.max(1)).map(<[u64]>::to_vec).collect(),
+        }
+    }
+}
+
+impl fmt::Display for Scores {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let score = |value: Option<f64>| value.map_or("absent".to_owned(), |value| format!("{value:.4}"));
+        writeln!(f, "class        pixels     IoU    Dice")?;
+        for (class, scores) in self.classes.iter().enumerate() {
+            writeln!(f, "{class:<6}{:>13}{:>8}{:>8}", scores.pixels, score(scores.iou), score(scores.dice))?;
+        }
+        writeln!(f, "\nforeground IoU {}", score(self.foreground_iou))?;
+        write!(f, "mean IoU       {}", score(self.mean_iou))?;
+        if self.absent_classes > 0 {
+            write!(f, " ({} absent class(es) left out)", self.absent_classes)?;
+        }
+        writeln!(f, "\npixel error    {:.4}", self.pixel_error)?;
+        if self.ignored > 0 {
+            writeln!(f, "ignored        {} pixels", self.ignored)?;
+        }
+        writeln!(f, "\ntruth \\ predicted")?;
+        for (class, row) in self.confusion.iter().enumerate() {
+            write!(f, "{class:<6}")?;
+            for count in row {
+                write!(f, "{count:>13}")?;
+            }
+            writeln!(f)?;
+        }
+        Ok(())
+    }
+}
+
+/// The threshold that best separates the values into two classes: it maximises the variance between them (Otsu, *A Threshold Selection
+/// Method from Gray-Level Histograms*, 1979), over a histogram of 256 equal bins. Values above it are foreground.
+pub fn otsu_threshold(values: &[f32]) -> f32 {
+    const BINS: usize = 256;
+    let (low, high) = values.iter().fold((f32::INFINITY, f32::NEG_INFINITY), |(l, h), &v| (l.min(v), h.max(v)));
+    if high.partial_cmp(&low) != Some(std::cmp::Ordering::Greater) {
+        return low;
+    }
+    let width = (high - low) / BINS as f32;
+    let mut histogram = [0u64; BINS];
+    for &value in values {
+        histogram[(((value - low) / width) as usize).min(BINS - 1)] += 1;
+    }
+    let total = values.len() as f64;
+    let sum: f64 = histogram.iter().enumerate().map(|(bin, &count)| bin as f64 * count as f64).sum();
+    let (mut below, mut sum_below, mut best, mut threshold) = (0.0, 0.0, -1.0, low);
+    for (bin, &count) in histogram.iter().enumerate() {
+        below += count as f64;
+        sum_below += bin as f64 * count as f64;
+        let above = total - below;
+        if below > 0.0 && above > 0.0 {
+            let difference = sum_below / below - (sum - sum_below) / above;
+            let between = below * above * difference * difference;
+            if between > best {
+                (best, threshold) = (between, low + width * (bin + 1) as f32);
+            }
+        }
+    }
+    threshold
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scores_of_a_small_case_worked_by_hand() {
+        let mut confusion = Confusion::new(3);
+        confusion.add(&[0, 0, 0, 1, 1, 2, 255], &[0, 0, 1, 1, 2, 2, 0]);
+        let scores = confusion.scores();
+        assert_eq!((scores.pixels, scores.ignored), (6, 1));
+        let iou: Vec<f64> = scores.classes.iter().map(|class| class.iou.unwrap()).collect();
+        assert_eq!(iou, [2.0 / 3.0, 1.0 / 3.0, 0.5]);
+        let dice: Vec<f64> = scores.classes.iter().map(|class| class.dice.unwrap()).collect();
+        assert_eq!(dice, [0.8, 0.5, 2.0 / 3.0]);
+        assert_eq!(scores.mean_iou, Some(0.5));
+        // One background pixel taken for foreground, none missed: 3 of 4.
+        assert_eq!(scores.foreground_iou, Some(0.75));
+        assert!((scores.pixel_error - 2.0 / 6.0).abs() < 1e-15);
+        assert_eq!(scores.confusion, [[2, 1, 0], [0, 1, 1], [0, 0, 1]]);
+    }
+
+    #[test]
+    fn an_absent_class_counts_as_neither_good_nor_bad() {
+        let mut confusion = Confusion::new(3);
+        confusion.add(&[0, 0, 1, 1], &[0, 0, 1, 1]);
+        let scores = confusion.scores();
+        assert_eq!((scores.mean_iou, scores.absent_classes), (Some(1.0), 1));
+        assert_eq!((scores.classes[2].iou, scores.classes[2].dice), (None, None));
+        let mut empty = Confusion::new(2);
+        empty.add(&[0, 0], &[0, 0]);
+        assert_eq!(empty.foreground_iou(), None);
+        assert!(scores.to_string().contains("absent"));
+    }
+
+    #[test]
+    fn otsu_separates_two_heaps() {
+        let mut values = vec![1.0; 70];
+        values.extend([9.0; 30]);
+        values.extend([1.5, 8.5]);
+        let threshold = otsu_threshold(&values);
+        assert!((1.5..8.5).contains(&threshold), "{threshold}");
+        assert_eq!(otsu_threshold(&[4.0; 5]).to_bits(), 4.0f32.to_bits());
+    }
+}

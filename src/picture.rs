@@ -1,0 +1,164 @@
+//! Pictures of results: overlays, probability maps, contact sheets, loss curves.
+
+mod curve;
+
+pub use curve::{Curve, write_curve};
+
+use crate::data::raster::write_rgb8;
+use crate::error::Result;
+use std::path::Path;
+
+/// Colours for classes, background first; told apart by people with any colour vision (Okabe and Ito, 2008).
+const PALETTE: [[u8; 3]; 8] = [
+    [0, 0, 0],
+    [0, 158, 115],
+    [230, 159, 0],
+    [86, 180, 233],
+    [213, 94, 0],
+    [240, 228, 66],
+    [0, 114, 178],
+    [204, 121, 167],
+];
+
+/// An RGB picture in memory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Picture {
+    /// Rows.
+    pub height: usize,
+    /// Columns.
+    pub width: usize,
+    /// `[height, width, 3]`.
+    pub rgb: Vec<u8>,
+}
+
+/// The colour of a class.
+pub fn class_colour(class: u32) -> [u8; 3] {
+    match class {
+        0 => PALETTE[0],
+        _ => PALETTE[1 + (class as usize - 1) % (PALETTE.len() - 1)],
+    }
+}
+
+impl Picture {
+    /// An image as it looks: its values stretched from the 0.5th to the 99.5th percentile. The first three channels are red, green
+    /// and blue; an image of one or two channels is shown grey by its first.
+    pub fn of_image(pixels: &[f32], [height, width]: [usize; 2], channels: usize) -> Self {
+        let mut sorted: Vec<f32> = pixels.to_vec();
+        sorted.sort_by(f32::total_cmp);
+        let at = |share: f64| sorted.get(((sorted.len() - 1) as f64 * share) as usize).copied().unwrap_or(0.0);
+        let (low, high) = (at(0.005), at(0.995));
+        let scale = if high > low { 255.0 / (high - low) } else { 0.0 };
+        let level = |value: f32| ((value - low) * scale).clamp(0.0, 255.0) as u8;
+        let colour = |pixel: &[f32]| match *pixel {
+            [red, green, blue, ..] => [level(red), level(green), level(blue)],
+            [grey, ..] => [level(grey); 3],
+            [] => [0; 3],
+        };
+        Self { height, width, rgb: pixels.chunks(channels.max(1)).flat_map(colour).collect() }
+    }
+
+    /// A class map: each class in its colour.
+    pub fn of_classes(classes: &[u32], [height, width]: [usize; 2]) -> Self {
+        Self { height, width, rgb: classes.iter().flat_map(|&class| class_colour(class)).collect() }
+    }
+
+    /// The probability of foreground, 1 − the probability of class 0, from black to white.
+    pub fn of_probabilities(probabilities: &[f32], [height, width]: [usize; 2], classes: usize) -> Self {
+        let level = |pixel: &[f32]| [(255.0 * (1.0 - pixel[0])).clamp(0.0, 255.0) as u8; 3];
+        Self { height, width, rgb: probabilities.chunks(classes).flat_map(level).collect() }
+    }
+
+    /// The picture with classes laid over it: a tint inside, a strong line where the class changes.
+    #[must_use]
+    pub fn overlaid(&self, classes: &[u32]) -> Self {
+        let mut overlay = self.clone();
+        let class_at = |y: usize, x: usize| classes[y * self.width + x];
+        for y in 0..self.height {
+            for x in 0..self.width {
+                let class = class_at(y, x);
+                if class == 0 {
+                    continue;
+                }
+                let neighbours = [(y.wrapping_sub(1), x), (y + 1, x), (y, x.wrapping_sub(1)), (y, x + 1)];
+                let edge =
+                    neighbours.iter().any(|&(y, x)| y < self.height && x < self.width && class_at(y, x) != class);
+                let share = if edge { 0.9 } else { 0.25 };
+                let pixel = &mut overlay.rgb[3 * (y * self.width + x)..][..3];
+                for (value, colour) in pixel.iter_mut().zip(class_colour(class)) {
+                    *value = (f32::from(*value) * (1.0 - share) + f32::from(colour) * share) as u8;
+                }
+            }
+        }
+        overlay
+    }
+
+    /// Pictures in rows, with a light gap between them; each column as wide as its widest picture.
+    pub fn sheet(rows: &[Vec<Self>]) -> Self {
+        const GAP: usize = 6;
+        let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+        let widths: Vec<usize> = (0..columns)
+            .map(|column| rows.iter().filter_map(|row| row.get(column)).map(|p| p.width).max().unwrap_or(0))
+            .collect();
+        let heights: Vec<usize> = rows.iter().map(|row| row.iter().map(|p| p.height).max().unwrap_or(0)).collect();
+        let width = widths.iter().sum::<usize>() + GAP * (columns + 1);
+        let height = heights.iter().sum::<usize>() + GAP * (rows.len() + 1);
+        let mut sheet = Self { height, width, rgb: vec![235; 3 * height * width] };
+        let mut top = GAP;
+        for (row, row_height) in rows.iter().zip(heights) {
+            let mut left = GAP;
+            for (picture, column_width) in row.iter().zip(&widths) {
+                for y in 0..picture.height {
+                    let line = &picture.rgb[3 * y * picture.width..][..3 * picture.width];
+                    sheet.rgb[3 * ((top + y) * width + left)..][..line.len()].copy_from_slice(line);
+                }
+                left += column_width + GAP;
+            }
+            top += row_height + GAP;
+        }
+        sheet
+    }
+
+    /// Writes the picture as a PNG.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn write(&self, path: impl AsRef<Path>) -> Result<()> {
+        write_rgb8(path.as_ref(), self.height, self.width, &self.rgb)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_image_is_stretched_over_its_range() {
+        let picture = Picture::of_image(&[5.0, 6.0, 7.0, 8.0], [2, 2], 1);
+        assert_eq!(picture.rgb[..3], [0; 3]);
+        assert!(picture.rgb[3] > 50 && picture.rgb[3] < 130);
+        let flat = Picture::of_image(&[5.0; 4], [2, 2], 1);
+        assert!(flat.rgb.iter().all(|&value| value == 0));
+    }
+
+    #[test]
+    fn an_overlay_tints_the_inside_lines_the_edge_and_leaves_the_background() {
+        let base = Picture { height: 5, width: 5, rgb: vec![100; 75] };
+        let mut classes = vec![0; 25];
+        for y in 1..4 {
+            classes[5 * y + 1..5 * y + 4].fill(1);
+        }
+        let overlay = base.overlaid(&classes);
+        let pixel = |y: usize, x: usize| &overlay.rgb[3 * (5 * y + x)..][..3];
+        assert_eq!(pixel(0, 0), [100; 3]);
+        assert!(pixel(1, 1)[1] > pixel(2, 2)[1] && pixel(2, 2)[1] > 100);
+    }
+
+    #[test]
+    fn a_sheet_holds_its_pictures_in_rows() {
+        let picture = |height, width, value| Picture { height, width, rgb: vec![value; 3 * height * width] };
+        let sheet = Picture::sheet(&[vec![picture(2, 3, 1), picture(4, 1, 2)], vec![picture(1, 5, 3)]]);
+        assert_eq!((sheet.height, sheet.width), (4 + 1 + 18, 5 + 1 + 18));
+        let at = |y: usize, x: usize| sheet.rgb[3 * (y * sheet.width + x)];
+        assert_eq!((at(6, 6), at(6, 17), at(16, 10), at(0, 0)), (1, 2, 3, 235));
+    }
+}
