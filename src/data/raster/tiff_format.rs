@@ -109,6 +109,7 @@ fn interleaved(values: &[f32], planes: usize) -> Vec<f32> {
 mod tests {
     use super::*;
     use std::fs::File;
+    use std::io::Cursor;
     use tiff::encoder::TiffEncoder;
     use tiff::encoder::colortype::{Gray8, Gray16, Gray32, Gray32Float, RGB8, RGBA16};
 
@@ -151,10 +152,7 @@ mod tests {
     }
 
     fn read_bytes(bytes: &[u8]) -> Result<Raster> {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("a.tif");
-        std::fs::write(&path, bytes).unwrap();
-        Raster::read(&path)
+        read(Path::new("a.tif"), Cursor::new(bytes))
     }
 
     #[test]
