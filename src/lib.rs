@@ -3,6 +3,7 @@
 pub mod array;
 mod autograd;
 mod case;
+pub mod checkpoint;
 pub mod compare;
 pub mod cpu;
 pub mod data;

@@ -1,0 +1,79 @@
+//! In which tensors a file and a network differ, as a table for an error message.
+
+use std::fmt;
+
+/// One tensor that keeps a file from being the network's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Line {
+    Missing(Vec<usize>),
+    Unexpected(Vec<usize>),
+    Misshapen { file: Vec<usize>, network: Vec<usize> },
+    Mistyped(String),
+}
+
+/// The tensors in which a file and a network differ.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Difference {
+    lines: Vec<(String, Line)>,
+}
+
+/// How many tensors a message lists.
+const LISTED: usize = 6;
+
+impl Difference {
+    pub(super) fn is_empty(&self) -> bool {
+        self.lines.is_empty()
+    }
+
+    pub(super) fn missing(&mut self, name: &str, network: Vec<usize>) {
+        self.lines.push((name.into(), Line::Missing(network)));
+    }
+
+    pub(super) fn unexpected(&mut self, name: &str, file: &[usize]) {
+        self.lines.push((name.into(), Line::Unexpected(file.to_vec())));
+    }
+
+    pub(super) fn misshapen(&mut self, name: &str, file: &[usize], network: Vec<usize>) {
+        self.lines.push((name.into(), Line::Misshapen { file: file.to_vec(), network }));
+    }
+
+    pub(super) fn mistyped(&mut self, name: &str, file: String) {
+        self.lines.push((name.into(), Line::Mistyped(file)));
+    }
+
+    fn count(&self, kind: fn(&Line) -> bool) -> usize {
+        self.lines.iter().filter(|(_, line)| kind(line)).count()
+    }
+}
+
+impl fmt::Display for Difference {
+    /// A sentence that counts, then the first tensors, one a line.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let counts = [
+            (self.count(|line| matches!(line, Line::Missing(_))), "missing"),
+            (self.count(|line| matches!(line, Line::Unexpected(_))), "unexpected"),
+            (self.count(|line| matches!(line, Line::Misshapen { .. })), "of another shape"),
+            (self.count(|line| matches!(line, Line::Mistyped(_))), "of an unsupported type"),
+        ];
+        let counts: Vec<String> =
+            counts.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}")).collect();
+        write!(f, "tensors {}", counts.join(", "))?;
+        let width = self.lines.iter().take(LISTED).map(|(name, _)| name.len()).max().unwrap_or(0);
+        for (name, line) in self.lines.iter().take(LISTED) {
+            match line {
+                Line::Missing(network) => write!(f, "\n  missing     {name:width$}  the network has {network:?}")?,
+                Line::Unexpected(file) => write!(f, "\n  unexpected  {name:width$}  the file has {file:?}")?,
+                Line::Misshapen { file, network } => {
+                    write!(f, "\n  shape       {name:width$}  the file has {file:?}, the network {network:?}")?;
+                }
+                Line::Mistyped(file) => {
+                    write!(f, "\n  type        {name:width$}  the file has {file}, accepted are F32, F16 and BF16")?;
+                }
+            }
+        }
+        match self.lines.len().saturating_sub(LISTED) {
+            0 => Ok(()),
+            more => write!(f, "\n  … and {more} more"),
+        }
+    }
+}

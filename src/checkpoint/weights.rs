@@ -1,0 +1,419 @@
+//! Reading weights files that anyone may have written.
+
+use super::OPTIMIZER;
+use super::difference::Difference;
+use super::layout::Layout;
+use super::metadata::Metadata;
+use crate::error::{Error, Result};
+use crate::graph::{Graph, Parameter};
+use half::{bf16, f16};
+use safetensors::tensor::{Dtype, Metadata as Header, TensorInfo};
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+
+/// The largest file that is opened.
+const LARGEST_FILE_BYTES: u64 = 16 << 30;
+/// The largest head of a file.
+const LARGEST_HEADER_BYTES: u64 = 16 << 20;
+/// The most tensors in a file.
+const MOST_TENSORS: usize = 10_000;
+/// The most axes of a tensor.
+const MOST_AXES: usize = 8;
+
+/// A weights file whose head has been read and checked; the numbers are read when asked for.
+#[derive(Debug)]
+pub struct Weights {
+    path: PathBuf,
+    file: File,
+    /// Where the tensors' bytes begin.
+    data_start: u64,
+    metadata: Metadata,
+    tensors: BTreeMap<String, TensorInfo>,
+}
+
+impl Weights {
+    /// Opens a file and reads its head.
+    ///
+    /// Nothing in the file is believed before it is checked: the file may have at most 16 GiB, its head 16 MiB and 10,000
+    /// tensors of up to 8 axes; the tensors must cover the rest of the file exactly, so that no more memory is ever asked for
+    /// than the file has bytes (twice that for half precision).
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the file cannot be read, [`Error::Weights`] when it is truncated, not safetensors, or past a limit.
+    pub fn load(path: impl Into<PathBuf>) -> Result<Self> {
+        let path = path.into();
+        let fail = |problem: String| Error::Weights { path: path.clone(), problem };
+        let io = |source| Error::io("read", &path, source);
+        // Before opening: to open a pipe is to wait for its writer.
+        if !fs::metadata(&path).map_err(io)?.is_file() {
+            return Err(fail("this is not a regular file; give a .safetensors file".into()));
+        }
+        let mut file = File::open(&path).map_err(io)?;
+        let file_bytes = file.metadata().map_err(io)?.len();
+        if file_bytes > LARGEST_FILE_BYTES {
+            return Err(fail(format!("the file has {file_bytes} bytes, at most {LARGEST_FILE_BYTES} are accepted")));
+        }
+        let mut start = [0; 8];
+        if file_bytes < 8 {
+            return Err(fail(format!("the file has only {file_bytes} bytes: it is truncated or not safetensors")));
+        }
+        file.read_exact(&mut start).map_err(io)?;
+        let header_bytes = u64::from_le_bytes(start);
+        if header_bytes > LARGEST_HEADER_BYTES {
+            return Err(fail(foreign(start, header_bytes)));
+        }
+        let data_start = 8 + header_bytes;
+        if data_start > file_bytes {
+            return Err(fail(truncated(file_bytes, data_start)));
+        }
+        let mut header = vec![0; header_bytes as usize];
+        file.read_exact(&mut header).map_err(io)?;
+        let header: Header = serde_json::from_slice(&header)
+            .map_err(|error| fail(format!("not a safetensors file, or a damaged one: its head says {error}")))?;
+        // The crate has checked that the tensors' bytes follow each other without gaps and fit their shapes.
+        let expected = data_start.saturating_add(header.data_len() as u64);
+        if file_bytes < expected {
+            return Err(fail(truncated(file_bytes, expected)));
+        }
+        if file_bytes > expected {
+            let more = file_bytes - expected;
+            return Err(fail(format!("{more} bytes follow the last tensor: the file is damaged; copy it again")));
+        }
+        let tensors: BTreeMap<String, TensorInfo> =
+            header.tensors().into_iter().map(|(name, info)| (name, info.clone())).collect();
+        if tensors.len() > MOST_TENSORS {
+            return Err(fail(format!("the file has {} tensors, at most {MOST_TENSORS} are accepted", tensors.len())));
+        }
+        if let Some((name, info)) = tensors.iter().find(|(_, info)| info.shape.len() > MOST_AXES) {
+            let axes = info.shape.len();
+            return Err(fail(format!("tensor `{name}` has {axes} axes, at most {MOST_AXES} are accepted")));
+        }
+        let entries = header.metadata().iter().flatten();
+        let metadata = Metadata::from_file(entries.map(|(key, value)| (key.clone(), value.clone())).collect());
+        match metadata.problem() {
+            Some(problem) => Err(fail(problem)),
+            None => Ok(Self { path, file, data_start, metadata, tensors }),
+        }
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What the file says about itself.
+    pub fn metadata(&self) -> &Metadata {
+        &self.metadata
+    }
+
+    /// Names and shapes of the tensors, in `PyTorch`'s order of axes.
+    pub fn tensors(&self) -> impl Iterator<Item = (&str, &[usize])> {
+        self.tensors.iter().map(|(name, info)| (name.as_str(), info.shape.as_slice()))
+    }
+
+    /// Whether the file holds a tensor whose name begins so.
+    pub fn has(&self, prefix: &str) -> bool {
+        self.tensors.keys().any(|name| name.starts_with(prefix))
+    }
+
+    /// An [`Error::Weights`] about this file.
+    pub fn error(&self, problem: impl Into<String>) -> Error {
+        Error::Weights { path: self.path.clone(), problem: problem.into() }
+    }
+
+    /// The parameter bank for a graph, all or nothing.
+    ///
+    /// # Errors
+    /// [`Error::Weights`] with the first differences when the file lacks a parameter of the graph, has one of another shape or
+    /// type or one that the graph has not, or when a value is not finite; [`Error::Io`] when reading fails.
+    pub fn bank_for(&self, graph: &Graph) -> Result<Vec<f32>> {
+        self.bank_with(graph, "")
+    }
+
+    /// As [`Weights::bank_for`], from the tensors named `prefix` and the parameter's name.
+    ///
+    /// # Errors
+    /// As [`Weights::bank_for`].
+    pub fn bank_with(&self, graph: &Graph, prefix: &str) -> Result<Vec<f32>> {
+        let difference = self.difference(graph, prefix);
+        if !difference.is_empty() {
+            let whose = match self.metadata.entries().get(Metadata::MODEL) {
+                Some(model) => format!("The file is for the network {model}: choose that one, or other weights."),
+                None => "The file does not say which network it is for: choose other weights.".into(),
+            };
+            return Err(self.error(format!("not the weights of this network: {difference}\n{whose}")));
+        }
+        let mut bank = vec![0.0; graph.bank_elements()];
+        for parameter in graph.parameters() {
+            let name = format!("{prefix}{}", parameter.name);
+            let theirs = self.read(&name)?;
+            if let Some(value) = theirs.iter().find(|value| !value.is_finite()) {
+                return Err(
+                    self.error(format!("tensor `{name}` holds {value}: these weights diverged; take an older file"))
+                );
+            }
+            let ours = &mut bank[parameter.offset..][..parameter.shape.elements()];
+            Layout::of(graph, parameter).to_ours(&parameter.shape, &theirs, ours);
+        }
+        Ok(bank)
+    }
+
+    /// Where the file and the graph differ, of the tensors under `prefix`.
+    fn difference(&self, graph: &Graph, prefix: &str) -> Difference {
+        let mut difference = Difference::default();
+        let parameters: BTreeMap<String, &Parameter> =
+            graph.parameters().iter().map(|parameter| (format!("{prefix}{}", parameter.name), parameter)).collect();
+        for (name, parameter) in &parameters {
+            let network = Layout::of(graph, parameter).shape(&parameter.shape);
+            match self.tensors.get(name) {
+                None => difference.missing(name, network),
+                Some(info) if info.shape != network => difference.misshapen(name, &info.shape, network),
+                Some(info) if !matches!(info.dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16) => {
+                    difference.mistyped(name, format!("{:?}", info.dtype));
+                }
+                Some(_) => {}
+            }
+        }
+        for (name, info) in &self.tensors {
+            let another_section = prefix.is_empty() && name.starts_with(OPTIMIZER);
+            if name.starts_with(prefix) && !another_section && !parameters.contains_key(name) {
+                difference.unexpected(name, &info.shape);
+            }
+        }
+        difference
+    }
+
+    /// The numbers of one tensor in `PyTorch`'s order.
+    fn read(&self, name: &str) -> Result<Vec<f32>> {
+        let io = |source| Error::io("read", &self.path, source);
+        let info = self.tensors.get(name).ok_or_else(|| self.error(format!("there is no tensor `{name}`")))?;
+        let (start, end) = info.data_offsets;
+        let mut bytes = vec![0; end - start];
+        let mut file = &self.file;
+        file.seek(SeekFrom::Start(self.data_start + start as u64)).map_err(io)?;
+        file.read_exact(&mut bytes).map_err(io)?;
+        let (words, halves) = (bytes.as_chunks::<4>().0, bytes.as_chunks::<2>().0);
+        Ok(match info.dtype {
+            Dtype::F16 => halves.iter().map(|&half| f16::from_le_bytes(half).to_f32()).collect(),
+            Dtype::BF16 => halves.iter().map(|&half| bf16::from_le_bytes(half).to_f32()).collect(),
+            _ => words.iter().map(|&word| f32::from_le_bytes(word)).collect(),
+        })
+    }
+}
+
+/// What to say of a file that does not begin with the length of a head.
+fn foreign(start: [u8; 8], header_bytes: u64) -> String {
+    let advice = "save the model with safetensors.torch.save_file(model.state_dict(), path)";
+    match start {
+        [b'P', b'K', 3, 4, ..] | [0x80, 2..=5, ..] => {
+            format!("this is a PyTorch file (.pt, .pth), not safetensors; {advice}")
+        }
+        [0x89, b'H', b'D', b'F', ..] => "this is an HDF5 file, not safetensors".into(),
+        _ => format!("not a safetensors file: its head would have {header_bytes} bytes"),
+    }
+}
+
+fn truncated(found: u64, expected: u64) -> String {
+    format!(
+        "the file ends after {found} of {expected} bytes: it is truncated; copy it again or take another checkpoint"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Section, VELOCITY, save};
+    use super::*;
+    use crate::graph::Init;
+    use proptest::prelude::*;
+
+    /// A graph of a weight of 3×2 taps from 4 to 5 channels and its bias.
+    fn graph() -> Graph {
+        let mut graph = Graph::new();
+        graph.parameter("conv.weight", [3, 2, 4, 5], Init::Normal(1.0)).unwrap();
+        graph.parameter("conv.bias", [5], Init::Normal(1.0)).unwrap();
+        graph
+    }
+
+    /// A folder with `w.safetensors`: the graph's parameters, and a velocity of twice their value.
+    fn saved() -> (tempfile::TempDir, PathBuf, Vec<f32>) {
+        let (folder, graph) = (tempfile::tempdir().unwrap(), graph());
+        let path = folder.path().join("w.safetensors");
+        let bank = graph.initial_parameters(1);
+        let velocity: Vec<f32> = bank.iter().map(|value| 2.0 * value).collect();
+        let sections = [Section { prefix: "", bank: &bank }, Section { prefix: VELOCITY, bank: &velocity }];
+        save(&path, &graph, &sections, &Metadata::new().with(Metadata::STEP, &7)).unwrap();
+        (folder, path, bank)
+    }
+
+    /// The message of a file with these bytes.
+    fn refusal(bytes: &[u8]) -> String {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("hostile.safetensors");
+        fs::write(&path, bytes).unwrap();
+        let result = Weights::load(&path).and_then(|weights| weights.bank_for(&graph()));
+        let error = result.unwrap_err();
+        assert!(matches!(error, Error::Weights { .. }), "{error:?}");
+        let message = error.to_string();
+        assert!(message.contains("hostile.safetensors"), "{message}");
+        message
+    }
+
+    /// A file of one head and some data.
+    fn file(header: &str, data: &[u8]) -> Vec<u8> {
+        [&(header.len() as u64).to_le_bytes(), header.as_bytes(), data].concat()
+    }
+
+    /// A file of the graph's two tensors in a type, filled with copies of `element`.
+    fn filled(dtype: &str, element: &[u8]) -> Vec<u8> {
+        let [weight, all] = [120 * element.len(), 125 * element.len()];
+        let header = format!(
+            r#"{{"conv.weight":{{"dtype":"{dtype}","shape":[5,4,3,2],"data_offsets":[0,{weight}]}},
+                "conv.bias":{{"dtype":"{dtype}","shape":[5],"data_offsets":[{weight},{all}]}}}}"#
+        );
+        file(&header, &element.repeat(125))
+    }
+
+    #[test]
+    fn what_is_saved_is_loaded_in_every_section() {
+        let (_folder, path, bank) = saved();
+        let weights = Weights::load(&path).unwrap();
+        assert_eq!(weights.metadata().get::<u64>(Metadata::STEP), Ok(Some(7)));
+        assert_eq!(weights.bank_for(&graph()).unwrap(), bank);
+        let velocity = weights.bank_with(&graph(), VELOCITY).unwrap();
+        assert_eq!(velocity, bank.iter().map(|value| 2.0 * value).collect::<Vec<_>>());
+        let shapes: Vec<_> = weights.tensors().map(|(name, shape)| (name.to_owned(), shape.to_vec())).collect();
+        assert!(shapes.contains(&("conv.weight".into(), vec![5, 4, 3, 2])), "{shapes:?}");
+    }
+
+    #[test]
+    fn equal_weights_make_equal_files() {
+        let ((_a, first, _), (_b, second, _)) = (saved(), saved());
+        assert_eq!(fs::read(first).unwrap(), fs::read(second).unwrap());
+    }
+
+    #[test]
+    fn half_precision_is_widened() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("half.safetensors");
+        for (dtype, element) in [("F16", f16::from_f32(1.5).to_le_bytes()), ("BF16", bf16::from_f32(1.5).to_le_bytes())]
+        {
+            fs::write(&path, filled(dtype, &element)).unwrap();
+            let bank = Weights::load(&path).unwrap().bank_for(&graph()).unwrap();
+            assert_eq!(bank[..120], [1.5; 120]);
+        }
+    }
+
+    #[test]
+    fn other_types_and_values_that_are_not_finite_are_refused() {
+        let message = refusal(&filled("F64", &1.5_f64.to_le_bytes()));
+        assert!(message.contains("F64") && message.contains("conv.weight"), "{message}");
+        for value in [f32::NAN, f32::INFINITY] {
+            let message = refusal(&filled("F32", &value.to_le_bytes()));
+            assert!(message.contains("conv.weight") && message.contains("diverged"), "{message}");
+        }
+    }
+
+    #[test]
+    fn a_file_cut_anywhere_is_called_truncated() {
+        let (_folder, path, _) = saved();
+        let whole = fs::read(path).unwrap();
+        for length in 0..whole.len() {
+            let message = refusal(&whole[..length]);
+            assert!(message.contains("truncated"), "{length}: {message}");
+        }
+        assert!(refusal(&[&whole[..], b"x"].concat()).contains("1 bytes follow"));
+    }
+
+    #[test]
+    fn foreign_files_are_named() {
+        assert!(refusal(b"PK\x03\x04 a zip file with a pickle in it").contains("PyTorch"));
+        assert!(refusal(b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 a pickle").contains("PyTorch"));
+        assert!(refusal(b"\x89HDF\r\n\x1a\n and more").contains("HDF5"));
+        assert!(refusal(b"{\"json\": \"but not safetensors\"}").contains("not a safetensors file"));
+        assert!(refusal(&file("{\"conv.weight\":3}", b"")).contains("not a safetensors file"));
+        assert!(refusal(b"").contains("only 0 bytes"));
+    }
+
+    #[test]
+    fn the_head_may_promise_nothing_that_the_file_does_not_hold() {
+        let tensor = |shape: &str, end: u64| {
+            file(&format!(r#"{{"conv.bias":{{"dtype":"F32","shape":{shape},"data_offsets":[0,{end}]}}}}"#), &[0; 20])
+        };
+        assert!(refusal(&tensor("[1000000000000]", 4_000_000_000_000)).contains("truncated"));
+        assert!(refusal(&tensor("[4611686018427387904,4]", 20)).contains("overflow"));
+        assert!(refusal(&tensor("[4]", 20)).contains("invalid shape"));
+        assert!(refusal(&tensor("[1,1,1,1,1,1,1,1,5]", 20)).contains("9 axes"));
+        let empty = |index: u32| format!(r#""t{index}":{{"dtype":"F32","shape":[0],"data_offsets":[0,0]}}"#);
+        let many = (0..10_001).map(empty).collect::<Vec<_>>().join(",");
+        assert!(refusal(&file(&format!("{{{many}}}"), b"")).contains("10001 tensors"));
+        let mut long = (LARGEST_HEADER_BYTES + 1).to_le_bytes().to_vec();
+        long.extend(b"{}");
+        assert!(refusal(&long).contains("head would have"));
+        assert!(refusal(&file(&"[".repeat(100_000), b"")).contains("not a safetensors file"));
+    }
+
+    #[test]
+    fn another_networks_weights_are_tabulated() {
+        let (_folder, path, _) = saved();
+        let mut other = Graph::new();
+        other.parameter("conv.weight", [3, 2, 4, 6], Init::Zeros).unwrap();
+        for index in 0..9 {
+            other.parameter(&format!("conv{index}.bias"), [6], Init::Zeros).unwrap();
+        }
+        let message = Weights::load(&path).unwrap().bank_for(&other).unwrap_err().to_string();
+        assert!(message.contains("9 missing, 1 unexpected, 1 of another shape"), "{message}");
+        assert!(message.contains("conv0.bias") && message.contains("… and 5 more"), "{message}");
+        let only_shape = {
+            let mut other = Graph::new();
+            other.parameter("conv.weight", [3, 2, 4, 6], Init::Zeros).unwrap();
+            other.parameter("conv.bias", [5], Init::Zeros).unwrap();
+            Weights::load(&path).unwrap().bank_for(&other).unwrap_err().to_string()
+        };
+        assert!(only_shape.contains("the file has [5, 4, 3, 2], the network [6, 4, 3, 2]"), "{only_shape}");
+    }
+
+    #[test]
+    fn a_folder_and_a_missing_file_are_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let message = Weights::load(folder.path()).unwrap_err().to_string();
+        assert!(message.contains("regular file"), "{message}");
+        let missing = folder.path().join("absent.safetensors");
+        let error = Weights::load(&missing).unwrap_err();
+        assert!(error.to_string().contains("cannot read") && error.exit_code() == 6, "{error}");
+    }
+
+    #[test]
+    fn weights_that_diverged_are_not_saved() {
+        let (_folder, path, mut bank) = saved();
+        let before = fs::read(&path).unwrap();
+        bank[121] = f32::NAN;
+        // Padding between the slices is nobody's value.
+        let error = |bank: &[f32]| save(&path, &graph(), &[Section { prefix: "", bank }], &Metadata::new());
+        error(&bank).unwrap();
+        fs::write(&path, &before).unwrap();
+        bank[119] = f32::NAN;
+        let error = error(&bank).unwrap_err();
+        assert!(error.to_string().contains("conv.weight") && error.exit_code() == 7, "{error}");
+        assert_eq!(fs::read(&path).unwrap(), before);
+    }
+
+    proptest! {
+        /// Whatever a file holds, it loads or is refused with an error of its own kind.
+        #[test]
+        fn damaged_bytes_never_panic(changes in prop::collection::vec((0_usize..1_500, any::<u8>()), 1..8)) {
+            let (folder, path, _) = saved();
+            let mut bytes = fs::read(&path).unwrap();
+            for (position, value) in changes {
+                let position = position % bytes.len();
+                bytes[position] = value;
+            }
+            let damaged = folder.path().join("damaged.safetensors");
+            fs::write(&damaged, bytes).unwrap();
+            if let Err(error) = Weights::load(&damaged).and_then(|weights| weights.bank_for(&graph())) {
+                prop_assert!(matches!(error, Error::Weights { .. }), "{error:?}");
+            }
+        }
+    }
+}
