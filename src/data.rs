@@ -4,6 +4,11 @@ pub mod border;
 pub mod image;
 pub mod label;
 pub mod raster;
+pub mod sample;
+pub mod sampler;
 
+pub use border::Border;
 pub use image::Image;
 pub use label::LabelMap;
+pub use sample::{IGNORE, Prepared, Sample, Truth};
+pub use sampler::Sampler;

@@ -1,0 +1,369 @@
+//! Batches of random tiles, each a pure function of seed and step: a resumed run sees what an uninterrupted one sees.
+
+use super::sample::{IGNORE, Prepared};
+use crate::error::{Error, Result};
+use crate::random::Random;
+
+/// The stream of a seed that tiles are drawn from.
+const STREAM: u32 = 0x7113_5a3e;
+
+/// Words drawn for a tile: image, row, column, orientation.
+const WORDS_PER_TILE: u32 = 4;
+
+/// The tile of a network, in pixels. What the network takes is larger than what it returns: see `UNet::output_side`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tile {
+    /// Height and width of the input.
+    pub input: [usize; 2],
+    /// Height and width of the output.
+    pub output: [usize; 2],
+}
+
+impl Tile {
+    /// How far the input reaches beyond the output above and to the left, `(input − output) / 2`.
+    fn margin(&self) -> [usize; 2] {
+        [0, 1].map(|axis| (self.input[axis] - self.output[axis]) / 2)
+    }
+
+    fn is_square(&self) -> bool {
+        self.input[0] == self.input[1] && self.output[0] == self.output[1]
+    }
+}
+
+/// How the image of a tile is chosen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Choice {
+    /// Every image equally often.
+    #[default]
+    Uniform,
+    /// In proportion to its pixels, so that every pixel of the data set is about equally frequent.
+    BySize,
+}
+
+/// One tile of a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Draw {
+    /// Index of the sample.
+    pub sample: usize,
+    /// Row and column of the sample that the output begins at; negative where the sample is smaller than the output.
+    pub origin: [isize; 2],
+    /// How the tile is turned.
+    pub orientation: Orientation,
+}
+
+/// One of the eight ways to lay a square on itself: `transpose` first, then the flips.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Orientation {
+    /// Whether rows become columns.
+    pub transpose: bool,
+    /// Whether the rows run upwards.
+    pub flip_rows: bool,
+    /// Whether the columns run leftwards.
+    pub flip_columns: bool,
+}
+
+/// What a batch is written into, `n` tiles after another.
+#[derive(Debug)]
+pub struct Batch<'a> {
+    /// `[n, h, w, channels]`.
+    pub input: &'a mut [f32],
+    /// `[n, h', w']`; 0 where the class is [`IGNORE`].
+    pub labels: &'a mut [u32],
+    /// `[n, h', w']`; 0 where the class is [`IGNORE`].
+    pub weights: &'a mut [f32],
+}
+
+/// Draws tiles from samples.
+#[derive(Clone, Debug)]
+pub struct Sampler {
+    samples: Vec<Prepared>,
+    tile: Tile,
+    seed: u32,
+    /// For each sample, the largest word that chooses it.
+    last_words: Vec<u32>,
+}
+
+/// The pixel that stands at `position` where a line of `size` pixels is mirrored at both ends without repeating the end
+/// pixel (reflect-101), as often as needed: −1 is 1, `size` is `size − 2`, and the period is `2 (size − 1)`.
+pub fn reflect(position: isize, size: usize) -> usize {
+    let last = size.saturating_sub(1) as isize;
+    if last == 0 {
+        return 0;
+    }
+    let folded = position.rem_euclid(2 * last);
+    folded.min(2 * last - folded) as usize
+}
+
+impl Sampler {
+    /// A sampler of tiles of this size.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] when there are no samples, they differ in channels or are inconsistent in size, or the tile's
+    /// output does not fit centrally into its input.
+    pub fn new(samples: Vec<Prepared>, tile: Tile, choice: Choice, seed: u32) -> Result<Self> {
+        for axis in 0..2 {
+            let (input, output) = (tile.input[axis], tile.output[axis]);
+            if output == 0 || output > input || (input - output) % 2 != 0 {
+                return Err(Error::Usage(format!(
+                    "a tile of {input} pixels cannot have an output of {output}: it must be smaller by an even number"
+                )));
+            }
+        }
+        let Some(first) = samples.first() else {
+            return Err(Error::Usage("there are no samples to draw tiles from".into()));
+        };
+        for sample in &samples {
+            let Prepared { name, height, width, channels, .. } = sample;
+            if *channels != first.channels {
+                return Err(Error::Usage(format!(
+                    "{name} has {channels} channels, {} has {}; all images must have the same",
+                    first.name, first.channels
+                )));
+            }
+            let pixels = height * width;
+            let found = [sample.pixels.len(), sample.classes.len(), sample.weights.len()];
+            if pixels == 0 || found != [pixels * channels, pixels, pixels] {
+                return Err(Error::Usage(format!(
+                    "{name}: {width} x {height} pixels of {channels} channels do not agree with {found:?} values, classes \
+                     and weights"
+                )));
+            }
+        }
+        let size = |sample: &Prepared| match choice {
+            Choice::Uniform => 1,
+            Choice::BySize => (sample.height * sample.width) as u64,
+        };
+        let total: u64 = samples.iter().map(size).sum();
+        let mut sum = 0;
+        let last_words = samples
+            .iter()
+            .map(|sample| {
+                sum += size(sample);
+                ((u128::from(sum) << 32) / u128::from(total)).saturating_sub(1) as u32
+            })
+            .collect();
+        Ok(Self { samples, tile, seed, last_words })
+    }
+
+    /// The samples, in the order of [`Draw::sample`].
+    pub fn samples(&self) -> &[Prepared] {
+        &self.samples
+    }
+
+    /// Tile `slot` of step `step` in batches of `batch` tiles.
+    pub fn draw(&self, step: u32, batch: u32, slot: u32) -> Draw {
+        let counter = step.wrapping_mul(batch).wrapping_add(slot).wrapping_mul(WORDS_PER_TILE);
+        let mut random = Random { seed: self.seed, stream: STREAM, counter };
+        let word = random.next_u32();
+        let sample = self.last_words.partition_point(|&last| last < word).min(self.samples.len() - 1);
+        let size = [self.samples[sample].height, self.samples[sample].width];
+        let orientation_of = |word: u32| {
+            let transpose = self.tile.is_square() && word & 4 != 0;
+            Orientation { transpose, flip_rows: word & 2 != 0, flip_columns: word & 1 != 0 }
+        };
+        let origin = [0, 1].map(|axis| {
+            let free = size[axis] as isize - self.tile.output[axis] as isize;
+            let offset = random.below(free.unsigned_abs() as u32 + 1) as isize;
+            if free < 0 { -offset } else { offset }
+        });
+        Draw { sample, origin, orientation: orientation_of(random.next_u32()) }
+    }
+
+    /// Fills batch `step`. How many tiles it has follows from the length of `batch.labels`.
+    ///
+    /// Content beyond the image is its mirror image, for labels as for pixels.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] when the slices do not hold the same whole number of tiles.
+    pub fn fill(&self, step: u32, batch: Batch<'_>) -> Result<()> {
+        let Batch { input, labels, weights } = batch;
+        let channels = self.samples[0].channels;
+        let [input_size, output_size] = [self.tile.input, self.tile.output].map(|[height, width]| height * width);
+        let tiles = labels.len() / output_size;
+        let found = [input.len(), labels.len(), weights.len()];
+        let expected = [tiles * input_size * channels, tiles * output_size, tiles * output_size];
+        if tiles == 0 || found != expected {
+            return Err(Error::Usage(format!(
+                "a batch of {tiles} tiles has {expected:?} inputs, labels and weights, the slices have {found:?}"
+            )));
+        }
+        let [above, left] = self.tile.margin().map(|margin| margin as isize);
+        let inputs = input.chunks_exact_mut(input_size * channels);
+        let labels = labels.chunks_exact_mut(output_size);
+        let weights = weights.chunks_exact_mut(output_size);
+        for (slot, ((input, labels), weights)) in (0..).zip(inputs.zip(labels).zip(weights)) {
+            let draw = self.draw(step, tiles as u32, slot);
+            let sample = &self.samples[draw.sample];
+            let wide = [draw.origin[0] - above, draw.origin[1] - left];
+            let sources = source_pixels(sample, wide, self.tile.input, draw.orientation);
+            for (pixel, source) in input.chunks_exact_mut(channels).zip(sources) {
+                pixel.copy_from_slice(&sample.pixels[source * channels..][..channels]);
+            }
+            let sources = source_pixels(sample, draw.origin, self.tile.output, draw.orientation);
+            for ((label, weight), source) in labels.iter_mut().zip(weights).zip(sources) {
+                let class = sample.classes[source];
+                (*label, *weight) = if class == IGNORE { (0, 0.0) } else { (class, sample.weights[source]) };
+            }
+        }
+        Ok(())
+    }
+}
+
+/// For each pixel of a window in reading order, the pixel of the sample that it shows.
+fn source_pixels(
+    sample: &Prepared,
+    origin: [isize; 2],
+    [height, width]: [usize; 2],
+    orientation: Orientation,
+) -> impl Iterator<Item = usize> {
+    let mirrored = |start: isize, count: usize, size: usize, flip: bool| -> Vec<usize> {
+        let positions = (start..start + count as isize).map(|position| reflect(position, size));
+        if flip { positions.rev().collect() } else { positions.collect() }
+    };
+    let rows = mirrored(origin[0], height, sample.height, orientation.flip_rows);
+    let columns = mirrored(origin[1], width, sample.width, orientation.flip_columns);
+    let stride = sample.width;
+    (0..height * width).map(move |pixel| {
+        let (y, x) = (pixel / width, pixel % width);
+        let (row, column) = if orientation.transpose { (x, y) } else { (y, x) };
+        rows[row] * stride + columns[column]
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    /// Pixels that say where they are: channel 0 the row, channel 1 the column; the class is row + column.
+    fn sample(height: usize, width: usize) -> Prepared {
+        let places = || (0..height * width).map(move |pixel| (pixel / width, pixel % width));
+        Prepared {
+            name: format!("{width}x{height}"),
+            height,
+            width,
+            channels: 2,
+            pixels: places().flat_map(|(y, x)| [y as f32, x as f32]).collect(),
+            classes: places().map(|(y, x)| (y + x) as u32).collect(),
+            weights: places().map(|(y, x)| (100 * y + x) as f32).collect(),
+        }
+    }
+
+    fn tile(input: [usize; 2], output: [usize; 2]) -> Tile {
+        Tile { input, output }
+    }
+
+    fn filled(sampler: &Sampler, step: u32, tiles: usize) -> (Vec<f32>, Vec<u32>, Vec<f32>) {
+        let [input_size, output_size] = [sampler.tile.input, sampler.tile.output].map(|[h, w]| h * w);
+        let mut input = vec![f32::NAN; tiles * input_size * 2];
+        let (mut labels, mut weights) = (vec![99; tiles * output_size], vec![f32::NAN; tiles * output_size]);
+        sampler.fill(step, Batch { input: &mut input, labels: &mut labels, weights: &mut weights }).unwrap();
+        (input, labels, weights)
+    }
+
+    #[test]
+    fn reflection_repeats_without_the_edge() {
+        let line: Vec<usize> = (-7..8).map(|position| reflect(position, 4)).collect();
+        assert_eq!(line, [1, 0, 1, 2, 3, 2, 1, 0, 1, 2, 3, 2, 1, 0, 1]);
+        assert_eq!([-3, 0, 5].map(|position| reflect(position, 1)), [0; 3]);
+    }
+
+    #[test]
+    fn the_output_lies_in_the_middle_of_the_input() {
+        let samples = vec![sample(40, 30), sample(9, 50), sample(3, 2)];
+        for (input, output) in [([20, 20], [8, 8]), ([16, 24], [10, 6])] {
+            let sampler = Sampler::new(samples.clone(), tile(input, output), Choice::Uniform, 5).unwrap();
+            let [above, left] = sampler.tile.margin();
+            for step in 0..40 {
+                let (pixels, labels, weights) = filled(&sampler, step, 2);
+                for (slot, (label, weight)) in labels.iter().zip(&weights).enumerate() {
+                    let (tile_index, at) = (slot / (output[0] * output[1]), slot % (output[0] * output[1]));
+                    let (y, x) = (at / output[1] + above, at % output[1] + left);
+                    let pixel = 2 * (tile_index * input[0] * input[1] + y * input[1] + x);
+                    let [row, column] = [pixels[pixel], pixels[pixel + 1]];
+                    assert_eq!((*label as f32, *weight), (row + column, 100.0 * row + column));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn neighbours_in_a_tile_are_neighbours_in_the_image() {
+        let sampler = Sampler::new(vec![sample(12, 17)], tile([10, 10], [4, 4]), Choice::Uniform, 1).unwrap();
+        for step in 0..50 {
+            let (pixels, ..) = filled(&sampler, step, 1);
+            for (left, right) in (0..99).filter(|i| i % 10 != 9).map(|i| (2 * i, 2 * i + 2)) {
+                let moved = (pixels[left] - pixels[right]).abs() + (pixels[left + 1] - pixels[right + 1]).abs();
+                assert_eq!(moved.to_bits(), 1.0_f32.to_bits(), "step {step}");
+            }
+        }
+    }
+
+    #[test]
+    fn squares_lie_in_eight_ways_and_others_in_four() {
+        for (output, expected) in [([4, 4], 8), ([4, 6], 4)] {
+            let tile = tile([output[0] + 2, output[1] + 2], output);
+            let sampler = Sampler::new(vec![sample(20, 20)], tile, Choice::Uniform, 2).unwrap();
+            let ways: HashSet<String> =
+                (0..200).map(|step| format!("{:?}", sampler.draw(step, 1, 0).orientation)).collect();
+            assert_eq!(ways.len(), expected);
+        }
+    }
+
+    #[test]
+    fn every_image_and_every_origin_is_drawn() {
+        let samples = vec![sample(6, 6), sample(4, 7), sample(2, 5)];
+        let sampler = Sampler::new(samples, tile([6, 6], [4, 4]), Choice::Uniform, 3).unwrap();
+        let draws: HashSet<(usize, [isize; 2])> =
+            (0..2000).map(|step| sampler.draw(step, 1, 0)).map(|draw| (draw.sample, draw.origin)).collect();
+        // 3 x 3 origins inside the first, 1 x 4 in the second, 3 x 2 in the third, which is smaller than the output.
+        assert_eq!(draws.len(), 9 + 4 + 6);
+        assert!(draws.iter().all(|&(sample, [row, _])| (row < 0) <= (sample == 2)));
+    }
+
+    #[test]
+    fn large_images_are_drawn_in_proportion() {
+        let samples = vec![sample(10, 10), sample(30, 10)];
+        let count = |choice| {
+            let sampler = Sampler::new(samples.clone(), tile([6, 6], [4, 4]), choice, 4).unwrap();
+            (0..4000).filter(|&step| sampler.draw(step, 1, 0).sample == 0).count()
+        };
+        assert!((1900..2100).contains(&count(Choice::Uniform)), "{}", count(Choice::Uniform));
+        assert!((920..1080).contains(&count(Choice::BySize)), "{}", count(Choice::BySize));
+    }
+
+    #[test]
+    fn a_batch_depends_on_seed_and_step_alone() {
+        let sampler = |seed| Sampler::new(vec![sample(30, 30)], tile([8, 8], [4, 4]), Choice::Uniform, seed).unwrap();
+        let first = filled(&sampler(1), 7, 3);
+        filled(&sampler(1), 8, 3);
+        assert_eq!(filled(&sampler(1), 7, 3), first);
+        assert_ne!(filled(&sampler(2), 7, 3), first);
+        assert_ne!(filled(&sampler(1), 8, 3), first);
+    }
+
+    #[test]
+    fn ignored_pixels_have_no_weight_and_a_valid_label() {
+        let mut ignored = sample(8, 8);
+        ignored.classes.fill(IGNORE);
+        let sampler = Sampler::new(vec![ignored], tile([6, 6], [4, 4]), Choice::Uniform, 0).unwrap();
+        let (_, labels, weights) = filled(&sampler, 0, 1);
+        assert!(labels.iter().all(|&label| label == 0) && weights.iter().all(|&weight| weight == 0.0));
+    }
+
+    #[test]
+    fn impossible_requests_are_refused() {
+        let new = |samples, tile| Sampler::new(samples, tile, Choice::Uniform, 0).map(|_| ()).unwrap_err().to_string();
+        let fits = tile([6, 6], [4, 4]);
+        assert!(new(vec![], fits).contains("no samples"));
+        assert!(new(vec![sample(9, 9)], tile([6, 6], [3, 4])).contains("6 pixels cannot have an output of 3"));
+        let grey = Prepared { name: "grey".into(), channels: 1, pixels: vec![0.0; 81], ..sample(9, 9) };
+        assert!(new(vec![sample(9, 9), grey], fits).contains("grey has 1 channels, 9x9 has 2"));
+        let cut = Prepared { weights: vec![], ..sample(9, 9) };
+        assert!(new(vec![cut], fits).contains("do not agree with [162, 81, 0]"));
+        let sampler = Sampler::new(vec![sample(9, 9)], fits, Choice::Uniform, 0).unwrap();
+        let batch = Batch { input: &mut [0.0; 72], labels: &mut [0; 16], weights: &mut [0.0; 15] };
+        let message = sampler.fill(0, batch).unwrap_err().to_string();
+        assert!(message.contains("[72, 16, 16] inputs, labels and weights, the slices have [72, 16, 15]"), "{message}");
+    }
+}
