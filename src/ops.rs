@@ -1,12 +1,27 @@
 //! The ops, one file each, and their registry.
 
 mod add;
+mod argmax;
+mod crop_concat;
+mod cross_entropy;
+mod dropout;
+mod max_pool2d;
 mod relu;
+mod sgd;
+mod softmax;
 
 pub use add::Add;
+pub use argmax::Argmax;
+pub use crop_concat::{CropConcat, CropConcatGradSkip, CropConcatGradUp};
+pub use cross_entropy::{CrossEntropy, CrossEntropyGrad, CrossEntropyScale, CrossEntropySettings, Reduction};
+pub use dropout::Dropout;
+pub use max_pool2d::{MaxPool2d, MaxPool2dGrad};
 pub use relu::{Relu, ReluGrad};
+pub use sgd::{Sgd, SgdSettings};
+pub use softmax::{Softmax, SoftmaxGrad};
 
-use crate::op::{Binding, Candidate, Case, Dispatch, Kernel, workgroup_grid};
+use crate::array::{Array, Real, Tensor};
+use crate::op::{Binding, Candidate, Case, Dispatch, Kernel, Op, Param, workgroup_grid};
 use crate::shape::TensorType;
 
 /// What the project knows of an op: tests, `selftest`, benches and docs walk this list.
@@ -23,12 +38,40 @@ pub struct Entry {
 /// Every op.
 pub const REGISTRY: &[Entry] = &[
     Entry { name: "add", page: include_str!("../docs/ops/add.md"), cases: add::cases },
+    Entry { name: "argmax", page: include_str!("../docs/ops/argmax.md"), cases: argmax::cases },
+    Entry { name: "crop_concat", page: include_str!("../docs/ops/crop_concat.md"), cases: crop_concat::cases },
+    Entry { name: "cross_entropy", page: include_str!("../docs/ops/cross_entropy.md"), cases: cross_entropy::cases },
+    Entry { name: "dropout", page: include_str!("../docs/ops/dropout.md"), cases: dropout::cases },
+    Entry { name: "max_pool2d", page: include_str!("../docs/ops/max_pool2d.md"), cases: max_pool2d::cases },
     Entry { name: "relu", page: include_str!("../docs/ops/relu.md"), cases: relu::cases },
+    Entry { name: "sgd", page: include_str!("../docs/ops/sgd.md"), cases: sgd::cases },
+    Entry { name: "softmax", page: include_str!("../docs/ops/softmax.md"), cases: softmax::cases },
 ];
+
+/// One dispatch of `count` invocations in workgroups of 64; `count` is the first of the kernel's params.
+pub(crate) fn invocations(
+    kernel: Kernel,
+    bindings: Vec<Binding>,
+    count: usize,
+    params: &[(&'static str, Param)],
+) -> Dispatch {
+    let params = [&[("count", count.into())], params].concat();
+    Dispatch { kernel, constants: vec![], bindings, params, workgroups: workgroup_grid(count.div_ceil(64)) }
+}
 
 /// The one dispatch of a kernel whose invocations own one element of the result each, in workgroups of 64.
 pub(crate) fn elementwise(kernel: Kernel, bindings: Vec<Binding>, output: &TensorType) -> Candidate {
-    let count = output.shape.elements();
-    let params = vec![("count", count.into())];
-    Dispatch { kernel, constants: vec![], bindings, params, workgroups: workgroup_grid(count.div_ceil(64)) }.into()
+    invocations(kernel, bindings, output.shape.elements(), &[]).into()
+}
+
+/// The extents of images that an op's shape rule has admitted.
+pub(crate) fn image(tensor_type: &TensorType) -> [usize; 4] {
+    tensor_type.shape.image().unwrap_or_else(|_| unreachable!("the shape rule admits only images here"))
+}
+
+/// Zeros in the shape of the result for inputs that the op's shape rule has admitted.
+pub(crate) fn zeros<T: Real>(op: &impl Op, inputs: &[&Tensor<T>]) -> Array<T> {
+    let types: Vec<TensorType> = inputs.iter().map(|input| input.tensor_type()).collect();
+    let output = op.output(&types).unwrap_or_else(|_| unreachable!("the shape rule has passed"));
+    Array::filled(output.shape, T::zero())
 }

@@ -16,7 +16,7 @@ fn example() -> (Vec<f32>, Vec<f64>, Vec<f64>) {
 #[test]
 fn right_results_pass_and_the_worst_is_reported() {
     let (mut actual, reference, bounds) = example();
-    assert_eq!(compare(&actual, &reference, &bounds).unwrap().worst, 0.0);
+    assert!(compare(&actual, &reference, &bounds).unwrap().worst <= 0.0);
     actual[41] *= 1.000_5;
     let comparison = compare(&actual, &reference, &bounds).unwrap();
     assert_eq!(comparison.index, 41);
@@ -70,7 +70,9 @@ fn empty_and_unequal_lengths_are_rejected() {
 #[test]
 fn a_scale_error_of_one_percent_is_rejected() {
     let (mut actual, reference, bounds) = example();
-    actual.iter_mut().for_each(|value| *value *= 1.01);
+    for value in &mut actual {
+        *value *= 1.01;
+    }
     assert!(matches!(compare(&actual, &reference, &bounds), Err(Mismatch::OutOfBounds { count: 100, .. })));
 }
 

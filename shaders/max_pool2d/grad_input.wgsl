@@ -1,0 +1,55 @@
+// grad_input = grad_output at the first maximum of each window in row-major order, else 0
+// One invocation owns one channel of one window of x, cut windows at the lower and right edge included, whose gradient is 0;
+// one workgroup 64 neighbours. Bytes moved: 8 per element of x, 4 per element of grad_output.
+struct Params { count: u32, in_height: u32, in_width: u32, out_height: u32, out_width: u32, channels: u32 }
+
+const KERNEL_SIZE = 2u;
+
+@group(0) @binding(0) var<storage, read> x: array<f32>; // [n, in_height, in_width, channels]
+@group(0) @binding(1) var<storage, read> grad_output: array<f32>; // [n, out_height, out_width, channels]
+@group(0) @binding(2) var<storage, read_write> grad_input: array<f32>; // [n, in_height, in_width, channels]
+@group(0) @binding(3) var<uniform> params: Params; // count: n * ceil(in_height / k) * ceil(in_width / k) * channels
+
+@compute @workgroup_size(64)
+fn main(
+    @builtin(workgroup_id) group: vec3u,
+    @builtin(num_workgroups) groups: vec3u,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let i = (group.x + group.y * groups.x) * 64u + lane;
+    if i >= params.count {
+        return;
+    }
+    let columns = (params.in_width + KERNEL_SIZE - 1u) / KERNEL_SIZE;
+    let rows = (params.in_height + KERNEL_SIZE - 1u) / KERNEL_SIZE;
+    let c = i % params.channels;
+    let window = i / params.channels;
+    let ox = window % columns;
+    let oy = window / columns % rows;
+    let n = window / columns / rows;
+    let height = min(KERNEL_SIZE, params.in_height - oy * KERNEL_SIZE);
+    let width = min(KERNEL_SIZE, params.in_width - ox * KERNEL_SIZE);
+    let first = ((n * params.in_height + oy * KERNEL_SIZE) * params.in_width + ox * KERNEL_SIZE) * params.channels + c;
+
+    var grad = 0.0;
+    var winner = 0u;
+    if oy < params.out_height && ox < params.out_width {
+        grad = grad_output[((n * params.out_height + oy) * params.out_width + ox) * params.channels + c];
+        var best = x[first];
+        for (var r = 0u; r < KERNEL_SIZE; r++) {
+            for (var s = 0u; s < KERNEL_SIZE; s++) {
+                let value = x[first + (r * params.in_width + s) * params.channels];
+                if value > best {
+                    best = value;
+                    winner = r * KERNEL_SIZE + s;
+                }
+            }
+        }
+    }
+    for (var r = 0u; r < height; r++) {
+        for (var s = 0u; s < width; s++) {
+            let here = first + (r * params.in_width + s) * params.channels;
+            grad_input[here] = select(0.0, grad, r * KERNEL_SIZE + s == winner);
+        }
+    }
+}

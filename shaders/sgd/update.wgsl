@@ -1,0 +1,24 @@
+// velocity = momentum * velocity + (gradient + weight_decay * parameter), then parameter -= learning_rate * velocity
+// One invocation owns one element of the banks, one workgroup 64 neighbours. Bytes moved: 20 per element.
+struct Params { count: u32, momentum: f32, weight_decay: f32 }
+
+@group(0) @binding(0) var<storage, read_write> parameter: array<f32>; // [count]
+@group(0) @binding(1) var<storage, read> gradient: array<f32>; // [count]
+@group(0) @binding(2) var<storage, read_write> velocity: array<f32>; // [count]
+@group(0) @binding(3) var<storage, read> learning_rate: array<f32>; // [1]
+@group(0) @binding(4) var<uniform> params: Params;
+
+@compute @workgroup_size(64)
+fn main(
+    @builtin(workgroup_id) group: vec3u,
+    @builtin(num_workgroups) groups: vec3u,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let i = (group.x + group.y * groups.x) * 64u + lane;
+    if i >= params.count {
+        return;
+    }
+    let v = params.momentum * velocity[i] + (gradient[i] + params.weight_decay * parameter[i]);
+    velocity[i] = v;
+    parameter[i] -= learning_rate[0] * v;
+}

@@ -1,0 +1,264 @@
+//! `crop_concat`: a U-Net's skip connection, the centre of the encoder's map beside the decoder's.
+
+use crate::array::{Real, Tensor};
+use crate::error::Result;
+use crate::graph::{Graph, NodeId};
+use crate::kernel;
+use crate::op::{Backward, Binding, Bound, Candidate, Case, DeviceProfile, Fill, Op};
+use crate::ops::{image, invocations, zeros};
+use crate::shape::{DType, TensorType};
+use rayon::prelude::*;
+use std::sync::Arc;
+
+/// y = crop(skip) and up side by side in the channels; inputs skip [N, H, W, C1] and up [N, h, w, C2], result [N, h, w, C1 + C2].
+///
+/// The crop is the centre of skip: it starts at row ⌊(H − h)/2⌋ and column ⌊(W − w)/2⌋.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CropConcat;
+
+/// The gradient of skip: the first channels of dy inside the crop, 0 around it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CropConcatGradSkip {
+    /// H.
+    pub height: usize,
+    /// W.
+    pub width: usize,
+    /// C1.
+    pub channels: usize,
+}
+
+/// The gradient of up: the last channels of dy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CropConcatGradUp {
+    /// C2.
+    pub channels: usize,
+}
+
+impl Graph {
+    /// The centre of `skip`, as large as `up`, with the channels of `up` behind its own.
+    ///
+    /// # Errors
+    /// When they are not batches of images of one length, or `up` is larger than `skip`.
+    pub fn crop_concat(&mut self, name: &str, skip: NodeId, up: NodeId) -> Result<NodeId> {
+        self.apply(name, CropConcat, &[skip, up])
+    }
+}
+
+impl Op for CropConcat {
+    fn name(&self) -> &'static str {
+        "crop_concat"
+    }
+
+    fn output(&self, inputs: &[TensorType]) -> Result<TensorType, String> {
+        let [skip, up] = inputs else { return Err(format!("expected two tensors, got {inputs:?}")) };
+        let ([n, height, width, c1], [n2, h, w, c2]) = (skip.shape.image()?, up.shape.image()?);
+        if skip.dtype != DType::F32 || up.dtype != DType::F32 || n != n2 {
+            return Err(format!("expected two batches of float images of one length, got {skip} and {up}"));
+        }
+        if h > height || w > width {
+            return Err(format!("the skip of {height}×{width} pixels is smaller than the upsampled map of {h}×{w}"));
+        }
+        TensorType::f32([n, h, w, c1 + c2])
+    }
+
+    fn reference<T: Real>(&self, inputs: &[&Tensor<T>]) -> Vec<Tensor<T>> {
+        let [_, height, width, c1] = image(&inputs[0].tensor_type());
+        let [_, h, w, c2] = image(&inputs[1].tensor_type());
+        let (skip, up) = (&inputs[0].float().data, &inputs[1].float().data);
+        let (top, left) = ((height - h) / 2, (width - w) / 2);
+        let mut y = zeros(self, inputs);
+        y.data.par_chunks_mut(w * (c1 + c2)).enumerate().for_each(|(row, y)| {
+            let skip = &skip[((row / h * height + row % h + top) * width + left) * c1..][..w * c1];
+            let up = &up[row * w * c2..][..w * c2];
+            for ((y, skip), up) in y.chunks_mut(c1 + c2).zip(skip.chunks(c1)).zip(up.chunks(c2)) {
+                y[..c1].copy_from_slice(skip);
+                y[c1..].copy_from_slice(up);
+            }
+        });
+        vec![Tensor::Float(y)]
+    }
+
+    fn candidates(&self, inputs: &[TensorType], output: &TensorType, _: &DeviceProfile) -> Vec<Candidate> {
+        let ([_, height, width, c1], [_, h, w, c2]) = (image(&inputs[0]), image(&inputs[1]));
+        let params = [
+            ("height", h.into()),
+            ("width", w.into()),
+            ("skip_height", height.into()),
+            ("skip_width", width.into()),
+            ("skip_channels", c1.into()),
+            ("up_channels", c2.into()),
+            ("top", ((height - h) / 2).into()),
+            ("left", ((width - w) / 2).into()),
+        ];
+        let bindings = vec![Binding::Input(0), Binding::Input(1), Binding::Output];
+        vec![invocations(kernel!("crop_concat/forward"), bindings, output.shape.elements(), &params).into()]
+    }
+
+    fn gradient(&self, backward: &mut Backward<'_>) -> Result<Vec<Option<NodeId>>> {
+        let ([_, height, width, c1], [_, _, _, c2]) = (image(&backward.input_type(0)), image(&backward.input_type(1)));
+        let (needs, grad) = (backward.needs, [backward.grad_output]);
+        let skip = CropConcatGradSkip { height, width, channels: c1 };
+        let up = CropConcatGradUp { channels: c2 };
+        Ok(vec![
+            needs[0].then(|| backward.apply("grad_skip", skip, &grad)).transpose()?,
+            needs[1].then(|| backward.apply("grad_up", up, &grad)).transpose()?,
+        ])
+    }
+
+    fn flops(&self, _: &[TensorType], _: &TensorType) -> u64 {
+        0
+    }
+
+    fn bound(&self, _: &[&Tensor<f64>], _: &Tensor<f64>) -> Bound {
+        Bound::Exact
+    }
+}
+
+impl Op for CropConcatGradSkip {
+    fn name(&self) -> &'static str {
+        "crop_concat_grad_skip"
+    }
+
+    fn output(&self, inputs: &[TensorType]) -> Result<TensorType, String> {
+        let [grad] = inputs else { return Err(format!("expected one tensor, got {inputs:?}")) };
+        let [n, h, w, c] = grad.shape.image()?;
+        if grad.dtype != DType::F32 || h > self.height || w > self.width || c <= self.channels {
+            return Err(format!("the gradient {grad} is not that of a concatenation with {self:?}"));
+        }
+        TensorType::f32([n, self.height, self.width, self.channels])
+    }
+
+    fn reference<T: Real>(&self, inputs: &[&Tensor<T>]) -> Vec<Tensor<T>> {
+        let Self { height, width, channels } = *self;
+        let [_, h, w, c] = image(&inputs[0].tensor_type());
+        let grad = &inputs[0].float().data;
+        let (top, left) = ((height - h) / 2, (width - w) / 2);
+        let mut skip = zeros(self, inputs);
+        skip.data.par_chunks_mut(width * channels).enumerate().for_each(|(row, skip)| {
+            let (n, y) = (row / height, row % height);
+            if (top..top + h).contains(&y) {
+                let grad = &grad[(n * h + y - top) * w * c..][..w * c];
+                for (skip, grad) in skip[left * channels..].chunks_mut(channels).zip(grad.chunks(c)) {
+                    skip.copy_from_slice(&grad[..channels]);
+                }
+            }
+        });
+        vec![Tensor::Float(skip)]
+    }
+
+    fn candidates(&self, inputs: &[TensorType], output: &TensorType, _: &DeviceProfile) -> Vec<Candidate> {
+        let [_, h, w, c] = image(&inputs[0]);
+        let params = [
+            ("height", h.into()),
+            ("width", w.into()),
+            ("channels", c.into()),
+            ("skip_height", self.height.into()),
+            ("skip_width", self.width.into()),
+            ("skip_channels", self.channels.into()),
+            ("top", ((self.height - h) / 2).into()),
+            ("left", ((self.width - w) / 2).into()),
+        ];
+        let bindings = vec![Binding::Input(0), Binding::Output];
+        vec![invocations(kernel!("crop_concat/grad_skip"), bindings, output.shape.elements(), &params).into()]
+    }
+
+    fn flops(&self, _: &[TensorType], _: &TensorType) -> u64 {
+        0
+    }
+
+    fn bound(&self, _: &[&Tensor<f64>], _: &Tensor<f64>) -> Bound {
+        Bound::Exact
+    }
+}
+
+impl Op for CropConcatGradUp {
+    fn name(&self) -> &'static str {
+        "crop_concat_grad_up"
+    }
+
+    fn output(&self, inputs: &[TensorType]) -> Result<TensorType, String> {
+        let [grad] = inputs else { return Err(format!("expected one tensor, got {inputs:?}")) };
+        let [n, h, w, c] = grad.shape.image()?;
+        if grad.dtype != DType::F32 || c <= self.channels {
+            return Err(format!("the gradient {grad} is not that of a concatenation with {self:?}"));
+        }
+        TensorType::f32([n, h, w, self.channels])
+    }
+
+    fn reference<T: Real>(&self, inputs: &[&Tensor<T>]) -> Vec<Tensor<T>> {
+        let grad = inputs[0].float();
+        let c = grad.shape.channels();
+        let mut up = zeros(self, inputs);
+        for (up, grad) in up.data.chunks_mut(self.channels).zip(grad.data.chunks(c)) {
+            up.copy_from_slice(&grad[c - self.channels..]);
+        }
+        vec![Tensor::Float(up)]
+    }
+
+    fn candidates(&self, inputs: &[TensorType], output: &TensorType, _: &DeviceProfile) -> Vec<Candidate> {
+        let params = [("channels", inputs[0].shape.channels().into()), ("up_channels", self.channels.into())];
+        let bindings = vec![Binding::Input(0), Binding::Output];
+        vec![invocations(kernel!("crop_concat/grad_up"), bindings, output.shape.elements(), &params).into()]
+    }
+
+    fn flops(&self, _: &[TensorType], _: &TensorType) -> u64 {
+        0
+    }
+
+    fn bound(&self, _: &[&Tensor<f64>], _: &Tensor<f64>) -> Bound {
+        Bound::Exact
+    }
+}
+
+pub(super) fn cases() -> Result<Vec<Case>, String> {
+    let mut cases = Vec::new();
+    for (skip, up, what) in [
+        ([1, 1, 1, 1], [1, 1, 1, 1], "one pixel"),
+        ([1, 4, 8, 1], [1, 4, 8, 1], "one workgroup, nothing cropped"),
+        ([1, 7, 15, 2], [1, 5, 13, 3], "even margins"),
+        ([2, 7, 6, 3], [2, 4, 5, 1], "odd margins, batch 2"),
+        ([3, 11, 5, 5], [3, 11, 2, 2], "columns cropped only, batch 3"),
+        ([2, 5, 13, 1], [2, 2, 13, 3], "rows cropped only"),
+        ([1, 9, 9, 16], [1, 1, 1, 16], "one pixel of many"),
+        ([1, 1028, 1031, 4], [1, 1024, 1027, 4], "past 65,535 workgroups"),
+    ] {
+        let (skip, up) = (TensorType::f32(skip)?, TensorType::f32(up)?);
+        let ([_, height, width, c1], [_, _, _, c2]) = (skip.shape.image()?, up.shape.image()?);
+        let grad = CropConcat.output(&[skip.clone(), up.clone()])?;
+        let name = format!("{what}: {skip} and {up}");
+        let fill = Fill::Normal(1.0);
+        let grad = vec![(grad, fill)];
+        let inputs = vec![(skip, fill), (up, fill)];
+        cases.push(Case { name: name.clone(), op: Arc::new(CropConcat), inputs });
+        let op = Arc::new(CropConcatGradSkip { height, width, channels: c1 });
+        cases.push(Case { name: name.clone(), op, inputs: grad.clone() });
+        let op = Arc::new(CropConcatGradUp { channels: c2 });
+        cases.push(Case { name, op, inputs: grad });
+    }
+    Ok(cases)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::array::Array;
+
+    #[test]
+    fn the_crop_is_centred_and_the_skip_comes_first() {
+        // Pixels of the skip are numbered; 3×4 is cropped to 2×1 from row 0, column 1 on.
+        let skip = Array::new(TensorType::f32([1, 3, 4, 1]).unwrap().shape, (0..12_u8).map(f32::from).collect());
+        let up = Array::new(TensorType::f32([1, 2, 1, 2]).unwrap().shape, vec![-1.0, -2.0, -3.0, -4.0]);
+        let y = CropConcat.reference(&[&skip.unwrap().into(), &up.unwrap().into()]);
+        assert_eq!(y[0].float().data, [1.0, -1.0, -2.0, 5.0, -3.0, -4.0]);
+    }
+
+    #[test]
+    fn a_skip_that_is_too_small_is_refused() {
+        let mut graph = Graph::new();
+        let skip = graph.input("skip", TensorType::f32([1, 4, 4, 1]).unwrap());
+        let up = graph.input("up", TensorType::f32([1, 5, 4, 1]).unwrap());
+        let message = graph.crop_concat("decoder0.concat", skip, up).unwrap_err().to_string();
+        let expected = "crop_concat `decoder0.concat`: the skip of 4×4 pixels is smaller than the upsampled map of 5×4";
+        assert_eq!(message, expected);
+    }
+}

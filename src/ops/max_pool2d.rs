@@ -1,0 +1,237 @@
+//! `max_pool2d`: the maximum of each k×k window, and its gradient by finding the maximum again.
+
+use crate::array::{Real, Tensor};
+use crate::error::Result;
+use crate::graph::{Graph, NodeId};
+use crate::kernel;
+use crate::op::{Backward, Binding, Bound, Candidate, Case, DeviceProfile, Dispatch, Fill, Kernel, Op};
+use crate::ops::{image, invocations, zeros};
+use crate::shape::{DType, TensorType};
+use rayon::prelude::*;
+use std::sync::Arc;
+
+/// y[n, oy, ox, c] = max over r, s < k of x[n, oy·k + r, ox·k + s, c]; rows and columns that fill no window are dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MaxPool2d {
+    /// Side of the windows, which do not overlap: kernel size and stride in one.
+    pub kernel_size: usize,
+}
+
+/// dx is dy at the first maximum of each window in row-major order, else 0; inputs x and dy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MaxPool2dGrad {
+    /// As in [`MaxPool2d`].
+    pub kernel_size: usize,
+}
+
+impl Graph {
+    /// The maximum of each window of `kernel_size` × `kernel_size` pixels.
+    ///
+    /// # Errors
+    /// When x is not a batch of images, or no window fits.
+    pub fn max_pool2d(&mut self, name: &str, x: NodeId, kernel_size: usize) -> Result<NodeId> {
+        self.apply(name, MaxPool2d { kernel_size }, &[x])
+    }
+}
+
+/// The type of the pooled images.
+fn pooled(x: &TensorType, kernel_size: usize) -> Result<TensorType, String> {
+    let [n, h, w, c] = x.shape.image()?;
+    if x.dtype != DType::F32 {
+        return Err(format!("expected images of floats, got {x}"));
+    }
+    if kernel_size == 0 || h < kernel_size || w < kernel_size {
+        return Err(format!("a window of {kernel_size}×{kernel_size} pixels does not fit into images of {h}×{w}"));
+    }
+    TensorType::f32([n, h / kernel_size, w / kernel_size, c])
+}
+
+/// One invocation per element of [n, rows, columns, c], where rows and columns count windows.
+fn dispatch(
+    kernel: Kernel,
+    bindings: Vec<Binding>,
+    kernel_size: usize,
+    x: &TensorType,
+    [rows, columns]: [usize; 2],
+) -> Dispatch {
+    let [n, h, w, c] = image(x);
+    let params = [
+        ("in_height", h.into()),
+        ("in_width", w.into()),
+        ("out_height", (h / kernel_size).into()),
+        ("out_width", (w / kernel_size).into()),
+        ("channels", c.into()),
+    ];
+    let constants = vec![("KERNEL_SIZE", format!("{kernel_size}u"))];
+    Dispatch { constants, ..invocations(kernel, bindings, n * rows * columns * c, &params) }
+}
+
+impl Op for MaxPool2d {
+    fn name(&self) -> &'static str {
+        "max_pool2d"
+    }
+
+    fn output(&self, inputs: &[TensorType]) -> Result<TensorType, String> {
+        match inputs {
+            [x] => pooled(x, self.kernel_size),
+            _ => Err(format!("expected one tensor, got {inputs:?}")),
+        }
+    }
+
+    fn reference<T: Real>(&self, inputs: &[&Tensor<T>]) -> Vec<Tensor<T>> {
+        let (x, k) = (inputs[0].float(), self.kernel_size);
+        let [_, h, w, c] = image(&inputs[0].tensor_type());
+        let (rows, columns) = (h / k, w / k);
+        let mut y = zeros(self, inputs);
+        y.data.par_chunks_mut(columns * c).enumerate().for_each(|(row, y)| {
+            let top = row / rows * h + row % rows * k;
+            for (ox, y) in y.chunks_mut(c).enumerate() {
+                for r in 0..k {
+                    for s in 0..k {
+                        let x = &x.data[((top + r) * w + ox * k + s) * c..][..c];
+                        for (y, &x) in y.iter_mut().zip(x) {
+                            if (r, s) == (0, 0) || x > *y {
+                                *y = x;
+                            }
+                        }
+                    }
+                }
+            }
+        });
+        vec![Tensor::Float(y)]
+    }
+
+    fn candidates(&self, inputs: &[TensorType], _: &TensorType, _: &DeviceProfile) -> Vec<Candidate> {
+        let [_, h, w, _] = image(&inputs[0]);
+        let bindings = vec![Binding::Input(0), Binding::Output];
+        let windows = [h / self.kernel_size, w / self.kernel_size];
+        vec![dispatch(kernel!("max_pool2d/forward"), bindings, self.kernel_size, &inputs[0], windows).into()]
+    }
+
+    fn gradient(&self, backward: &mut Backward<'_>) -> Result<Vec<Option<NodeId>>> {
+        let inputs = [backward.inputs[0], backward.grad_output];
+        let op = MaxPool2dGrad { kernel_size: self.kernel_size };
+        Ok(vec![Some(backward.apply("grad_input", op, &inputs)?)])
+    }
+
+    fn flops(&self, _: &[TensorType], output: &TensorType) -> u64 {
+        (output.shape.elements() * self.kernel_size * self.kernel_size) as u64
+    }
+
+    fn bound(&self, _: &[&Tensor<f64>], _: &Tensor<f64>) -> Bound {
+        Bound::Exact
+    }
+}
+
+impl Op for MaxPool2dGrad {
+    fn name(&self) -> &'static str {
+        "max_pool2d_grad"
+    }
+
+    fn output(&self, inputs: &[TensorType]) -> Result<TensorType, String> {
+        match inputs {
+            [x, grad] if *grad == pooled(x, self.kernel_size)? => Ok(x.clone()),
+            _ => Err(format!("expected images and the gradient of their pooled form, got {inputs:?}")),
+        }
+    }
+
+    fn reference<T: Real>(&self, inputs: &[&Tensor<T>]) -> Vec<Tensor<T>> {
+        let (x, grad, k) = (inputs[0].float(), inputs[1].float(), self.kernel_size);
+        let [_, h, w, c] = image(&inputs[0].tensor_type());
+        let (rows, columns) = (h / k, w / k);
+        let mut dx = zeros(self, inputs);
+        for (n, dx) in dx.data.chunks_mut(h * w * c).enumerate() {
+            // A band holds a row of windows; what is below the last one keeps its zeros.
+            dx.par_chunks_mut(k * w * c).enumerate().take(rows).for_each(|(oy, band)| {
+                let x = &x.data[(n * h + oy * k) * w * c..][..k * w * c];
+                let grad = &grad.data[(n * rows + oy) * columns * c..][..columns * c];
+                for (i, &grad) in grad.iter().enumerate() {
+                    let (ox, channel) = (i / c, i % c);
+                    let at = |r: usize, s: usize| (r * w + ox * k + s) * c + channel;
+                    let mut first = at(0, 0);
+                    for r in 0..k {
+                        for s in 0..k {
+                            if x[at(r, s)] > x[first] {
+                                first = at(r, s);
+                            }
+                        }
+                    }
+                    band[first] = grad;
+                }
+            });
+        }
+        vec![Tensor::Float(dx)]
+    }
+
+    fn candidates(&self, inputs: &[TensorType], _: &TensorType, _: &DeviceProfile) -> Vec<Candidate> {
+        let [_, h, w, _] = image(&inputs[0]);
+        let bindings = vec![Binding::Input(0), Binding::Input(1), Binding::Output];
+        let windows = [h.div_ceil(self.kernel_size), w.div_ceil(self.kernel_size)];
+        vec![dispatch(kernel!("max_pool2d/grad_input"), bindings, self.kernel_size, &inputs[0], windows).into()]
+    }
+
+    fn flops(&self, _: &[TensorType], output: &TensorType) -> u64 {
+        output.shape.elements() as u64
+    }
+
+    fn bound(&self, _: &[&Tensor<f64>], _: &Tensor<f64>) -> Bound {
+        Bound::Exact
+    }
+}
+
+pub(super) fn cases() -> Result<Vec<Case>, String> {
+    let mut cases = Vec::new();
+    for (extents, kernel_size, fill, what) in [
+        ([1, 1, 1, 1], 1, Fill::Normal(1.0), "one element"),
+        ([1, 2, 2, 1], 2, Fill::Constant(0.5), "one window, all equal"),
+        ([1, 16, 16, 1], 2, Fill::Normal(1.0), "one workgroup"),
+        ([1, 2, 130, 1], 2, Fill::Ties, "one over, ties"),
+        ([2, 7, 5, 3], 2, Fill::Ties, "odd sizes, batch 2, ties"),
+        ([3, 11, 13, 5], 3, Fill::Ties, "prime sizes, window 3, ties"),
+        ([1, 9, 4, 2], 4, Fill::Normal(1e20), "window 4, huge values"),
+        ([1, 1021, 1031, 4], 1, Fill::Ties, "past 65,535 workgroups"),
+    ] {
+        let x = TensorType::f32(extents)?;
+        let y = pooled(&x, kernel_size)?;
+        let name = format!("{what}: {x}, kernel size {kernel_size}");
+        let op = Arc::new(MaxPool2d { kernel_size });
+        cases.push(Case { name: name.clone(), op, inputs: vec![(x.clone(), fill)] });
+        let op = Arc::new(MaxPool2dGrad { kernel_size });
+        cases.push(Case { name, op, inputs: vec![(x, fill), (y, Fill::Normal(1.0))] });
+    }
+    Ok(cases)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::array::Array;
+
+    #[test]
+    fn the_first_of_equal_maxima_takes_the_gradient_and_dropped_pixels_none() {
+        let x = Array::new(
+            TensorType::f32([1, 3, 5, 1]).unwrap().shape,
+            vec![
+                1.0, 1.0, 0.0, 2.0, 9.0, //
+                1.0, 1.0, 2.0, 2.0, 9.0, //
+                9.0, 9.0, 9.0, 9.0, 9.0,
+            ],
+        );
+        let grad = Array::new(TensorType::f32([1, 1, 2, 1]).unwrap().shape, vec![5.0, 7.0]);
+        let (x, grad): (Tensor<f32>, Tensor<f32>) = (x.unwrap().into(), grad.unwrap().into());
+        assert_eq!(MaxPool2d { kernel_size: 2 }.reference(&[&x])[0].float().data, [1.0, 2.0]);
+        let dx = MaxPool2dGrad { kernel_size: 2 }.reference(&[&x, &grad]);
+        let expected = [5.0, 0.0, 0.0, 7.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0];
+        assert_eq!(dx[0].float().data, expected);
+    }
+
+    #[test]
+    fn windows_that_do_not_fit_are_refused() {
+        let mut graph = Graph::new();
+        let x = graph.input("image", TensorType::f32([1, 3, 2, 1]).unwrap());
+        for kernel_size in [0, 3] {
+            let message = graph.max_pool2d("pool", x, kernel_size).unwrap_err().to_string();
+            assert!(message.starts_with("max_pool2d `pool`: a window of") && message.contains("3×2"), "{message}");
+        }
+    }
+}
