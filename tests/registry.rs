@@ -1,0 +1,305 @@
+//! Nothing is missing or orphaned: registry, source files, kernels and pages belong to each other; and every kernel validates, matches
+//! what its op assumes, and translates for every backend. No GPU is needed.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot be set up fails")]
+
+use naga::back::{hlsl, msl, spv};
+use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
+use tilewise::gpu::source::compose;
+use tilewise::op::{Binding, Candidate, Case, DeviceProfile, Dispatch, Param};
+use tilewise::ops::REGISTRY;
+use tilewise::shape::{DType, TensorType};
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// The names in a folder without their extension.
+fn names(folder: &str) -> BTreeSet<String> {
+    let entries = fs::read_dir(root().join(folder)).unwrap().map(|entry| entry.unwrap().path());
+    entries.map(|path| path.file_stem().unwrap().to_str().unwrap().to_owned()).collect()
+}
+
+/// Devices that ops may make a difference between.
+fn profiles() -> Vec<DeviceProfile> {
+    let mut profiles = Vec::new();
+    for software in [false, true] {
+        for subgroup_size in [None, Some(8), Some(32), Some(64)] {
+            profiles.push(DeviceProfile { software, subgroup_size });
+        }
+    }
+    profiles
+}
+
+/// A case, and a candidate that its op offers for some device.
+struct Offer {
+    case: Case,
+    types: Vec<TensorType>,
+    output: TensorType,
+    candidate: Candidate,
+}
+
+fn offers() -> Vec<Offer> {
+    let mut offers: Vec<Offer> = Vec::new();
+    for entry in REGISTRY {
+        for case in (entry.cases)().unwrap() {
+            let types: Vec<TensorType> = case.inputs.iter().map(|(tensor_type, _)| tensor_type.clone()).collect();
+            let output = case.op.output(&types).unwrap();
+            let mut candidates: Vec<Candidate> = Vec::new();
+            for profile in profiles() {
+                let offered = case.op.candidates(&types, &output, &profile);
+                assert!(!offered.is_empty(), "{} ({}) offers nothing for {profile:?}", case.op.name(), case.name);
+                for candidate in offered {
+                    if !candidates.contains(&candidate) {
+                        candidates.push(candidate);
+                    }
+                }
+            }
+            let (case, types, output) = (&case, &types, &output);
+            offers.extend(candidates.into_iter().map(|candidate| Offer {
+                case: case.clone(),
+                types: types.clone(),
+                output: output.clone(),
+                candidate,
+            }));
+        }
+    }
+    offers
+}
+
+/// One dispatch for each distinct text that a driver may get, with the case that it comes from.
+fn distinct() -> Vec<(Dispatch, String)> {
+    let mut distinct = BTreeMap::new();
+    for Offer { case, candidate, .. } in offers() {
+        for dispatch in candidate.dispatches {
+            let key = (dispatch.kernel.path, dispatch.constants.clone());
+            distinct.entry(key).or_insert((dispatch, format!("{} ({})", case.op.name(), case.name)));
+        }
+    }
+    distinct.into_values().collect()
+}
+
+#[test]
+fn files_and_registry_agree() {
+    let registered: BTreeSet<String> = REGISTRY.iter().map(|entry| entry.name.to_owned()).collect();
+    assert_eq!(registered.len(), REGISTRY.len(), "a name is registered twice");
+    assert!(REGISTRY.is_sorted_by_key(|entry| entry.name), "the registry is in alphabetical order");
+    assert_eq!(names("src/ops"), registered, "src/ops has one file per entry");
+    assert_eq!(names("shaders"), registered, "shaders has one folder per entry");
+    assert_eq!(names("docs/ops"), registered, "docs/ops has one page per entry");
+}
+
+#[test]
+fn every_kernel_file_is_offered_for_some_case_of_its_own_op() {
+    let mut reached = BTreeSet::new();
+    for entry in REGISTRY {
+        for case in (entry.cases)().unwrap() {
+            assert!(case.op.name().starts_with(entry.name), "{} has a case of {}", entry.name, case.op.name());
+        }
+    }
+    for (dispatch, _) in distinct() {
+        let path = dispatch.kernel.path;
+        let file = fs::read_to_string(root().join("shaders").join(path).with_extension("wgsl")).unwrap();
+        assert_eq!(file, dispatch.kernel.source, "{path}");
+        reached.insert(path.to_owned());
+    }
+    let mut files = BTreeSet::new();
+    for op in names("shaders") {
+        files.extend(names(&format!("shaders/{op}")).iter().map(|role| format!("{op}/{role}")));
+    }
+    assert_eq!(reached, files);
+}
+
+#[test]
+fn every_page_teaches_its_kernels_and_says_the_same_things() {
+    for entry in REGISTRY {
+        let page = entry.page;
+        assert!(page.starts_with(&format!("# {}\n", entry.name)), "{}", entry.name);
+        for part in ["**Formula.**", "**Shapes.**", "**Gradient.**", "**Kernel", "**Error bound.**"] {
+            assert!(page.contains(part), "{}: no {part}", entry.name);
+        }
+        for role in names(&format!("shaders/{}", entry.name)) {
+            let link = format!("[`{0}/{role}`](../../shaders/{0}/{role}.wgsl)", entry.name);
+            assert!(page.contains(&link), "{}: no {link}", entry.name);
+        }
+    }
+}
+
+#[test]
+fn every_kernel_file_is_laid_out_alike() {
+    for op in names("shaders") {
+        for role in names(&format!("shaders/{op}")) {
+            let path = format!("shaders/{op}/{role}.wgsl");
+            let text = fs::read_to_string(root().join(&path)).unwrap();
+            let header = text.lines().take_while(|line| line.starts_with("//")).count();
+            assert!((1..=8).contains(&header), "{path}: a header of {header} lines");
+            assert!(text.lines().take(header).any(|line| line.contains("Bytes moved")), "{path}: bytes moved");
+            assert!(!text.contains("atomic"), "{path}: atomics have no fixed order");
+            assert!(text.lines().all(|line| line.len() <= 130 && line.trim_end() == line), "{path}: line form");
+            for line in text.lines().filter(|line| line.contains("var<storage")) {
+                let comment = line.split_once("; // [").map(|(_, shape)| shape);
+                assert!(comment.is_some_and(|shape| shape.contains(']')), "{path}: no shape behind {line}");
+            }
+            let lines: Vec<&str> = text.lines().collect();
+            for (number, line) in lines.iter().enumerate().filter(|(_, line)| line.contains("workgroupBarrier()")) {
+                let said = line.contains("//") || lines[number - 1].trim().starts_with("//");
+                assert!(said, "{path}:{}: what does the barrier order?", number + 1);
+            }
+        }
+    }
+}
+
+/// Parses and validates, with what WebGPU offers everywhere and what the text itself enables.
+fn validate(name: &str, wgsl: &str) -> (naga::Module, ModuleInfo) {
+    let module = naga::front::wgsl::parse_str(wgsl).unwrap_or_else(|error| panic!("{}", error.emit_to_string(wgsl)));
+    let enabled = if wgsl.contains("enable ") || wgsl.contains("subgroup") {
+        Capabilities::SUBGROUP | Capabilities::SHADER_FLOAT16
+    } else {
+        Capabilities::empty()
+    };
+    let info = Validator::new(ValidationFlags::all(), enabled).validate(&module);
+    let info = info.unwrap_or_else(|error| panic!("{name}: {}", error.emit_to_string(wgsl)));
+    (module, info)
+}
+
+#[test]
+fn every_kernel_validates_as_it_stands_and_as_it_is_specialised() {
+    for (dispatch, case) in distinct() {
+        validate(dispatch.kernel.path, dispatch.kernel.source);
+        let name = format!("{} for {case}", dispatch.kernel.path);
+        validate(&name, &compose(dispatch.kernel.path, dispatch.kernel.source, &dispatch.constants).unwrap());
+    }
+}
+
+#[test]
+fn bindings_and_params_are_what_the_dispatch_says() {
+    for Offer { case, types, output, candidate } in offers() {
+        let name = format!("{} ({})", case.op.name(), case.name);
+        let mut filled = BTreeSet::new();
+        let mut written = BTreeSet::new();
+        for dispatch in &candidate.dispatches {
+            let path = dispatch.kernel.path;
+            let name = format!("{path} for {name}");
+            let module = naga::front::wgsl::parse_str(dispatch.kernel.source).unwrap();
+            let mut variables: Vec<_> = module.global_variables.iter().map(|(_, variable)| variable).collect();
+            variables.retain(|variable| variable.binding.is_some());
+            variables.sort_by_key(|variable| variable.binding.map(|binding| binding.binding));
+            for (position, variable) in variables.iter().enumerate() {
+                let binding = variable.binding.unwrap();
+                assert_eq!((binding.group, binding.binding as usize), (0, position), "{name}");
+            }
+            let uniform = usize::from(!dispatch.params.is_empty());
+            assert_eq!(variables.len(), dispatch.bindings.len() + uniform, "{name}: the number of bindings");
+            assert!(dispatch.bindings.len() <= 8, "{name}: more storage buffers than every device has");
+            for (variable, &binding) in variables.iter().zip(&dispatch.bindings) {
+                let naga::AddressSpace::Storage { access } = variable.space else {
+                    panic!("{name}: {:?} is no storage", variable.name);
+                };
+                let writable = access.contains(naga::StorageAccess::STORE);
+                let dtype = match binding {
+                    Binding::Input(input) => {
+                        assert_eq!(writable, case.op.writes().contains(&input), "{name}: access to {binding:?}");
+                        Some(types[input].dtype)
+                    }
+                    Binding::Output => {
+                        assert!(writable, "{name}: the result is read only");
+                        Some(output.dtype)
+                    }
+                    Binding::Workspace(index) => {
+                        assert!(index < candidate.workspace.len(), "{name}: no workspace {index}");
+                        assert!(
+                            writable || filled.contains(&index),
+                            "{name}: workspace {index} is read before written"
+                        );
+                        if writable {
+                            filled.insert(index);
+                        }
+                        None
+                    }
+                };
+                if writable {
+                    written.insert(format!("{binding:?}"));
+                }
+                let naga::TypeInner::Array { base, size: naga::ArraySize::Dynamic, .. } =
+                    module.types[variable.ty].inner
+                else {
+                    panic!("{name}: {:?} is no array", variable.name);
+                };
+                let scalar = module.types[base].inner.scalar().map(|scalar| scalar.kind);
+                match dtype {
+                    Some(DType::F32) => assert_eq!(scalar, Some(naga::ScalarKind::Float), "{name}: {binding:?}"),
+                    Some(DType::U32) => assert_eq!(scalar, Some(naga::ScalarKind::Uint), "{name}: {binding:?}"),
+                    None => {}
+                }
+            }
+            if let (1, Some(variable)) = (uniform, variables.last()) {
+                assert_eq!(variable.space, naga::AddressSpace::Uniform, "{name}");
+                assert_eq!(variable.name.as_deref(), Some("params"), "{name}");
+                let naga::TypeInner::Struct { members, .. } = &module.types[variable.ty].inner else {
+                    panic!("{name}: params is no struct");
+                };
+                let declared: Vec<_> = members
+                    .iter()
+                    .enumerate()
+                    .map(|(position, member)| {
+                        assert_eq!(member.offset as usize, 4 * position, "{name}: {:?}", member.name);
+                        let scalar = match module.types[member.ty].inner {
+                            naga::TypeInner::Scalar(scalar) => scalar,
+                            ref other => panic!("{name}: {:?} is {other:?}", member.name),
+                        };
+                        (member.name.clone().unwrap(), scalar)
+                    })
+                    .collect();
+                let given: Vec<_> = dispatch
+                    .params
+                    .iter()
+                    .map(|&(name, param)| {
+                        let scalar = match param {
+                            Param::U32(_) => naga::Scalar::U32,
+                            Param::I32(_) => naga::Scalar::I32,
+                            Param::F32(_) => naga::Scalar::F32,
+                        };
+                        (name.to_owned(), scalar)
+                    })
+                    .collect();
+                assert_eq!(declared, given, "{name}: params");
+            }
+            let [entry] = module.entry_points.as_slice() else { panic!("{name}: more than one entry point") };
+            assert_eq!((entry.name.as_str(), entry.stage), ("main", naga::ShaderStage::Compute), "{name}");
+            assert!(
+                entry.workgroup_size.iter().product::<u32>() <= 256,
+                "{name}: a workgroup too large for some devices"
+            );
+            assert!(dispatch.workgroups.iter().all(|&count| (1..=65_535).contains(&count)), "{name}: workgroups");
+        }
+        let expected: BTreeSet<String> = match case.op.writes() {
+            [] => BTreeSet::from([format!("{:?}", Binding::Output)]),
+            writes => writes.iter().map(|&input| format!("{:?}", Binding::Input(input))).collect(),
+        };
+        written.retain(|binding| !binding.starts_with("Workspace"));
+        assert_eq!(written, expected, "{name}: what is written");
+        assert_eq!(filled.len(), candidate.workspace.len(), "{name}: scratch space that nothing uses");
+    }
+}
+
+#[test]
+fn every_kernel_translates_to_spirv_msl_and_hlsl() {
+    for (dispatch, case) in distinct() {
+        let name = format!("{} for {case}", dispatch.kernel.path);
+        let wgsl = compose(dispatch.kernel.path, dispatch.kernel.source, &dispatch.constants).unwrap();
+        let (module, info) = validate(&name, &wgsl);
+        let words = spv::write_vec(&module, &info, &spv::Options::default(), None);
+        assert!(!words.unwrap_or_else(|error| panic!("{name}: SPIR-V: {error}")).is_empty());
+        let options = msl::Options { fake_missing_bindings: true, ..Default::default() };
+        let msl = msl::write_string(&module, &info, &options, &msl::PipelineOptions::default());
+        assert!(msl.unwrap_or_else(|error| panic!("{name}: MSL: {error}")).0.contains("kernel void"));
+        let (options, pipeline) = (hlsl::Options::default(), hlsl::PipelineOptions::default());
+        let mut hlsl = String::new();
+        let outcome = hlsl::Writer::new(&mut hlsl, &options, &pipeline).write(&module, &info, None);
+        outcome.unwrap_or_else(|error| panic!("{name}: HLSL: {error}"));
+        assert!(hlsl.contains("numthreads"));
+    }
+}
