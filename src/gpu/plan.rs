@@ -25,6 +25,10 @@ pub struct PlanOptions {
 /// The bit pattern that guarded plans fill memory with: a NaN that no kernel computes.
 const POISON: u32 = 0x7fc0_dead;
 
+/// The same for inputs of floats: another NaN, so that copying it into a result's guard is noticed. Around integers there are
+/// zeros instead, because most kernels would act on the label 0 that they should not have read, and few on a huge one.
+const INPUT_POISON: u32 = 0x7fc0_beef;
+
 /// A kernel launch with everything resolved.
 struct Step {
     pipeline: Arc<Pipeline>,
@@ -165,9 +169,18 @@ impl Plan {
 
     fn write_constants(&self, guarded: bool) {
         if guarded {
-            for buffer in self.transient.iter().chain(&self.inputs) {
-                let poison = vec![POISON; buffer.size() as usize / 4];
-                self.gpu.queue.write_buffer(buffer, 0, bytemuck::cast_slice(&poison));
+            let fill = |buffer: &wgpu::Buffer, word: u32| {
+                let words = vec![word; buffer.size() as usize / 4];
+                self.gpu.queue.write_buffer(buffer, 0, bytemuck::cast_slice(&words));
+            };
+            for buffer in &self.transient {
+                fill(buffer, POISON);
+            }
+            for (node, buffer) in self.graph.nodes().iter().zip(&self.memory.nodes) {
+                if let Some(Buffer::Input(index)) = buffer {
+                    let floats = node.tensor_type.dtype == DType::F32;
+                    fill(&self.inputs[*index], if floats { INPUT_POISON } else { 0 });
+                }
             }
         }
         for (index, node) in self.graph.nodes().iter().enumerate() {
@@ -309,7 +322,9 @@ impl Plan {
         let mut broken = Vec::new();
         let guard = self.memory.guard;
         for (index, node) in self.graph.nodes().iter().enumerate() {
-            let tensor = self.location(index).into_iter();
+            // Kernels bind inputs for reading only.
+            let written = matches!(self.memory.nodes[index], Some(Buffer::Transient(_)));
+            let tensor = self.location(index).filter(|_| written).into_iter();
             let scratch = self.memory.workspaces[index].iter().map(|&buffer| {
                 let buffer = &self.transient[buffer];
                 (buffer, 0, buffer.size() - guard)

@@ -60,7 +60,7 @@ impl Op for Add {
 }
 
 pub(super) fn cases() -> Result<Vec<Case>, String> {
-    [[1, 1, 1, 1], [1, 1, 1, 64], [1, 5, 13, 1], [2, 7, 5, 3]]
+    [[1, 1, 1, 1], [1, 1, 1, 64], [1, 5, 13, 1], [2, 7, 5, 3], [1, 1021, 1031, 4]]
         .into_iter()
         .map(|extents| {
             let input = (TensorType::f32(extents)?, Fill::Normal(1.0));

@@ -187,7 +187,9 @@ pub(super) fn cases() -> Result<Vec<Case>, String> {
         ([1, 16, 16, 1], 2, Fill::Normal(1.0), "one workgroup"),
         ([1, 2, 130, 1], 2, Fill::Ties, "one over, ties"),
         ([2, 7, 5, 3], 2, Fill::Ties, "odd sizes, batch 2, ties"),
+        ([2, 6, 4, 3], 2, Fill::Ties, "even sizes, batch 2, ties"),
         ([3, 11, 13, 5], 3, Fill::Ties, "prime sizes, window 3, ties"),
+        ([3, 6, 9, 1], 3, Fill::Normal(1.0), "multiples of 3, batch 3, window 3"),
         ([1, 9, 4, 2], 4, Fill::Normal(1e20), "window 4, huge values"),
         ([1, 1021, 1031, 4], 1, Fill::Ties, "past 65,535 workgroups"),
     ] {

@@ -103,6 +103,7 @@ pub(super) fn cases() -> Result<Vec<Case>, String> {
         ([1, 1, 1, 65], Fill::Ties),
         ([2, 7, 5, 3], Fill::Ties),
         ([1, 13, 11, 5], Fill::Normal(1e20)),
+        ([1, 1021, 1031, 4], Fill::Ties),
     ] {
         let input = (TensorType::f32(extents)?, fill);
         let name = format!("{extents:?} {fill:?}");
