@@ -1,6 +1,7 @@
 //! Images and labels: reading them, refusing what would train on nonsense, generating them, and drawing batches.
 
 pub mod border;
+pub mod cells;
 pub mod image;
 pub mod label;
 pub mod raster;
