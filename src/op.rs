@@ -1,4 +1,4 @@
-//! What an op is, and the plain data it speaks: [`Dispatch`], [`Cost`], [`Case`].
+//! What an op is, and the plain data it speaks: [`Dispatch`], [`Candidate`], [`Bound`], [`Case`].
 //!
 //! An op knows its shape rule, its reference (plain loops, the definition of correct), the dispatches that compute it on a
 //! GPU, its gradient rule and its cost. It knows no GPU API: dispatches are data, carried out by [`crate::gpu`].
