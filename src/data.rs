@@ -2,6 +2,7 @@
 
 pub mod border;
 pub mod cells;
+pub mod dataset;
 pub mod image;
 pub mod label;
 pub mod raster;
@@ -9,6 +10,7 @@ pub mod sample;
 pub mod sampler;
 
 pub use border::Border;
+pub use dataset::{Dataset, Options};
 pub use image::Image;
 pub use label::LabelMap;
 pub use sample::{IGNORE, Prepared, Sample, Truth};

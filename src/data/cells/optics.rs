@@ -119,7 +119,9 @@ fn smooth_noise(random: &mut Random, size: usize, deviation: f32) -> Vec<f32> {
     let mean = noise.iter().sum::<f32>() / count;
     let variance = noise.iter().map(|value| (value - mean).powi(2)).sum::<f32>() / count;
     let scale = if variance > 0.0 { variance.sqrt().recip() } else { 0.0 };
-    noise.iter_mut().for_each(|value| *value = (*value - mean) * scale);
+    for value in &mut noise {
+        *value = (*value - mean) * scale;
+    }
     noise
 }
 
@@ -129,7 +131,9 @@ fn blurred(picture: &[f32], size: usize, deviation: f32) -> Vec<f32> {
     let mut taps: Vec<f32> =
         (0..=2 * radius).map(|tap| (-0.5 * ((tap as f32 - radius as f32) / deviation).powi(2)).exp()).collect();
     let sum: f32 = taps.iter().sum();
-    taps.iter_mut().for_each(|tap| *tap /= sum);
+    for tap in &mut taps {
+        *tap /= sum;
+    }
     // Each pass blurs the rows and turns the picture, so that two passes blur both ways and turn it back.
     let pass = |picture: &[f32]| -> Vec<f32> {
         let mut turned = vec![0.0; size * size];

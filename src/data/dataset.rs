@@ -1,0 +1,169 @@
+//! A folder of images and truth: paired, surveyed, and refused where it would train on nonsense.
+//!
+//! ```text
+//! DATA/images/a.png    DATA/masks/a.png         classes: 0 and 255, class numbers, or palette indices
+//! DATA/images/a.png    DATA/instances/a.png     0 for background, another number for each cell
+//! ```
+
+mod files;
+mod mapping;
+mod survey;
+
+use std::path::{Path, PathBuf};
+
+use rayon::prelude::*;
+
+pub use files::Pair;
+pub use mapping::{Mapping, ValueMap};
+pub use survey::{ConstantPredictor, InstanceCounts, Survey};
+
+use super::image::Image;
+use super::label::LabelMap;
+use super::sample::{Sample, Truth};
+use crate::error::{Error, Result};
+use crate::random::Random;
+use mapping::choose_mapping;
+use survey::summarise;
+
+/// The stream of a seed that splits are drawn from.
+const STREAM: u32 = 0x5b11_7000;
+
+/// What cannot be read off a data set.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    /// What the name of a mask has after the name of its image, such as `_mask`.
+    pub mask_suffix: String,
+    /// The label values are class numbers below this.
+    pub classes: Option<u32>,
+    /// The class of each label value.
+    pub map: Option<ValueMap>,
+    /// The label value of pixels that neither train nor count.
+    pub ignore: Option<u32>,
+}
+
+/// Which of the two kinds of truth a data set has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LabelKind {
+    /// Each pixel has the value of its class.
+    Masks,
+    /// Each pixel has the number of its cell.
+    Instances,
+}
+
+/// A surveyed folder of images and truth.
+#[derive(Clone, Debug)]
+pub struct Dataset {
+    folder: PathBuf,
+    pairs: Vec<Pair>,
+    survey: Survey,
+}
+
+impl Dataset {
+    /// Pairs the files of a folder by name, reads each once, and chooses how label values become classes.
+    ///
+    /// Hidden files, README and LICENSE files are passed over; nothing else is ignored silently. Files are in the order
+    /// of their names.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] when options contradict each other or the data set. [`Error::Io`] when something cannot be read.
+    /// [`Error::Data`], naming the file and the way out, when
+    /// * there is no `images` folder, or not exactly one of `masks` and `instances`, or no image;
+    /// * a file has no partner, two have the same name, or one is not PNG or TIFF;
+    /// * a file is damaged, or an image and its truth differ in size;
+    /// * images differ in their number of channels;
+    /// * a label value is not a class (file, value and first pixel are named), or the classes cannot be told from the
+    ///   values;
+    /// * all pixels are of one class.
+    pub fn open(folder: impl AsRef<Path>, options: &Options) -> Result<Self> {
+        let folder = folder.as_ref();
+        let (kind, pairs) = files::pairs(folder, &options.mask_suffix)?;
+        let summaries = in_order(&pairs, |pair| summarise(pair, kind))?;
+        survey::refuse_mixed_channels(&pairs, &summaries)?;
+        let mapping = choose_mapping(folder, kind, &pairs, &summaries, options)?;
+        let survey = Survey::new(kind, &pairs, &summaries, mapping);
+        survey.refuse_single_class(folder)?;
+        Ok(Self { folder: folder.to_owned(), pairs, survey })
+    }
+
+    /// The folder.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// What the folder contains.
+    pub fn survey(&self) -> &Survey {
+        &self.survey
+    }
+
+    /// The files, in the order of their names.
+    pub fn pairs(&self) -> &[Pair] {
+        &self.pairs
+    }
+
+    /// How many classes there are, background included.
+    pub fn class_count(&self) -> usize {
+        self.survey.mapping.class_count()
+    }
+
+    /// Reads the pairs with these indices, in this order. An index beyond the last is an error.
+    ///
+    /// # Errors
+    /// As [`Dataset::open`] for single files, which may have changed since; [`Error::Usage`] for a wrong index.
+    pub fn read(&self, indices: &[usize]) -> Result<Vec<Sample>> {
+        let count = self.pairs.len();
+        if let Some(index) = indices.iter().find(|&&index| index >= count) {
+            return Err(Error::Usage(format!(
+                "{} has {count} images, there is no index {index}",
+                self.folder.display()
+            )));
+        }
+        in_order(indices, |&index| self.read_pair(&self.pairs[index]))
+    }
+
+    fn read_pair(&self, pair: &Pair) -> Result<Sample> {
+        let image = Image::read(&pair.image)?;
+        let mut labels = LabelMap::read(&pair.label)?;
+        files::refuse_other_size(pair, &image, &labels)?;
+        let truth = match self.survey.kind {
+            LabelKind::Instances => Truth::Instances(labels),
+            LabelKind::Masks => {
+                self.survey.mapping.apply(&pair.label, &mut labels)?;
+                Truth::Classes(labels)
+            }
+        };
+        Ok(Sample { name: pair.name.clone(), image, truth })
+    }
+
+    /// Indices of images to train on, and of images held out to measure on: `share` of all, at least one of each, by a
+    /// random choice that depends on the seed alone. Both in ascending order.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] when the share is not between 0 and 1, [`Error::Data`] when there is only one image.
+    pub fn split(&self, share: f32, seed: u32) -> Result<(Vec<usize>, Vec<usize>)> {
+        let count = self.pairs.len();
+        if !(share > 0.0 && share < 1.0) {
+            return Err(Error::Usage(format!("the share of held-out images must be between 0 and 1, got {share}")));
+        }
+        if count < 2 {
+            let problem = "one image cannot be divided into images to train on and images to measure on; add another";
+            return Err(Error::data(&self.folder, problem));
+        }
+        let mut indices: Vec<usize> = (0..count).collect();
+        Random::new(seed, STREAM).shuffle(&mut indices);
+        let held_out = ((count as f32 * share).round() as usize).clamp(1, count - 1);
+        let mut training = indices.split_off(held_out);
+        training.sort_unstable();
+        indices.sort_unstable();
+        Ok((training, indices))
+    }
+}
+
+/// Applies a fallible function in parallel; of several errors, the first in order is returned, whichever came first.
+fn in_order<T: Sync, R: Send>(items: &[T], function: impl Fn(&T) -> Result<R> + Sync + Send) -> Result<Vec<R>> {
+    let results: Vec<Result<R>> = items.par_iter().map(function).collect();
+    results.into_iter().collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,324 @@
+//! Every refusal and every choice, on small files in a temporary folder.
+
+use std::fs;
+
+use png::{BitDepth, ColorType, Encoder};
+use tempfile::TempDir;
+
+use super::*;
+use crate::data::raster::{write_grey8, write_grey16, write_rgb8};
+
+/// A data set of 4 x 2 pixels in a folder of its own.
+struct Scene(TempDir);
+
+impl Scene {
+    fn new(folders: &[&str]) -> Self {
+        let scene = Self(tempfile::tempdir().unwrap());
+        for folder in folders {
+            fs::create_dir_all(scene.path(folder)).unwrap();
+        }
+        scene
+    }
+
+    /// Images a, b, … of different content with these masks.
+    fn with_masks(masks: &[[u8; 8]]) -> Self {
+        let scene = Self::new(&["images", "masks"]);
+        for (index, mask) in masks.iter().enumerate() {
+            let name = char::from(b'a' + index as u8);
+            scene.image(&format!("images/{name}.png"), index as u8);
+            write_grey8(&scene.path(&format!("masks/{name}.png")), 2, 4, mask).unwrap();
+        }
+        scene
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn image(&self, name: &str, first: u8) {
+        write_grey8(&self.path(name), 2, 4, &[first, 10, 20, 30, 40, 50, 60, 70]).unwrap();
+    }
+
+    fn open(&self, options: &Options) -> Result<Dataset> {
+        Dataset::open(self.0.path(), options)
+    }
+
+    fn survey(&self, options: &Options) -> Survey {
+        self.open(options).unwrap().survey().clone()
+    }
+
+    #[track_caller]
+    fn refused(&self, options: &Options, expected: &[&str]) {
+        let message = self.open(options).unwrap_err().to_string();
+        for part in expected {
+            assert!(message.contains(part), "`{part}` is not in: {message}");
+        }
+    }
+}
+
+fn unasked() -> Options {
+    Options::default()
+}
+
+fn map(text: &str) -> Options {
+    Options { map: Some(text.parse().unwrap()), ..unasked() }
+}
+
+const BINARY: [u8; 8] = [0, 0, 0, 255, 255, 0, 0, 0];
+
+#[test]
+fn a_folder_that_is_no_data_set_is_told_what_one_looks_like() {
+    let scene = Scene::new(&[]);
+    let message = Dataset::open(scene.path("nowhere"), &unasked()).unwrap_err().to_string();
+    assert!(message.contains("nowhere: there is no such folder"), "{message}");
+    scene.refused(&unasked(), &["the folder is empty; a data set has the folders images/ and masks/"]);
+    fs::create_dir(scene.path("pictures")).unwrap();
+    scene.refused(&unasked(), &["no folder images/ in it", "found pictures"]);
+    Scene::new(&["train/images"]).refused(&unasked(), &["there is one in train/; did you mean ", "train?"]);
+    Scene::new(&["images"]).refused(&unasked(), &["images/ has no truth beside it"]);
+    Scene::new(&["images", "masks", "instances"]).refused(&unasked(), &["both masks/ and instances/ are there"]);
+    Scene::new(&["images", "masks"]).refused(&unasked(), &["images: no images; put some there (png, tif, tiff)"]);
+}
+
+#[test]
+fn every_file_without_a_partner_is_named() {
+    let scene = Scene::with_masks(&[BINARY]);
+    scene.image("images/x.png", 0);
+    scene.image("images/y.png", 0);
+    scene.image("masks/z.png", 0);
+    let expected =
+        "3 files without a partner: images/x.png, images/y.png, masks/z.png; image and truth need the same name";
+    scene.refused(&unasked(), &[expected]);
+}
+
+#[test]
+fn a_suffix_of_the_masks_is_noticed_and_accepted() {
+    let scene = Scene::new(&["images", "masks"]);
+    for name in ["a", "b"] {
+        scene.image(&format!("images/{name}.png"), 0);
+        write_grey8(&scene.path(&format!("masks/{name}_mask.png")), 2, 4, &BINARY).unwrap();
+    }
+    scene.refused(&unasked(), &["4 files without a partner", "say so with --mask-suffix=_mask"]);
+    let dataset = scene.open(&Options { mask_suffix: "_mask".into(), ..unasked() }).unwrap();
+    assert_eq!(dataset.pairs().iter().map(|pair| pair.name.as_str()).collect::<Vec<_>>(), ["a", "b"]);
+}
+
+#[test]
+fn what_is_not_an_image_is_named_and_what_means_nothing_is_passed_over() {
+    let scene = Scene::with_masks(&[BINARY]);
+    for name in [".DS_Store", "README.txt", "Thumbs.db"] {
+        fs::write(scene.path("images").join(name), "x").unwrap();
+    }
+    assert_eq!(scene.survey(&unasked()).images, 1);
+    fs::write(scene.path("images/b.jpg"), "x").unwrap();
+    scene.refused(&unasked(), &["b.jpg: not a supported image file (png, tif, tiff); convert or remove it"]);
+    fs::remove_file(scene.path("images/b.jpg")).unwrap();
+    fs::create_dir(scene.path("images/more")).unwrap();
+    scene.refused(&unasked(), &["more: a folder among the image files"]);
+    fs::remove_dir(scene.path("images/more")).unwrap();
+    fs::write(scene.path("images/a.tif"), "x").unwrap();
+    scene.refused(&unasked(), &["a.tif: has the name `a` like ", "a.png; names must differ"]);
+}
+
+#[test]
+fn a_damaged_file_is_named() {
+    let scene = Scene::with_masks(&[BINARY, BINARY]);
+    let whole = fs::read(scene.path("masks/b.png")).unwrap();
+    fs::write(scene.path("masks/b.png"), &whole[..whole.len() / 2]).unwrap();
+    scene.refused(&unasked(), &["b.png: damaged or incomplete PNG file"]);
+}
+
+#[test]
+fn sizes_must_agree_within_a_pair() {
+    let scene = Scene::with_masks(&[BINARY, BINARY]);
+    write_grey8(&scene.path("masks/b.png"), 4, 2, &BINARY).unwrap();
+    scene.refused(&unasked(), &["b.png: 2 x 4 pixels, but its image ", "b.png has 4 x 2"]);
+}
+
+#[test]
+fn channels_must_agree_between_images() {
+    let scene = Scene::with_masks(&[BINARY, BINARY]);
+    write_rgb8(&scene.path("images/b.png"), 2, 4, &[7; 24]).unwrap();
+    scene.refused(&unasked(), &["b.png: 3 channels, but ", "a.png has 1; save all images as grey or all as RGB"]);
+}
+
+#[test]
+fn evident_values_are_mapped() {
+    let survey = Scene::with_masks(&[BINARY]).survey(&unasked());
+    assert_eq!(survey.mapping.to_string(), "0 → 0, 255 → 1");
+    assert_eq!((survey.class_pixels, survey.label_values[&255]), (vec![6, 2], 2));
+    let classes = Scene::with_masks(&[[0, 0, 1, 1, 0, 0, 0, 0], [0, 2, 0, 0, 0, 0, 0, 0]]).survey(&unasked());
+    assert_eq!(classes.mapping.to_string(), "0 → 0, 1 → 1, 2 → 2");
+    assert_eq!(classes.class_pixels, [13, 2, 1]);
+    let ignored = Options { ignore: Some(255), ..unasked() };
+    let survey = Scene::with_masks(&[[0, 1, 1, 255, 255, 255, 0, 0]]).survey(&ignored);
+    assert_eq!(survey.mapping.to_string(), "0 → 0, 1 → 1, 255 ignored");
+    assert_eq!((survey.class_pixels, survey.ignored_pixels), (vec![3, 2], 3));
+}
+
+#[test]
+fn palette_indices_and_one_bit_values_are_classes() {
+    for (colour, depth, data) in
+        [(ColorType::Indexed, BitDepth::Two, [0b0001_1000, 0]), (ColorType::Grayscale, BitDepth::One, [0x70, 0x10])]
+    {
+        let scene = Scene::with_masks(&[BINARY]);
+        let mut encoder = Encoder::new(fs::File::create(scene.path("masks/a.png")).unwrap(), 4, 2);
+        encoder.set_color(colour);
+        encoder.set_depth(depth);
+        if colour == ColorType::Indexed {
+            encoder.set_palette(vec![0, 0, 0, 200, 0, 0, 0, 200, 0]);
+        }
+        encoder.write_header().unwrap().write_image_data(&data).unwrap();
+        let expected = if colour == ColorType::Indexed { vec![6, 1, 1] } else { vec![4, 4] };
+        assert_eq!(scene.survey(&unasked()).class_pixels, expected);
+    }
+}
+
+#[test]
+fn values_that_leave_doubt_are_listed_with_the_options_that_end_it() {
+    let scene = Scene::with_masks(&[[0, 0, 128, 128, 255, 0, 0, 0]]);
+    let expected =
+        ["masks: the label values are 0, 128, 255, from which classes cannot be told", "--map=0=0,128=1,255=2"];
+    scene.refused(&unasked(), &expected);
+    assert_eq!(scene.survey(&map("0=0,128=1,255=1")).class_pixels, [5, 3]);
+    let scene = Scene::with_masks(&[[0, 0, 1, 1, 255, 0, 0, 0]]);
+    scene.refused(&unasked(), &["or if 255 marks pixels to leave out, --ignore=255"]);
+}
+
+#[test]
+fn cell_numbers_in_a_mask_folder_are_recognised() {
+    let scene = Scene::new(&["images", "masks"]);
+    let numbers: Vec<u16> = (0..64).collect();
+    write_grey8(&scene.path("images/a.png"), 8, 8, &[1; 64]).unwrap();
+    write_grey16(&scene.path("masks/a.png"), 8, 8, &numbers).unwrap();
+    scene.refused(&unasked(), &["64 different label values (0, 1, 2, ", "rename the folder to instances"]);
+    assert_eq!(
+        scene.survey(&Options { classes: Some(64), ..unasked() }).mapping.to_string(),
+        "0 to 63 are class numbers"
+    );
+}
+
+#[test]
+fn a_value_without_a_class_is_named_with_its_file_and_first_pixel() {
+    let scene = Scene::with_masks(&[[0, 1, 0, 1, 0, 1, 0, 1], [0, 1, 0, 0, 0, 0, 7, 7]]);
+    let options = Options { classes: Some(3), ..unasked() };
+    scene.refused(&options, &["b.png: the label value 7 at x=2, y=1 is not a class below 3", "--ignore=7"]);
+    scene.refused(&map("0=0,1=1"), &["b.png: the label value 7 at x=2, y=1 is not a class below 2"]);
+    scene.refused(&map("0=1,1=0"), &["the label value 7 at x=2, y=1 is not in the map 0=1,1=0; add it there"]);
+}
+
+#[test]
+fn one_class_is_nothing_to_learn() {
+    for mask in [[0; 8], [255; 8], [3; 8]] {
+        let scene = Scene::with_masks(&[mask, mask]);
+        scene.refused(&unasked(), &["all pixels that count are of one class", "there is nothing to learn"]);
+    }
+    let scene = Scene::with_masks(&[BINARY]);
+    scene.refused(
+        &Options { ignore: Some(255), ..unasked() },
+        &["(label values: 0, 255), so there is nothing to learn"],
+    );
+    let scene = Scene::new(&["images", "instances"]);
+    scene.image("images/a.png", 0);
+    write_grey16(&scene.path("instances/a.png"), 2, 4, &[0; 8]).unwrap();
+    scene.refused(&unasked(), &["no image has a cell, so there is nothing to learn"]);
+}
+
+#[test]
+fn instances_make_two_classes_and_take_no_mapping() {
+    let scene = Scene::new(&["images", "instances"]);
+    scene.image("images/a.png", 0);
+    scene.image("images/b.png", 1);
+    write_grey16(&scene.path("instances/a.png"), 2, 4, &[0, 0, 900, 900, 7, 0, 0, 0]).unwrap();
+    write_grey16(&scene.path("instances/b.png"), 2, 4, &[0, 0, 0, 0, 7, 0, 0, 0]).unwrap();
+    let dataset = scene.open(&unasked()).unwrap();
+    let survey = dataset.survey();
+    assert_eq!(survey.instances, Some(InstanceCounts { total: 3, min: 1, median: 2, max: 2 }));
+    assert_eq!((survey.class_pixels.clone(), survey.mapping.to_string()), (vec![12, 4], "0 → 0, any other → 1".into()));
+    let samples = dataset.read(&[1, 0]).unwrap();
+    assert_eq!(samples[0].name, "b");
+    assert_eq!(samples[1].instances().values, [0, 0, 900, 900, 7, 0, 0, 0]);
+    assert_eq!(samples[1].classes().values, [0, 0, 1, 1, 1, 0, 0, 0]);
+    scene.refused(&map("0=0,7=1"), &["--map, --classes and --ignore are for masks/"]);
+}
+
+#[test]
+fn samples_have_their_classes() {
+    let scene = Scene::with_masks(&[[0, 0, 128, 128, 255, 0, 0, 0]]);
+    let dataset = scene.open(&Options { ignore: Some(255), ..map("0=0,128=1") }).unwrap();
+    let samples = dataset.read(&[0]).unwrap();
+    let ignored = crate::data::IGNORE;
+    assert_eq!(samples[0].classes().values, [0, 0, 1, 1, ignored, 0, 0, 0]);
+    let message = dataset.read(&[1]).unwrap_err().to_string();
+    assert!(message.contains("has 1 images, there is no index 1"), "{message}");
+}
+
+#[test]
+fn contradicting_options_and_maps_are_refused() {
+    let scene = Scene::with_masks(&[BINARY]);
+    scene.refused(&Options { classes: Some(2), ..map("0=0,255=1") }, &["--map and --classes both say"]);
+    scene.refused(
+        &Options { classes: Some(1), ..unasked() },
+        &["--classes=1: give a number from 2 (background and another) to 256"],
+    );
+    for (text, expected) in [
+        ("0=0,128", "has no `=` in `128`"),
+        ("0=0,x=1", "has `x` where a number belongs"),
+        ("0=0,0=1", "has the value 0 twice"),
+        ("0=0,5=2", "has the classes 0, 2, which do not count up from 0"),
+    ] {
+        let message = text.parse::<ValueMap>().unwrap_err().to_string();
+        assert!(message.contains(expected) && message.contains("such as 0=0,128=1,255=2"), "{message}");
+    }
+}
+
+#[test]
+fn the_survey_says_what_there_is() {
+    let scene = Scene::with_masks(&[BINARY, [0; 8], BINARY]);
+    scene.image("images/c.png", 0);
+    let survey = scene.survey(&unasked());
+    let text = survey.to_string();
+    for line in [
+        "images    3, 1 channel, 8-bit, values 0 to 70",
+        "sizes     4 x 2 (3)",
+        "labels    0 (20 pixels), 255 (4 pixels)",
+        "mapping   0 → 0, 255 → 1",
+        "class 0             20 pixels  83.33 %",
+        "class 1              4 pixels  16.67 %",
+        "to beat   class 0 everywhere: accuracy 0.8333, mean IoU 0.4167",
+        "note      1 of 3 images have nothing but background",
+        "note      a and c are the same image",
+    ] {
+        assert!(text.contains(line), "`{line}` is not in:\n{text}");
+    }
+    let json = serde_json::to_value(&survey).unwrap();
+    assert_eq!((&json["images"], &json["class_pixels"][1]), (&3.into(), &4.into()));
+}
+
+#[test]
+fn what_is_unusual_but_allowed_is_noted() {
+    let scene = Scene::with_masks(&[BINARY]);
+    write_grey16(&scene.path("images/a.png"), 2, 4, &[9; 8]).unwrap();
+    let notes = scene.survey(&map("0=0,255=1,9=2")).notes.join("\n");
+    for part in
+        ["1 16-bit images have only 8-bit values", "1 images have the same value everywhere", "no pixel is of class 2"]
+    {
+        assert!(notes.contains(part), "`{part}` is not in: {notes}");
+    }
+}
+
+#[test]
+fn a_split_holds_out_a_share_that_depends_on_the_seed() {
+    let dataset = Scene::with_masks(&[BINARY; 10]).open(&unasked()).unwrap();
+    let (training, held_out) = dataset.split(0.2, 1).unwrap();
+    assert_eq!((training.len(), held_out.len()), (8, 2));
+    let mut all = [training, held_out.clone()].concat();
+    all.sort_unstable();
+    assert!(all.into_iter().eq(0..10));
+    assert_eq!(dataset.split(0.2, 1).unwrap().1, held_out);
+    assert!((2..9).any(|seed| dataset.split(0.2, seed).unwrap().1 != held_out));
+    assert_eq!(dataset.split(0.001, 1).unwrap().1.len(), 1);
+    assert!(dataset.split(1.0, 1).unwrap_err().to_string().contains("between 0 and 1, got 1"));
+    let one = Scene::with_masks(&[BINARY]).open(&unasked()).unwrap();
+    assert!(one.split(0.5, 1).unwrap_err().to_string().contains("one image cannot be divided"));
+}
