@@ -2,6 +2,9 @@
 
 mod add;
 mod argmax;
+mod conv2d;
+mod conv_transpose2d;
+mod convolution;
 mod crop_concat;
 mod cross_entropy;
 mod dropout;
@@ -12,6 +15,8 @@ mod softmax;
 
 pub use add::Add;
 pub use argmax::Argmax;
+pub use conv_transpose2d::{ConvTranspose2d, ConvTranspose2dGradInput, ConvTranspose2dGradWeight};
+pub use conv2d::{Conv2d, Conv2dGradInput, Conv2dGradWeight, ConvGradBias};
 pub use crop_concat::{CropConcat, CropConcatGradSkip, CropConcatGradUp};
 pub use cross_entropy::{CrossEntropy, CrossEntropyGrad, CrossEntropyScale, CrossEntropySettings, Reduction};
 pub use dropout::Dropout;
@@ -39,6 +44,12 @@ pub struct Entry {
 pub const REGISTRY: &[Entry] = &[
     Entry { name: "add", page: include_str!("../docs/ops/add.md"), cases: add::cases },
     Entry { name: "argmax", page: include_str!("../docs/ops/argmax.md"), cases: argmax::cases },
+    Entry { name: "conv2d", page: include_str!("../docs/ops/conv2d.md"), cases: conv2d::cases },
+    Entry {
+        name: "conv_transpose2d",
+        page: include_str!("../docs/ops/conv_transpose2d.md"),
+        cases: conv_transpose2d::cases,
+    },
     Entry { name: "crop_concat", page: include_str!("../docs/ops/crop_concat.md"), cases: crop_concat::cases },
     Entry { name: "cross_entropy", page: include_str!("../docs/ops/cross_entropy.md"), cases: cross_entropy::cases },
     Entry { name: "dropout", page: include_str!("../docs/ops/dropout.md"), cases: dropout::cases },

@@ -1,0 +1,377 @@
+//! `conv2d`: convolution (cross-correlation) of images with zero padding, and its gradients.
+
+use super::convolution::{
+    Geometry, Images, Side, Tile, Window, candidates, check_inputs, in_parts, lanes, parts, subgroup_lanes,
+    sum_of_products, turned, two_of_rank_4, weight_gradient,
+};
+use crate::array::{Array, Real, Tensor};
+use crate::error::Result;
+use crate::graph::{Graph, NodeId};
+use crate::kernel;
+use crate::op::{Backward, Binding, Bound, Candidate, Case, DeviceProfile, Dispatch, Fill, Op, workgroup_grid};
+use crate::shape::{DType, Shape, TensorType};
+use std::sync::Arc;
+
+/// `y[n, p, o] = bias[o] + Σ weight[q, i, o] · x[n, stride · p + q − padding, i]`, x being zero outside; inputs x
+/// `[n, h, w, c_in]`, weight `[kh, kw, c_in, c_out]` and, optionally, bias `[c_out]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Conv2d {
+    /// How many positions the weight moves from one pixel of the result to the next: rows, columns.
+    pub stride: [usize; 2],
+    /// How many zeros surround x on each side: rows, columns.
+    pub padding: [usize; 2],
+}
+
+impl Default for Conv2d {
+    fn default() -> Self {
+        Self { stride: [1, 1], padding: [0, 0] }
+    }
+}
+
+/// The gradient of [`Conv2d`] with respect to x; inputs weight and the gradient of y.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Conv2dGradInput {
+    /// The convolution.
+    pub conv: Conv2d,
+    /// Height and width of x, which those of y do not determine.
+    pub in_extents: [usize; 2],
+}
+
+/// The gradient of [`Conv2d`] with respect to weight; inputs x and the gradient of y.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Conv2dGradWeight {
+    /// The convolution.
+    pub conv: Conv2d,
+    /// Height and width of the weight, which those of x and y do not determine.
+    pub kernel_size: [usize; 2],
+}
+
+/// Input channels that a lane of the weight gradient's kernels owns.
+const CHANNELS: usize = 4;
+
+/// The gradient of a convolution's bias: the sum of the gradient of y over all pixels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConvGradBias;
+
+impl Graph {
+    /// The convolution of x `[n, h, w, c_in]` with a weight `[kh, kw, c_in, c_out]`.
+    ///
+    /// # Errors
+    /// When the shapes do not fit each other.
+    pub fn conv2d(
+        &mut self,
+        name: &str,
+        x: NodeId,
+        weight: NodeId,
+        bias: Option<NodeId>,
+        conv: Conv2d,
+    ) -> Result<NodeId> {
+        let inputs: Vec<NodeId> = [x, weight].into_iter().chain(bias).collect();
+        self.apply(name, conv, &inputs)
+    }
+}
+
+impl Conv2d {
+    fn window(self, kernel_size: [usize; 2]) -> Window {
+        Window { kernel_size, stride: self.stride, padding: self.padding }
+    }
+
+    fn window_of(self, weight: &Shape) -> Window {
+        self.window([weight.extents()[0], weight.extents()[1]])
+    }
+}
+
+impl Op for Conv2d {
+    fn name(&self) -> &'static str {
+        "conv2d"
+    }
+
+    fn output(&self, inputs: &[TensorType]) -> Result<TensorType, String> {
+        check_inputs(inputs)?;
+        let (x, weight) = (inputs[0].shape.extents(), &inputs[1].shape);
+        let window = self.window_of(weight);
+        window.check()?;
+        let [height, width] = window.coarse([x[1], x[2]])?;
+        TensorType::f32([x[0], height, width, weight.channels()])
+    }
+
+    fn reference<T: Real>(&self, inputs: &[&Tensor<T>]) -> Vec<Tensor<T>> {
+        let (x, weight) = (inputs[0].float(), inputs[1].float());
+        let bias = inputs.get(2).map(|bias| bias.float().data.as_slice());
+        let window = self.window_of(&weight.shape);
+        let images = Images::of(x);
+        let Ok(extents) = window.coarse(images.extents) else { return vec![] };
+        let data = sum_of_products(&window, images, Side::Fine, &weight.data, extents, bias);
+        images_like(x, extents, weight.shape.channels(), data)
+    }
+
+    fn candidates(&self, inputs: &[TensorType], output: &TensorType, device: &DeviceProfile) -> Vec<Candidate> {
+        let geometry = Geometry::new(self.window_of(&inputs[1].shape), &inputs[0], output);
+        let Geometry { batch, out_extents, out_channels, .. } = geometry;
+        let has_bias = inputs.len() == 3;
+        let launch = |kernel, tile: Tile| {
+            let constants = [tile.constants(), vec![("BIAS", usize::from(has_bias))]].concat();
+            let bias = Binding::Input(if has_bias { 2 } else { 1 });
+            let bindings = vec![Binding::Input(0), Binding::Input(1), bias, Binding::Output];
+            let workgroups = tile.workgroups(batch, out_extents, [1, 1], out_channels);
+            Candidate::from(geometry.dispatch(kernel, &constants, bindings, &[], workgroups))
+        };
+        let plain = launch(kernel!("conv2d/forward"), Tile::plain(out_channels, device));
+        let subgroup = Tile::subgroup(out_channels, device);
+        candidates(device, plain, subgroup.map(|tile| launch(kernel!("conv2d/forward_subgroup"), tile)))
+    }
+
+    fn gradient(&self, backward: &mut Backward<'_>) -> Result<Vec<Option<NodeId>>> {
+        let (x, weight) = (backward.input_type(0).shape, backward.input_type(1).shape);
+        let &[x_node, weight_node, ..] = backward.inputs else { return Ok(vec![]) };
+        let (conv, grad_output) = (*self, backward.grad_output);
+        let mut gradients = vec![None; backward.inputs.len()];
+        if backward.needs[0] {
+            let op = Conv2dGradInput { conv, in_extents: [x.extents()[1], x.extents()[2]] };
+            gradients[0] = Some(backward.apply("grad_input", op, &[weight_node, grad_output])?);
+        }
+        if backward.needs[1] {
+            let op = Conv2dGradWeight { conv, kernel_size: self.window_of(&weight).kernel_size };
+            gradients[1] = Some(backward.apply("grad_weight", op, &[x_node, grad_output])?);
+        }
+        if backward.needs.get(2) == Some(&true) {
+            gradients[2] = Some(backward.apply("grad_bias", ConvGradBias, &[grad_output])?);
+        }
+        Ok(gradients)
+    }
+
+    fn flops(&self, inputs: &[TensorType], output: &TensorType) -> u64 {
+        let geometry = Geometry::new(self.window_of(&inputs[1].shape), &inputs[0], output);
+        geometry.flops(geometry.out_extents)
+    }
+
+    fn bound(&self, inputs: &[&Tensor<f64>], _: &Tensor<f64>) -> Bound {
+        let weight = &inputs[1].float().shape;
+        Bound::Terms(weight.elements() / weight.channels() + 1)
+    }
+}
+
+/// Images of these extents and channels, as many as `like` has.
+pub(super) fn images_like<T: Real>(
+    like: &Array<T>,
+    extents: [usize; 2],
+    channels: usize,
+    data: Vec<T>,
+) -> Vec<Tensor<T>> {
+    let shape = Shape::new([like.shape.extents()[0], extents[0], extents[1], channels]);
+    shape.and_then(|shape| Array::new(shape, data)).map(Tensor::Float).into_iter().collect()
+}
+
+impl Op for Conv2dGradInput {
+    fn name(&self) -> &'static str {
+        "conv2d_grad_input"
+    }
+
+    fn output(&self, inputs: &[TensorType]) -> Result<TensorType, String> {
+        let ([kh, kw, c_in, c_out], [n, h, w, c]) = two_of_rank_4(inputs)?;
+        let window = self.conv.window([kh, kw]);
+        window.check()?;
+        let [height, width] = self.in_extents;
+        if window.coarse(self.in_extents)? != [h, w] || c != c_out {
+            return Err(format!(
+                "no convolution of [{n}, {height}, {width}, {c_in}] with {} gives {}",
+                inputs[0], inputs[1]
+            ));
+        }
+        TensorType::f32([n, height, width, c_in])
+    }
+
+    fn reference<T: Real>(&self, inputs: &[&Tensor<T>]) -> Vec<Tensor<T>> {
+        let (weight, grad_output) = (inputs[0].float(), inputs[1].float());
+        let &[_, _, c_in, c_out] = weight.shape.extents() else { return vec![] };
+        let window = self.conv.window_of(&weight.shape);
+        let matrices = turned(&weight.data, c_in, c_out);
+        let images = Images::of(grad_output);
+        let data = sum_of_products(&window, images, Side::Coarse, &matrices, self.in_extents, None);
+        images_like(grad_output, self.in_extents, c_in, data)
+    }
+
+    fn candidates(&self, inputs: &[TensorType], output: &TensorType, device: &DeviceProfile) -> Vec<Candidate> {
+        let geometry = Geometry::new(self.conv.window_of(&inputs[0].shape), output, &inputs[1]);
+        let Geometry { batch, in_extents, in_channels, .. } = geometry;
+        let launch = |kernel, tile: Tile| {
+            let bindings = vec![Binding::Input(1), Binding::Input(0), Binding::Output];
+            let workgroups = tile.workgroups(batch, in_extents, self.conv.stride, in_channels);
+            Candidate::from(geometry.dispatch(kernel, &tile.constants(), bindings, &[], workgroups))
+        };
+        let plain = launch(kernel!("conv2d/grad_input"), Tile::plain(in_channels, device));
+        let subgroup = Tile::subgroup(in_channels, device);
+        candidates(device, plain, subgroup.map(|tile| launch(kernel!("conv2d/grad_input_subgroup"), tile)))
+    }
+
+    fn flops(&self, inputs: &[TensorType], output: &TensorType) -> u64 {
+        let geometry = Geometry::new(self.conv.window_of(&inputs[0].shape), output, &inputs[1]);
+        geometry.flops(geometry.out_extents)
+    }
+
+    fn bound(&self, inputs: &[&Tensor<f64>], _: &Tensor<f64>) -> Bound {
+        let &[kh, kw, _, c_out] = inputs[0].float().shape.extents() else { return Bound::Exact };
+        Bound::Terms(kh * kw * c_out)
+    }
+}
+
+impl Op for Conv2dGradWeight {
+    fn name(&self) -> &'static str {
+        "conv2d_grad_weight"
+    }
+
+    fn output(&self, inputs: &[TensorType]) -> Result<TensorType, String> {
+        let ([n, height, width, c_in], [n_out, h, w, c_out]) = two_of_rank_4(inputs)?;
+        let window = self.conv.window(self.kernel_size);
+        window.check()?;
+        if window.coarse([height, width])? != [h, w] || n != n_out {
+            let kernel_size = self.kernel_size;
+            return Err(format!("no convolution of {} with a weight {kernel_size:?} gives {}", inputs[0], inputs[1]));
+        }
+        TensorType::f32([self.kernel_size[0], self.kernel_size[1], c_in, c_out])
+    }
+
+    fn reference<T: Real>(&self, inputs: &[&Tensor<T>]) -> Vec<Tensor<T>> {
+        let (x, grad_output) = (Images::of(inputs[0].float()), Images::of(inputs[1].float()));
+        let window = self.conv.window(self.kernel_size);
+        let data = weight_gradient(&window, x, Side::Fine, grad_output);
+        let shape = Shape::new([self.kernel_size[0], self.kernel_size[1], x.channels, grad_output.channels]);
+        shape.and_then(|shape| Array::new(shape, data)).map(Tensor::Float).into_iter().collect()
+    }
+
+    fn candidates(&self, inputs: &[TensorType], output: &TensorType, device: &DeviceProfile) -> Vec<Candidate> {
+        let geometry = Geometry::new(self.conv.window(self.kernel_size), &inputs[0], &inputs[1]);
+        let Geometry { batch, in_channels, out_extents, out_channels, .. } = geometry;
+        let blocks = self.kernel_size[0] * in_channels.div_ceil(CHANNELS);
+        let rows = batch * out_extents[0];
+        let parts = parts(rows, out_extents[1], blocks * out_channels.div_ceil(16));
+        let launch = |kernel, constants: &[(&'static str, usize)], channels_per_group: usize| {
+            in_parts(parts, output.shape.elements(), |partial| {
+                let constants = [constants, &[("CHANNELS", CHANNELS)]].concat();
+                let bindings = vec![Binding::Input(0), Binding::Input(1), partial];
+                let params = [("rows_per_part", rows.div_ceil(parts))];
+                let workgroups = parts * blocks * out_channels.div_ceil(channels_per_group);
+                geometry.dispatch(kernel, &constants, bindings, &params, workgroups)
+            })
+        };
+        let lanes = lanes(out_channels, 2, device);
+        let plain = launch(kernel!("conv2d/grad_weight"), &[("LANES", lanes), ("OUTPUTS", 2)], 2 * lanes);
+        let subgroup = subgroup_lanes(out_channels, device);
+        let kernel = kernel!("conv2d/grad_weight_subgroup");
+        candidates(device, plain, subgroup.map(|lanes| launch(kernel, &[("LANES", lanes)], lanes)))
+    }
+
+    fn flops(&self, inputs: &[TensorType], _: &TensorType) -> u64 {
+        let geometry = Geometry::new(self.conv.window(self.kernel_size), &inputs[0], &inputs[1]);
+        geometry.flops(geometry.out_extents)
+    }
+
+    fn bound(&self, inputs: &[&Tensor<f64>], _: &Tensor<f64>) -> Bound {
+        let grad_output = &inputs[1].float().shape;
+        Bound::Terms(grad_output.elements() / grad_output.channels())
+    }
+}
+
+impl Op for ConvGradBias {
+    fn name(&self) -> &'static str {
+        "conv_grad_bias"
+    }
+
+    fn output(&self, inputs: &[TensorType]) -> Result<TensorType, String> {
+        match inputs {
+            [grad_output] if grad_output.dtype == DType::F32 => TensorType::f32([grad_output.shape.channels()]),
+            _ => Err(format!("expected one float tensor, got {inputs:?}")),
+        }
+    }
+
+    fn reference<T: Real>(&self, inputs: &[&Tensor<T>]) -> Vec<Tensor<T>> {
+        let grad_output = inputs[0].float();
+        let channels = grad_output.shape.channels();
+        let mut sums = vec![T::zero(); channels];
+        for pixel in grad_output.data.chunks_exact(channels) {
+            for (sum, &value) in sums.iter_mut().zip(pixel) {
+                *sum += value;
+            }
+        }
+        Shape::new([channels]).and_then(|shape| Array::new(shape, sums)).map(Tensor::Float).into_iter().collect()
+    }
+
+    fn candidates(&self, inputs: &[TensorType], _: &TensorType, device: &DeviceProfile) -> Vec<Candidate> {
+        let (elements, channels) = (inputs[0].shape.elements(), inputs[0].shape.channels());
+        let pixels = elements / channels;
+        let parts = parts(pixels, 1, 1);
+        let pixels_per_part = pixels.div_ceil(parts);
+        let lanes = lanes(channels, 1, device);
+        vec![in_parts(parts, channels, |partial| Dispatch {
+            kernel: kernel!("conv2d/grad_bias"),
+            constants: vec![("LANES", format!("{lanes}u"))],
+            bindings: vec![Binding::Input(0), partial],
+            params: vec![
+                ("pixels", pixels.into()),
+                ("channels", channels.into()),
+                ("pixels_per_part", pixels_per_part.into()),
+            ],
+            workgroups: workgroup_grid(parts * channels.div_ceil(lanes)),
+        })]
+    }
+
+    fn flops(&self, inputs: &[TensorType], _: &TensorType) -> u64 {
+        inputs[0].shape.elements() as u64
+    }
+
+    fn bound(&self, inputs: &[&Tensor<f64>], _: &Tensor<f64>) -> Bound {
+        let grad_output = &inputs[0].float().shape;
+        Bound::Terms(grad_output.elements() / grad_output.channels())
+    }
+}
+
+/// The forward pass of an op with weight, and its three gradients, at these shapes.
+pub(super) fn cases() -> Result<Vec<Case>, String> {
+    let unit = Conv2d::default();
+    let with = |stride, padding| Conv2d { stride, padding };
+    let mut cases = Vec::new();
+    for (name, conv, x, weight, deviation) in [
+        ("one element", unit, [1, 1, 1, 1], [1, 1, 1, 1], 1.0),
+        ("one pixel left", unit, [1, 3, 3, 1], [3, 3, 1, 1], 1.0),
+        ("exactly one tile", unit, [1, 4, 10, 8], [3, 3, 8, 16], 1.0),
+        ("one over", unit, [1, 5, 11, 9], [3, 3, 9, 17], 1.0),
+        ("primes, batch 2", unit, [2, 7, 19, 3], [3, 3, 3, 5], 1.0),
+        ("padding 1", with([1, 1], [1, 1]), [2, 6, 13, 5], [3, 3, 5, 3], 1.0),
+        ("stride 2, padding 1", with([2, 2], [1, 1]), [1, 11, 8, 8], [3, 3, 8, 33], 1.0),
+        ("2x2 stride 2, odd", with([2, 2], [0, 0]), [1, 7, 9, 5], [2, 2, 5, 6], 1.0),
+        ("stride past the kernel", with([3, 2], [0, 0]), [1, 9, 8, 2], [2, 1, 2, 3], 1.0),
+        ("oblong", with([3, 2], [2, 1]), [2, 11, 9, 2], [5, 4, 2, 3], 1.0),
+        ("1x1, two classes", unit, [1, 6, 13, 16], [1, 1, 16, 2], 1.0),
+        ("one input channel", unit, [1, 12, 12, 1], [3, 3, 1, 16], 1.0),
+        ("large values", unit, [1, 6, 9, 7], [3, 3, 7, 9], 1e15),
+        ("past 65,535 workgroups in the image", unit, [1, 1030, 1021, 1], [1, 1, 1, 1], 1.0),
+        ("past 65,535 workgroups in the weight", unit, [1, 1, 1, 2050], [1, 1, 2050, 2070], 1.0),
+    ] {
+        let fill = |extents: &[usize]| Ok::<_, String>((TensorType::f32(extents)?, Fill::Normal(deviation)));
+        let (x, weight, bias) = (fill(&x)?, fill(&weight)?, fill(&weight[3..])?);
+        let y = conv.output(&[x.0.clone(), weight.0.clone()])?;
+        let grad_output = fill(y.shape.extents())?;
+        let (in_extents, kernel_size) = (extents_of(&x.0, 1), extents_of(&weight.0, 0));
+        let mut push = |op: Arc<dyn crate::op::AnyOp>, inputs| cases.push(Case { name: name.into(), op, inputs });
+        push(Arc::new(conv), vec![x.clone(), weight.clone(), bias]);
+        // Without a bias, another binding stands in for it.
+        if conv == unit {
+            push(Arc::new(conv), vec![x.clone(), weight.clone()]);
+        }
+        push(Arc::new(Conv2dGradInput { conv, in_extents }), vec![weight, grad_output.clone()]);
+        // A sum over many pixels of either sign is mostly rounding.
+        if x.0.shape.elements() < 100_000 {
+            push(Arc::new(Conv2dGradWeight { conv, kernel_size }), vec![x, grad_output.clone()]);
+            push(Arc::new(ConvGradBias), vec![grad_output]);
+        }
+    }
+    let wide = (TensorType::f32([1, 1, 1, 530_000])?, Fill::Normal(1.0));
+    cases.push(Case { name: "past 65,535 workgroups".into(), op: Arc::new(ConvGradBias), inputs: vec![wide] });
+    Ok(cases)
+}
+
+/// Two neighbouring extents.
+pub(super) fn extents_of(tensor: &TensorType, first: usize) -> [usize; 2] {
+    let extents = tensor.shape.extents();
+    [extents[first], extents[first + 1]]
+}
