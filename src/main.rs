@@ -1,2 +1,15 @@
-//! The `tilewise` program.
-fn main() {}
+//! The `tilewise` program: parses the command line, runs a command, turns an error into a message and an exit code.
+
+mod cli;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    match cli::run() {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::from(error.exit_code())
+        }
+    }
+}

@@ -3,11 +3,14 @@
 use crate::array::{Array, Tensor};
 
 use crate::compare::compare;
+use crate::cpu;
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Plan, PlanOptions};
 use crate::graph::{BANK_ALIGNMENT, Bank, Graph, Init, NodeId};
-use crate::op::{Case, Dispatch};
+use crate::models::{Training, UNet};
+use crate::op::{Case, Dispatch, Fill};
 use crate::ops::REGISTRY;
+use crate::random::Random;
 use crate::shape::TensorType;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -188,4 +191,60 @@ pub fn candidates(gpu: &Gpu, case: &Case) -> Result<Vec<Vec<Dispatch>>> {
     })?;
     let candidates = case.op.candidates(&types, &output, gpu.profile());
     Ok(candidates.into_iter().map(|candidate| candidate.dispatches).collect())
+}
+
+/// The share of a tensor's norm by which a whole training step in `f32` may differ from the reference in `f64`: some hundred
+/// roundings of 2⁻²⁴ in sequence, amplified where sums cancel. A wrong sign, index or scale is off by more than 10⁻².
+const STEP_BOUND: f64 = 1e-4;
+
+/// One training step of a small U-Net with dropout, on the device and in the `f64` reference: loss, every gradient, every
+/// parameter after the update.
+///
+/// # Errors
+/// When the device fails. What does not hold is in the report.
+pub fn training_step(gpu: &Gpu, seed: u32) -> Result<KernelReport> {
+    let net = UNet { in_channels: 1, classes: 3, base_channels: 4, depth: 2, dropout: 0.25 };
+    let side = net.legal_above(net.shrink() + 12);
+    let step = net.build(2, [side; 2])?.training_step(&Training::default())?;
+    let parameters = step.graph.initial_parameters(seed);
+    let mut random = Random::new(seed, u32::MAX);
+    let mut inputs: BTreeMap<NodeId, Tensor<f32>> = BTreeMap::new();
+    for (node, fill) in [
+        (Some(step.image), Fill::Normal(1.0)),
+        (Some(step.labels), Fill::Labels { classes: 3, ignore: None }),
+        (Some(step.weights), Fill::Positive),
+        (Some(step.learning_rate), Fill::Constant(0.01)),
+        (step.generator, Fill::Bits),
+    ] {
+        if let Some(node) = node {
+            inputs.insert(node, fill.draw(&step.graph.node(node).tensor_type, &mut random));
+        }
+    }
+    let plan = Plan::new(gpu, &step.graph, PlanOptions::default())?;
+    plan.write_bank(Bank::Parameters, &parameters)?;
+    inputs.iter().try_for_each(|(&node, value)| plan.write(node, value))?;
+    plan.run()?;
+    let inputs: BTreeMap<NodeId, Tensor<f64>> = inputs.iter().map(|(&node, value)| (node, value.cast())).collect();
+    let mut banks = cpu::banks::<f64>(&step.graph, &parameters);
+    let outputs = cpu::evaluate(&step.graph, &inputs, &mut banks)?;
+    let mut report = KernelReport { kernel: "training step".into(), cases: 0, worst: 0.0, failures: Vec::new() };
+    let mut hold = |name: &str, actual: &[f32], reference: &[f64]| {
+        let norm = reference.iter().map(|value| value * value).sum::<f64>().sqrt();
+        let error = actual.iter().zip(reference).map(|(&a, &b)| (f64::from(a) - b).powi(2)).sum::<f64>().sqrt();
+        let ratio = error / (STEP_BOUND * norm);
+        report.cases += 1;
+        report.worst = report.worst.max(ratio);
+        if error.is_nan() || error > STEP_BOUND * norm {
+            report.failures.push(format!("{name}: off by {error:e} where the norm is {norm:e}, bound {STEP_BOUND:e}"));
+        }
+    };
+    hold("loss", &plan.read(step.loss)?.float().data, &outputs[&step.loss].float().data);
+    for bank in [Bank::Gradients, Bank::Parameters] {
+        let (actual, reference) = (plan.read_bank(bank)?, &banks[&bank]);
+        for parameter in step.graph.parameters() {
+            let name = format!("{} of {}", if bank == Bank::Gradients { "gradient" } else { "update" }, parameter.name);
+            hold(&name, step.graph.bank_slice(&actual, parameter), step.graph.bank_slice(reference, parameter));
+        }
+    }
+    Ok(report)
 }

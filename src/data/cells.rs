@@ -11,6 +11,7 @@ mod optics;
 mod outline;
 
 use std::fs;
+use std::ops::Range;
 use std::path::Path;
 
 use rayon::prelude::*;
@@ -40,22 +41,24 @@ pub fn generate(seed: u32, index: u32, size: usize) -> Sample {
     Sample { name: format!("cells-{index:04}"), image, truth: Truth::Instances(instances) }
 }
 
-/// Writes pictures `0..count` of a seed as a data set: `images/` with 8-bit PNGs, `instances/` with 16-bit ones.
+/// Writes pictures of a seed as a data set, `images/` with 8-bit PNGs and `instances/` with 16-bit ones, and returns them.
 ///
 /// # Errors
 /// [`Error::Io`] when a folder or file cannot be written.
-pub fn write_dataset(folder: impl AsRef<Path>, seed: u32, count: u32, size: usize) -> Result<()> {
+pub fn write_dataset(folder: impl AsRef<Path>, seed: u32, indices: Range<u32>, size: usize) -> Result<Vec<Sample>> {
     let [images, labels] = ["images", "instances"].map(|name| folder.as_ref().join(name));
     for part in [&images, &labels] {
         fs::create_dir_all(part).map_err(|source| Error::io("create", part, source))?;
     }
-    (0..count).into_par_iter().try_for_each(|index| {
+    let picture = |index| {
         let sample = generate(seed, index, size);
         let file = format!("{}.png", sample.name);
         let bytes: Vec<u8> = sample.image.pixels.iter().map(|&value| value as u8).collect();
         write_grey8(&images.join(&file), size, size, &bytes)?;
-        sample.instances().write_instances(labels.join(&file))
-    })
+        sample.instances().write_instances(labels.join(&file))?;
+        Ok(sample)
+    };
+    indices.into_par_iter().map(picture).collect()
 }
 
 #[cfg(test)]
@@ -126,7 +129,7 @@ mod tests {
     #[test]
     fn a_written_data_set_reads_back() {
         let folder = tempfile::tempdir().unwrap();
-        write_dataset(folder.path(), 3, 2, 48).unwrap();
+        write_dataset(folder.path(), 3, 0..2, 48).unwrap();
         for index in 0..2 {
             let sample = generate(3, index, 48);
             let file = format!("{}.png", sample.name);

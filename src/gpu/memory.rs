@@ -171,7 +171,7 @@ impl fmt::Display for MemoryPlan {
         let transient: u64 = self.transient.iter().sum();
         write!(
             f,
-            "{:.1} MiB: {:.1} for {} banks of parameters, gradients and optimiser state, {:.1} for activations in {} shared \
+            "{:.1} MiB: {:.1} for parameters, gradients and optimiser state ({} bank(s)), {:.1} for activations in {} shared \
              buffers ({:.1} unshared), {:.1} for inputs, settings and reading back",
             mebibytes(self.total_bytes()),
             mebibytes(self.bank * self.banks),

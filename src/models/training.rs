@@ -3,7 +3,7 @@
 use super::Network;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, NodeId};
-use crate::ops::{CrossEntropySettings, SgdSettings};
+use crate::ops::{CrossEntropySettings, Reduction, SgdSettings};
 use crate::shape::TensorType;
 
 /// What is minimised, and how.
@@ -13,6 +13,17 @@ pub struct Training {
     pub loss: CrossEntropySettings,
     /// The optimiser.
     pub sgd: SgdSettings,
+}
+
+impl Default for Training {
+    /// The paper's momentum of 0.99 without weight decay, on the mean of the loss over the weights. Nothing is ignored: a pixel
+    /// that should not count has weight 0.
+    fn default() -> Self {
+        Self {
+            loss: CrossEntropySettings { reduction: Reduction::MeanOverWeights, ignore: None },
+            sgd: SgdSettings { momentum: 0.99, weight_decay: 0.0 },
+        }
+    }
 }
 
 /// A graph whose every run is one training step.

@@ -1,0 +1,164 @@
+//! The command line: one file per command.
+
+mod devices;
+mod explain;
+mod predict;
+mod selftest;
+
+use clap::{ArgAction, Args, Parser, Subcommand};
+use indicatif::{ProgressBar, ProgressStyle};
+use std::io::{self, Write};
+use std::path::Path;
+use std::process::ExitCode;
+use std::str::FromStr;
+use tilewise::checkpoint::{Metadata, Weights};
+use tilewise::executor::Device;
+use tilewise::gpu::DeviceChoice;
+use tilewise::models::UNet;
+use tilewise::{Error, Result};
+
+/// U-Net on any GPU: every kernel hand-written in WGSL, every kernel checked against a CPU reference.
+///
+/// Start with `tilewise demo`: it makes images of cells, trains a small U-Net on them in a few minutes, with or without a GPU, and
+/// draws what it learned.
+#[derive(Debug, Parser)]
+#[command(version, propagate_version = true, max_term_width = 120)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What every command takes.
+#[derive(Debug, Args)]
+pub(crate) struct Global {
+    /// Where to compute: auto, cpu, or an adapter's index or part of its name as `tilewise devices` lists them
+    #[arg(long, global = true, value_name = "auto|cpu|N|NAME", default_value = "auto")]
+    pub(crate) device: DeviceChoice,
+    /// Seed of everything random; the same seed gives the same result on the same device [default: 1, or the run's]
+    #[arg(long, global = true, value_name = "N")]
+    pub(crate) seed: Option<u32>,
+    /// Say more: -v for what is done, -vv for every detail
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    pub(crate) verbose: u8,
+    /// Say nothing but results and errors
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub(crate) quiet: bool,
+    /// Print the result as JSON
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// List the devices that can compute: GPUs and software drivers
+    Devices,
+    /// Check every kernel against its CPU reference on your device, then one training step of a small U-Net
+    Selftest,
+    /// Segment images of any size with trained weights
+    Predict(predict::Arguments),
+    /// Print a U-Net's layers: kernels, shapes, parameters, work and memory, as in figure 1 of the paper
+    Explain(explain::Arguments),
+}
+
+impl Global {
+    /// Opens the chosen device and says in one line which it is.
+    pub(crate) fn open_device(&self) -> Result<Device> {
+        let device = Device::choose(&self.device)?;
+        self.say(&format!("device: {device}"));
+        if matches!(device, Device::Cpu) && self.device == DeviceChoice::Auto {
+            self.say(&format!("no GPU adapter was found; to get one, {}", tilewise::gpu::device::DRIVER_ADVICE));
+        }
+        Ok(device)
+    }
+
+    /// A progress bar for a terminal; hidden when quiet or when the output is no terminal.
+    pub(crate) fn progress(&self, template: &str) -> ProgressBar {
+        if self.quiet {
+            return ProgressBar::hidden();
+        }
+        let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+        ProgressBar::new(0).with_style(style)
+    }
+
+    /// A line for the person at the terminal, beside the result.
+    pub(crate) fn say(&self, text: &str) {
+        if !self.quiet {
+            eprintln!("{text}");
+        }
+    }
+}
+
+/// Height and width of a tile: `N` or `HEIGHTxWIDTH`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Tile(pub(crate) [usize; 2]);
+
+impl FromStr for Tile {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let side = |text: &str| text.trim().parse::<usize>().map_err(|_| format!("{text:?} is not a number of pixels"));
+        match text.split_once(['x', '×']) {
+            None => side(text).map(|side| Self([side; 2])),
+            Some((height, width)) => Ok(Self([side(height)?, side(width)?])),
+        }
+    }
+}
+
+/// Creates a folder and those above it.
+pub(crate) fn create_folder(path: &Path) -> Result<()> {
+    std::fs::create_dir_all(path).map_err(|error| Error::io("create", path, error))
+}
+
+/// The network and its parameters from a weights file, or from the best (else the last) weights of a run's folder.
+pub(crate) fn load_network(path: &Path) -> Result<(UNet, Vec<f32>)> {
+    let file = if path.is_dir() {
+        let found =
+            ["best.safetensors", "last.safetensors"].into_iter().map(|name| path.join(name)).find(|file| file.exists());
+        found.ok_or_else(|| Error::Weights {
+            path: path.into(),
+            problem: "this folder has neither best.safetensors nor last.safetensors; give the folder that `train --out` wrote".into(),
+        })?
+    } else {
+        path.to_owned()
+    };
+    let weights = Weights::load(file)?;
+    let net: Option<UNet> = weights.metadata().get(Metadata::MODEL).map_err(|problem| weights.error(problem))?;
+    let net = net.ok_or_else(|| {
+        weights.error("the file does not say which network it belongs to; give weights that `tilewise train` wrote")
+    })?;
+    net.validate().map_err(|problem| weights.error(problem.to_string()))?;
+    let smallest = net.smallest_side();
+    let parameters = weights.bank_for(&net.build(1, [smallest; 2])?.graph)?;
+    Ok((net, parameters))
+}
+
+/// Writes a result to standard output; a reader that has gone away is no error.
+pub(crate) fn print(text: &str) -> Result<()> {
+    match io::stdout().lock().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Error::io("write", "standard output", error)),
+        _ => Ok(()),
+    }
+}
+
+/// Writes a result as JSON to standard output.
+pub(crate) fn print_json(value: &impl serde::Serialize) -> Result<()> {
+    let text = serde_json::to_string_pretty(value);
+    let text = text.map_err(|error| Error::io("write", "standard output", error.into()))?;
+    print(&format!("{text}\n"))
+}
+
+pub(crate) fn run() -> Result<ExitCode> {
+    let Cli { global, command } = Cli::parse();
+    let level = ["warn", "info", "debug"][usize::from(global.verbose.min(2))];
+    // The drivers' and wgpu's own remarks stay out of the way unless asked for.
+    let filter = std::env::var("RUST_LOG").unwrap_or_else(|_| format!("error,tilewise={level}"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).without_time().init();
+    match command {
+        Command::Devices => devices::run(&global),
+        Command::Selftest => selftest::run(&global),
+        Command::Predict(arguments) => predict::run(&global, &arguments),
+        Command::Explain(arguments) => explain::run(&global, &arguments),
+    }
+}

@@ -1,0 +1,90 @@
+//! `tilewise explain`
+
+use super::{Global, print, print_json};
+use clap::Args;
+use serde_json::json;
+use std::process::ExitCode;
+use tilewise::Result;
+use tilewise::gpu::MemoryPlan;
+use tilewise::models::{Training, UNet};
+use tilewise::op::DeviceProfile;
+
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    /// Side of the square input in pixels
+    #[arg(long, value_name = "PIXELS", default_value_t = 572)]
+    input: usize,
+    /// Channels of the image
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    channels: usize,
+    /// Classes, background included
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    classes: usize,
+    /// Channels of the finest level
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    base: usize,
+    /// Number of poolings
+    #[arg(long, value_name = "N", default_value_t = 4)]
+    depth: usize,
+    /// Dropout rate at the end of the contracting path
+    #[arg(long, value_name = "RATE", default_value_t = 0.0)]
+    dropout: f32,
+    /// Images in a batch
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    batch: usize,
+    /// Print the graph of a training step in the DOT language instead (for `dot -Tsvg`)
+    #[arg(long)]
+    dot: bool,
+}
+
+pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
+    let net = UNet {
+        in_channels: arguments.channels,
+        classes: arguments.classes,
+        base_channels: arguments.base,
+        depth: arguments.depth,
+        dropout: arguments.dropout,
+    };
+    let side = arguments.input;
+    let network = net.build(arguments.batch, [side; 2])?;
+    let output = net.output_side(side)?;
+    let step = network.training_step(&Training::default())?;
+    if arguments.dot {
+        print(&step.graph.to_dot())?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut inference = network.graph.clone();
+    inference.mark_output("logits", network.logits);
+    let inference_memory = MemoryPlan::new(&inference, &DeviceProfile::PORTABLE, 0, false)?;
+    let memory = MemoryPlan::new(&step.graph, &DeviceProfile::PORTABLE, 0, false)?;
+    let forward = inference.table();
+    let table = step.graph.table();
+    let (_, forward_flops, ..) = forward.totals();
+    let (_, total_forward, _, backward_flops, _) = table.totals();
+    let parameters = step.graph.parameter_count();
+    if global.json {
+        print_json(&json!({
+            "input": side,
+            "output": output,
+            "parameters": parameters,
+            "flops": forward_flops,
+            "step_flops": total_forward + backward_flops,
+            "plan_bytes": memory.total_bytes(),
+            "inference_plan_bytes": inference_memory.total_bytes(),
+            "layers": table.rows,
+        }))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    print(&format!(
+        "U-Net of depth {}, {} channel(s) to {} classes, base {}: {side}×{side} -> {output}×{output}\n\n{table}\n\
+         {parameters} parameters; forward {:.2} GFLOP, training step {:.2} GFLOP; a multiply-add counts as two\n\
+         prediction plan {inference_memory}\ntraining plan   {memory}\n",
+        net.depth,
+        net.in_channels,
+        net.classes,
+        net.base_channels,
+        forward_flops as f64 / 1e9,
+        (total_forward + backward_flops) as f64 / 1e9,
+    ))?;
+    Ok(ExitCode::SUCCESS)
+}

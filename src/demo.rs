@@ -1,0 +1,225 @@
+//! The demo: images of cells are made, a small U-Net learns to segment them, and pictures show what it learned.
+
+use crate::checkpoint::{Metadata, Weights, atomic};
+use crate::data::{Image, Sample, cells};
+use crate::error::{Error, Result};
+use crate::executor::Device;
+use crate::metrics::{Confusion, otsu_threshold};
+use crate::models::UNet;
+use crate::picture::{Curve, Picture, write_curve};
+use crate::predict::Predictor;
+use crate::train::{Config, Event, Job, Record, Status, train};
+use serde::Serialize;
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+use std::time::Instant;
+
+/// Side of the images in pixels.
+const SIDE: usize = 256;
+/// Images to learn from, to choose the best weights by, and to report on. They differ in the index they are generated from.
+const IMAGES: [u32; 3] = [32, 4, 6];
+
+/// What the demo found: the content of `summary.json`.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// Foreground IoU of the best weights, pooled over the held-out images, which neither trained nor chose the weights.
+    pub foreground_iou: f64,
+    /// Share of wrong pixels.
+    pub pixel_error: f64,
+    /// What it takes to beat doing nothing, on the same images.
+    pub baselines: Baselines,
+    /// Training steps.
+    pub steps: u32,
+    /// Why training ended.
+    pub status: Status,
+    /// Seconds from the first image to the last picture.
+    pub seconds: f64,
+    /// Training steps a second.
+    pub steps_per_second: Option<f64>,
+    /// Trainable numbers.
+    pub parameters: usize,
+    /// Where it ran.
+    pub device: String,
+    /// The seed.
+    pub seed: u32,
+}
+
+/// Segmentations without learning.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Baselines {
+    /// Everything is background.
+    pub all_background: Baseline,
+    /// Otsu's threshold of each image.
+    pub threshold: Baseline,
+}
+
+/// The scores of a baseline.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Baseline {
+    /// Foreground IoU, pooled over the images.
+    pub foreground_iou: f64,
+    /// Share of wrong pixels.
+    pub pixel_error: f64,
+}
+
+/// The settings of the demo's training run: a network small enough for two CPU cores behind a software driver.
+pub fn config(seed: u32) -> Config {
+    Config {
+        steps: 400,
+        minutes: Some(2.0),
+        base: 8,
+        depth: 3,
+        tile: Some(188),
+        learning_rate: 0.01,
+        warmup: 40,
+        momentum: 0.95,
+        seed,
+        evaluate_every: 50,
+        save_every: 200,
+        ..Config::default()
+    }
+}
+
+/// Makes images, trains, and writes `data/`, the files of a training run, `summary.json`, `loss.svg` and `examples.png` to a folder.
+/// An earlier demo there is replaced.
+///
+/// # Errors
+/// [`Error::Usage`] when the folder holds something else, [`Error::Io`] when a file cannot be written; as [`train`].
+pub fn run(
+    device: &Device,
+    seed: u32,
+    out: &Path,
+    stop: &AtomicBool,
+    observer: &mut dyn FnMut(&Event<'_>),
+) -> Result<Report> {
+    let started = Instant::now();
+    clear(out)?;
+    let [training, validation, held_out] = images(seed, out)?;
+    let config = config(seed);
+    let mut records: Vec<Record> = Vec::new();
+    let job = Job {
+        config: &config,
+        device,
+        training,
+        validation,
+        classes: 2,
+        metadata: Metadata::new(),
+        out,
+        resume: false,
+        stop,
+    };
+    let summary = train(job, &mut |event| {
+        if let Event::Step(progress) = event {
+            records.push(progress.record);
+        }
+        observer(event);
+    })?;
+    if summary.status == Status::Interrupted {
+        return Err(Error::Interrupted);
+    }
+    draw_curve(&out.join("loss.svg"), &records)?;
+    let weights = Weights::load(out.join("best.safetensors"))?;
+    let (scores, baselines) = report(device, &summary.model, &weights, &held_out, &out.join("examples.png"))?;
+    let report = Report {
+        foreground_iou: scores.foreground_iou,
+        pixel_error: scores.pixel_error,
+        baselines,
+        steps: summary.step,
+        status: summary.status,
+        seconds: started.elapsed().as_secs_f64(),
+        steps_per_second: summary.steps_per_second,
+        parameters: summary.parameters,
+        device: device.to_string(),
+        seed,
+    };
+    let path = out.join("summary.json");
+    let text = serde_json::to_string_pretty(&report).map_err(|error| Error::io("write", &path, error.into()))?;
+    atomic::write(&path, |file| writeln!(file, "{text}"))?;
+    Ok(report)
+}
+
+/// The name of the file that marks a folder as a demo's, which the next demo may replace.
+const MARKER: &str = ".tilewise-demo";
+
+/// Removes an earlier demo and marks the folder.
+fn clear(out: &Path) -> Result<()> {
+    let marker = out.join(MARKER);
+    if out.exists() && !marker.exists() {
+        let mut entries = fs::read_dir(out).map_err(|error| Error::io("read", out, error))?;
+        if entries.next().is_some() {
+            let out = out.display();
+            return Err(Error::Usage(format!("{out} holds something that is not an earlier demo: give --out another folder")));
+        }
+    }
+    if marker.exists() {
+        fs::remove_dir_all(out).map_err(|error| Error::io("remove", out, error))?;
+    }
+    fs::create_dir_all(out).map_err(|error| Error::io("create", out, error))?;
+    fs::write(&marker, "tilewise demo replaces this folder\n").map_err(|error| Error::io("write", marker, error))
+}
+
+/// Generates the images for training, validation and the report, and keeps them as data sets for `train` and `evaluate`.
+fn images(seed: u32, out: &Path) -> Result<[Vec<Sample>; 3]> {
+    let mut first = 0;
+    let mut sets = [Vec::new(), Vec::new(), Vec::new()];
+    for ((set, name), count) in sets.iter_mut().zip(["train", "val", "held-out"]).zip(IMAGES) {
+        let folder = out.join("data").join(name);
+        *set = cells::write_dataset(&folder, seed, first..first + count, SIDE)?;
+        first += count;
+    }
+    Ok(sets)
+}
+
+fn draw_curve(path: &Path, records: &[Record]) -> Result<()> {
+    let loss = records.iter().map(|record| (f64::from(record.step), f64::from(record.loss))).collect();
+    let score = |record: &Record| Some((f64::from(record.step), record.scored?.foreground_iou?));
+    let score = records.iter().filter_map(score).collect();
+    write_curve(
+        path,
+        &Curve { name: "training loss".into(), points: loss },
+        &Curve { name: "foreground IoU, validation images".into(), points: score },
+    )
+}
+
+/// Predicts the held-out images, scores them beside the baselines, and draws image, truth, prediction and overlay of each.
+fn report(
+    device: &Device,
+    model: &UNet,
+    weights: &Weights,
+    samples: &[Sample],
+    sheet: &Path,
+) -> Result<(Baseline, Baselines)> {
+    let smallest = [model.smallest_side(); 2];
+    let parameters = weights.bank_for(&model.build(1, smallest)?.graph)?;
+    let mut predictor = Predictor::new(device.clone(), *model, parameters, None)?;
+    let mut confusions = [Confusion::new(2), Confusion::new(2), Confusion::new(2)];
+    let mut rows = Vec::new();
+    for sample in samples {
+        let Image { height, width, channels, pixels, .. } = &sample.image;
+        let size = [*height, *width];
+        let mut normalised = sample.image.clone();
+        normalised.normalise();
+        let prediction = predictor.predict(&normalised.pixels, size, &mut |_, _| {})?;
+        let truth = &sample.classes().values;
+        let threshold = otsu_threshold(pixels);
+        let thresholded: Vec<u32> = pixels.iter().map(|&value| u32::from(value > threshold)).collect();
+        confusions[0].add(truth, &prediction.labels);
+        confusions[1].add(truth, &vec![0; truth.len()]);
+        confusions[2].add(truth, &thresholded);
+        let picture = Picture::of_image(pixels, size, *channels);
+        rows.push(vec![
+            picture.clone(),
+            Picture::of_classes(truth, size),
+            Picture::of_probabilities(&prediction.probabilities, size, prediction.classes),
+            picture.overlaid(&prediction.labels),
+        ]);
+    }
+    Picture::sheet(&rows).write(sheet)?;
+    let [learned, all_background, threshold] = confusions.map(|confusion| {
+        let scores = confusion.scores();
+        Baseline { foreground_iou: scores.foreground_iou.unwrap_or(0.0), pixel_error: scores.pixel_error }
+    });
+    Ok((learned, Baselines { all_background, threshold }))
+}

@@ -1,0 +1,271 @@
+//! Prediction on images of any size by the paper's overlap-tile strategy (section 2, figure 2): tiles overlap in their input so that
+//! every output pixel has its full context, and context beyond the image is its mirror image.
+
+use crate::array::{Array, Tensor};
+use crate::data::sampler::reflect;
+use crate::error::{Error, Result};
+use crate::executor::{Device, Executor};
+use crate::gpu::MemoryPlan;
+use crate::graph::{Bank, NodeId};
+use crate::models::{Network, UNet};
+use crate::op::DeviceProfile;
+use crate::ops::{Argmax, Softmax};
+use crate::shape::Shape;
+
+/// What a network says about an image, at the image's own size.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Prediction {
+    /// Rows.
+    pub height: usize,
+    /// Columns.
+    pub width: usize,
+    /// The number of classes.
+    pub classes: usize,
+    /// Raw scores, `[height, width, classes]`.
+    pub logits: Vec<f32>,
+    /// Their softmax over the classes, `[height, width, classes]`.
+    pub probabilities: Vec<f32>,
+    /// The class of the highest score, `[height, width]`.
+    pub labels: Vec<u32>,
+}
+
+/// Memory that a plan for prediction may take when the tile is chosen automatically.
+const MEMORY_BUDGET_BYTES: u64 = 1 << 30;
+
+/// The longest side of an automatic tile: past it, larger tiles save little work (kernels.md's share of halo) and cost memory.
+const LARGEST_AUTOMATIC_SIDE: usize = 1100;
+
+/// A network with its parameters, ready to segment images of any size.
+#[derive(Debug)]
+pub struct Predictor {
+    device: Device,
+    net: UNet,
+    parameters: Vec<f32>,
+    tile: Option<[usize; 2]>,
+    loaded: Option<Loaded>,
+}
+
+/// The network compiled for one tile size.
+#[derive(Debug)]
+struct Loaded {
+    tile: [usize; 2],
+    executor: Executor,
+    image: NodeId,
+    logits: NodeId,
+    probabilities: NodeId,
+    labels: NodeId,
+}
+
+/// The graph of a prediction: logits, probabilities and labels of one tile.
+fn prediction_graph(net: &UNet, tile: [usize; 2]) -> Result<(Network, NodeId, NodeId)> {
+    let mut network = UNet { dropout: 0.0, ..*net }.build(1, tile)?;
+    let probabilities = network.graph.apply("probabilities", Softmax, &[network.logits])?;
+    let labels = network.graph.apply("labels", Argmax, &[network.logits])?;
+    network.graph.mark_output("logits", network.logits);
+    network.graph.mark_output("probabilities", probabilities);
+    network.graph.mark_output("labels", labels);
+    Ok((network, probabilities, labels))
+}
+
+impl Predictor {
+    /// A predictor with tiles of this size, or of a size that fits each image and the device.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] when the tile is illegal for the network (the message names the nearest legal ones) or so small that
+    /// aligned tiles cannot advance, or there are too many or too few parameters.
+    pub fn new(device: Device, net: UNet, parameters: Vec<f32>, tile: Option<[usize; 2]>) -> Result<Self> {
+        for side in tile.into_iter().flatten() {
+            if tile_step(&net, side)? == 0 {
+                return Err(Error::Usage(format!(
+                    "a tile of {side} pixels gives {} pixels of result, too few to advance by the {} that pooling needs; \
+                     the smallest usable tile is {}",
+                    net.output_side(side)?,
+                    net.stride(),
+                    smallest_tile(&net)
+                )));
+            }
+        }
+        let smallest = [smallest_tile(&net); 2];
+        let expected = net.build(1, smallest)?.graph.bank_elements();
+        if parameters.len() != expected {
+            let found = parameters.len();
+            return Err(Error::Usage(format!("the network has {expected} parameters (with padding), got {found}")));
+        }
+        Ok(Self { device, net, parameters, tile, loaded: None })
+    }
+
+    /// Replaces the parameters, as training goes on.
+    ///
+    /// # Errors
+    /// When there are too many or too few, or the device has failed.
+    pub fn set_parameters(&mut self, parameters: Vec<f32>) -> Result<()> {
+        if let Some(loaded) = &mut self.loaded {
+            loaded.executor.write_bank(Bank::Parameters, &parameters)?;
+        }
+        self.parameters = parameters;
+        Ok(())
+    }
+
+    /// The network.
+    pub fn net(&self) -> &UNet {
+        &self.net
+    }
+
+    /// The tile for an image of this size: the given one, or one that covers the image if that fits the device and a memory budget
+    /// of 1 GiB, or else the largest that does.
+    ///
+    /// # Errors
+    /// [`Error::Memory`] when not even the smallest tile fits.
+    pub fn tile_for(&self, height: usize, width: usize) -> Result<[usize; 2]> {
+        if let Some(tile) = self.tile {
+            return Ok(tile);
+        }
+        let whole = |side: usize| {
+            let side = self.net.legal_above((side + self.net.shrink()).min(LARGEST_AUTOMATIC_SIDE));
+            side.max(smallest_tile(&self.net))
+        };
+        let mut tile = [whole(height), whole(width)];
+        loop {
+            if self.fits(tile)? {
+                return Ok(tile);
+            }
+            let longer = usize::from(tile[1] > tile[0]);
+            let shorter = self.net.legal_below(tile[longer] * 3 / 4).unwrap_or(0);
+            if shorter < smallest_tile(&self.net) {
+                return Err(Error::Memory(format!(
+                    "not even a tile of {0}×{0} pixels fits {1}; use a smaller network or `--device cpu`",
+                    smallest_tile(&self.net),
+                    self.device
+                )));
+            }
+            tile[longer] = shorter;
+        }
+    }
+
+    fn fits(&self, tile: [usize; 2]) -> Result<bool> {
+        let (network, ..) = prediction_graph(&self.net, tile)?;
+        let profile = self.device.gpu().map_or(&DeviceProfile::PORTABLE, |gpu| gpu.profile());
+        let memory = MemoryPlan::new(&network.graph, profile, 0, false)?;
+        let largest = network.graph.nodes().iter().map(|node| node.tensor_type.size_bytes()).max().unwrap_or(0);
+        let binding = self.device.gpu().map_or(u64::MAX, |gpu| gpu.adapter().max_binding_bytes);
+        Ok(memory.total_bytes() - memory.bank <= MEMORY_BUDGET_BYTES && largest <= binding)
+    }
+
+    /// Segments an image, `[height, width, in_channels]`, normalised as in training. `progress` hears the number of tiles done and
+    /// in total.
+    ///
+    /// Tiles advance by a multiple of 2^depth, under which the network is equivariant, so the result is the same for every tile
+    /// size: that of a single pass over the whole mirrored image.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] when the image has no pixels or another number of channels than the network, or the device fails.
+    pub fn predict(
+        &mut self,
+        pixels: &[f32],
+        [height, width]: [usize; 2],
+        progress: &mut dyn FnMut(usize, usize),
+    ) -> Result<Prediction> {
+        let channels = self.net.in_channels;
+        if pixels.is_empty() || pixels.len() != height * width * channels {
+            return Err(Error::Usage(format!(
+                "the network takes images of {channels} channel(s): {height}×{width} pixels need {} values, got {}",
+                height * width * channels,
+                pixels.len()
+            )));
+        }
+        let tile = self.tile_for(height, width)?;
+        let net = self.net;
+        let halo = net.halo() as isize;
+        let output = [net.output_side(tile[0])?, net.output_side(tile[1])?];
+        let rows: Vec<usize> = (0..height).step_by(advance(&net, tile[0], height)?).collect();
+        let columns: Vec<usize> = (0..width).step_by(advance(&net, tile[1], width)?).collect();
+        let classes = net.classes;
+        let mut prediction = Prediction {
+            height,
+            width,
+            classes,
+            logits: vec![0.0; height * width * classes],
+            probabilities: vec![0.0; height * width * classes],
+            labels: vec![0; height * width],
+        };
+        let loaded = self.load(tile)?;
+        let shape = Shape::new([1, tile[0], tile[1], channels]).map_err(Error::Usage)?;
+        let (mut done, total) = (0, rows.len() * columns.len());
+        for &top in &rows {
+            for &left in &columns {
+                let mut data = Vec::with_capacity(shape.elements());
+                for y in 0..tile[0] {
+                    let row = reflect(top as isize + y as isize - halo, height) * width;
+                    for x in 0..tile[1] {
+                        let pixel = (row + reflect(left as isize + x as isize - halo, width)) * channels;
+                        data.extend_from_slice(&pixels[pixel..][..channels]);
+                    }
+                }
+                loaded.executor.write(loaded.image, Tensor::Float(Array { shape: shape.clone(), data }))?;
+                loaded.executor.run()?;
+                let logits = loaded.executor.read(loaded.logits)?;
+                let probabilities = loaded.executor.read(loaded.probabilities)?;
+                let labels = loaded.executor.read(loaded.labels)?;
+                let columns = output[1].min(width - left);
+                for y in 0..output[0].min(height - top) {
+                    let (from, to) = (y * output[1], (top + y) * width + left);
+                    prediction.labels[to..][..columns].copy_from_slice(&labels.uint().data[from..][..columns]);
+                    let (from, to, count) = (from * classes, to * classes, columns * classes);
+                    prediction.logits[to..][..count].copy_from_slice(&logits.float().data[from..][..count]);
+                    prediction.probabilities[to..][..count]
+                        .copy_from_slice(&probabilities.float().data[from..][..count]);
+                }
+                done += 1;
+                progress(done, total);
+            }
+        }
+        Ok(prediction)
+    }
+
+    /// The executor for a tile size; the last one is kept.
+    fn load(&mut self, tile: [usize; 2]) -> Result<&mut Loaded> {
+        if self.loaded.as_ref().is_none_or(|loaded| loaded.tile != tile) {
+            // The old buffers go before the new ones come.
+            self.loaded = None;
+        }
+        match &mut self.loaded {
+            Some(loaded) => Ok(loaded),
+            empty => {
+                let (network, probabilities, labels) = prediction_graph(&self.net, tile)?;
+                let executor = Executor::new(&self.device, &network.graph, &self.parameters)?;
+                let Network { image, logits, .. } = network;
+                Ok(empty.insert(Loaded { tile, executor, image, logits, probabilities, labels }))
+            }
+        }
+    }
+}
+
+/// By how many pixels aligned tiles of this side advance: the largest multiple of 2^depth within their output.
+fn tile_step(net: &UNet, side: usize) -> Result<usize> {
+    let output = net.output_side(side)?;
+    Ok(output - output % net.stride())
+}
+
+/// The step between tiles along an axis, or the whole axis where one tile covers it.
+fn advance(net: &UNet, side: usize, extent: usize) -> Result<usize> {
+    if net.output_side(side)? >= extent { Ok(extent) } else { tile_step(net, side) }
+}
+
+/// The smallest tile whose step is not zero.
+pub fn smallest_tile(net: &UNet) -> usize {
+    net.legal_above(net.shrink() + net.stride())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_smallest_tile_is_the_first_that_advances() {
+        for depth in 1..=5 {
+            let net = UNet { depth, ..UNet::default() };
+            let first = (1..2000).find(|&side| net.is_legal(side) && tile_step(&net, side).unwrap() > 0);
+            assert_eq!(first, Some(smallest_tile(&net)));
+        }
+    }
+}

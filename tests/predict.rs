@@ -1,0 +1,123 @@
+//! Overlap-tile prediction: the result does not depend on the tile, at any image size, on both executors.
+
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+use tilewise::data::sampler::reflect;
+use tilewise::executor::{Device, Executor};
+use tilewise::gpu::Gpu;
+use tilewise::models::UNet;
+use tilewise::op::Fill;
+use tilewise::predict::{Predictor, smallest_tile};
+use tilewise::random::Random;
+use tilewise::shape::TensorType;
+
+const NET: UNet = UNet { in_channels: 1, classes: 3, base_channels: 3, depth: 3, dropout: 0.5 };
+
+fn devices() -> [Device; 2] {
+    [Device::Cpu, Device::Gpu(Gpu::any().unwrap_or_else(|error| panic!("{error}")))]
+}
+
+fn parameters() -> Vec<f32> {
+    let graph = NET.build(1, [smallest_tile(&NET); 2]).unwrap().graph;
+    let mut bank = graph.initial_parameters(11);
+    // Biases away from zero, so that mirrored borders matter.
+    for parameter in graph.parameters().iter().filter(|parameter| parameter.name.ends_with("bias")) {
+        let mut random = Random::new(12, parameter.offset as u32);
+        bank[parameter.offset..][..parameter.shape.elements()].fill_with(|| 0.3 * random.normal());
+    }
+    bank
+}
+
+fn image(height: usize, width: usize) -> Vec<f32> {
+    let tensor_type = TensorType::f32([height, width]).unwrap();
+    Fill::Normal(1.0).draw(&tensor_type, &mut Random::new(13, 0)).float().data.clone()
+}
+
+fn predict(device: &Device, tile: Option<[usize; 2]>, pixels: &[f32], size: [usize; 2]) -> Vec<f32> {
+    let mut predictor = Predictor::new(device.clone(), NET, parameters(), tile).unwrap();
+    let prediction = predictor.predict(pixels, size, &mut |_, _| {}).unwrap();
+    for (pixel, &label) in prediction.labels.iter().enumerate() {
+        let scores = &prediction.logits[3 * pixel..][..3];
+        assert!(scores.iter().all(|&score| score <= scores[label as usize]));
+        let sum: f32 = prediction.probabilities[3 * pixel..][..3].iter().sum();
+        assert!((sum - 1.0).abs() < 1e-5);
+    }
+    prediction.logits
+}
+
+#[test]
+fn the_result_does_not_depend_on_the_tile() {
+    let size = [61, 38];
+    let pixels = image(size[0], size[1]);
+    let whole = size.map(|side| NET.legal_above(side + NET.shrink()));
+    let smallest = smallest_tile(&NET);
+    for device in devices() {
+        let expected = predict(&device, Some(whole), &pixels, size);
+        assert!(expected.iter().any(|&score| score.abs() > 0.1));
+        for tile in [[smallest; 2], [smallest + 8, smallest + 24], [whole[0], smallest]] {
+            let actual = predict(&device, Some(tile), &pixels, size);
+            let worst = actual.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            assert!(worst <= 1e-5, "{device}: tile {tile:?} differs by {worst}");
+        }
+        let chosen = predict(&device, None, &pixels, size);
+        let worst = chosen.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert!(worst <= 1e-5, "{device}: the chosen tile differs by {worst}");
+    }
+}
+
+/// The negative control: tiles that advance by their whole output, as in the paper's figure 2 but out of phase with the pooling,
+/// give another result. If they did not, the test above would show nothing.
+#[test]
+fn misaligned_tiles_give_another_result() {
+    let size = [61, 61];
+    let pixels = image(size[0], size[1]);
+    let side = NET.legal_above(30 + NET.shrink());
+    let run = |top: usize| {
+        let mut network = UNet { dropout: 0.0, ..NET }.build(1, [side; 2]).unwrap();
+        network.graph.mark_output("logits", network.logits);
+        let mut executor = Executor::new(&Device::Cpu, &network.graph, &parameters()).unwrap();
+        let halo = NET.halo() as isize;
+        let data: Vec<f32> = (0..side * side)
+            .map(|i| {
+                let y = reflect((top + i / side) as isize - halo, 61);
+                pixels[y * 61 + reflect((i % side) as isize - halo, 61)]
+            })
+            .collect();
+        let shape = network.graph.shape(network.image).clone();
+        executor.write(network.image, tilewise::array::Array { shape, data }.into()).unwrap();
+        executor.run().unwrap();
+        executor.read(network.logits).unwrap().float().data.clone()
+    };
+    let output = NET.output_side(side).unwrap();
+    let row = |logits: &[f32], y: usize| logits[3 * y * output..][..3 * output].to_vec();
+    let first = run(0);
+    for (step, same) in [(8, true), (16, true), (4, false), (7, false)] {
+        let shifted = run(step);
+        let worst = row(&shifted, 0).iter().zip(row(&first, step)).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert_eq!(worst <= 1e-5, same, "step {step}: differs by {worst}");
+    }
+}
+
+#[test]
+fn images_smaller_than_the_context_are_mirrored_again_and_again() {
+    for size in [[1, 1], [1, 5], [7, 3]] {
+        let pixels = image(size[0], size[1]);
+        for device in devices() {
+            let logits = predict(&device, None, &pixels, size);
+            assert!(logits.len() == 3 * pixels.len() && logits.iter().all(|score| score.is_finite()));
+        }
+    }
+}
+
+#[test]
+fn unusable_tiles_and_images_are_refused_with_what_would_do() {
+    let new = |tile| Predictor::new(Device::Cpu, NET, parameters(), Some(tile));
+    let message = new([100, 101]).unwrap_err().to_string();
+    assert!(message.contains("101") && message.contains("100") && message.contains("108"), "{message}");
+    let message = new([92, 92]).unwrap_err().to_string();
+    assert!(message.contains(&smallest_tile(&NET).to_string()), "{message}");
+    let mut predictor = Predictor::new(Device::Cpu, NET, parameters(), None).unwrap();
+    let message = predictor.predict(&[0.0; 12], [2, 2], &mut |_, _| {}).unwrap_err().to_string();
+    assert!(message.contains("1 channel"), "{message}");
+    assert!(Predictor::new(Device::Cpu, NET, vec![0.0; 3], None).is_err());
+}
