@@ -1,6 +1,7 @@
 //! Pictures of results: overlays, probability maps, contact sheets, loss curves.
 
 mod curve;
+mod text;
 
 pub use curve::{Curve, write_curve};
 
@@ -29,6 +30,17 @@ pub struct Picture {
     pub width: usize,
     /// `[height, width, 3]`.
     pub rgb: Vec<u8>,
+}
+
+/// The colour of a value between 0 and 1: from dark blue over grey to yellow, growing evenly in brightness, so that it reads the
+/// same with any colour vision and in print.
+fn heat_colour(value: f32) -> [u8; 3] {
+    const STOPS: [[f32; 3]; 5] =
+        [[0.0, 34.0, 78.0], [65.0, 77.0, 107.0], [125.0, 124.0, 120.0], [188.0, 175.0, 111.0], [254.0, 232.0, 56.0]];
+    let position = (value * 4.0).clamp(0.0, 4.0);
+    let below = (position as usize).min(3);
+    let share = position - below as f32;
+    [0, 1, 2].map(|channel| (STOPS[below][channel] * (1.0 - share) + STOPS[below + 1][channel] * share) as u8)
 }
 
 /// The colour of a class.
@@ -65,7 +77,26 @@ impl Picture {
     /// The probability of foreground, 1 − the probability of class 0, from black to white.
     pub fn of_probabilities(probabilities: &[f32], [height, width]: [usize; 2], classes: usize) -> Self {
         let level = |pixel: &[f32]| [(255.0 * (1.0 - pixel[0])).clamp(0.0, 255.0) as u8; 3];
-        Self { height, width, rgb: probabilities.chunks(classes).flat_map(level).collect() }
+        Self { height, width, rgb: probabilities.chunks(classes.max(1)).flat_map(level).collect() }
+    }
+
+    /// Any values, such as loss weights: the lowest dark blue, the highest yellow.
+    pub fn of_values(values: &[f32], [height, width]: [usize; 2]) -> Self {
+        let (low, high) = values.iter().fold((f32::INFINITY, f32::NEG_INFINITY), |(l, h), &v| (l.min(v), h.max(v)));
+        let scale = if high > low { (high - low).recip() } else { 0.0 };
+        Self { height, width, rgb: values.iter().flat_map(|&value| heat_colour((value - low) * scale)).collect() }
+    }
+
+    /// Where a prediction is wrong: grey where a class other than 0 was found, blue where it was missed, orange where there is
+    /// none or another.
+    pub fn of_errors(truth: &[u32], prediction: &[u32], [height, width]: [usize; 2]) -> Self {
+        let colour = |(&truth, &prediction): (&u32, &u32)| match (truth, prediction) {
+            (0, 0) => [0; 3],
+            (truth, prediction) if truth == prediction => [150; 3],
+            (_, 0) => class_colour(3),
+            _ => class_colour(2),
+        };
+        Self { height, width, rgb: truth.iter().zip(prediction).flat_map(colour).collect() }
     }
 
     /// The picture with classes laid over it: a tint inside, a strong line where the class changes.
@@ -151,6 +182,17 @@ mod tests {
         let pixel = |y: usize, x: usize| &overlay.rgb[3 * (5 * y + x)..][..3];
         assert_eq!(pixel(0, 0), [100; 3]);
         assert!(pixel(1, 1)[1] > pixel(2, 2)[1] && pixel(2, 2)[1] > 100);
+    }
+
+    #[test]
+    fn values_grow_brighter_and_errors_have_a_colour_each() {
+        let heat = Picture::of_values(&[-1.0, 0.0, 1.0, 3.0], [2, 2]);
+        let brightness: Vec<u32> = heat.rgb.chunks(3).map(|pixel| pixel.iter().map(|&v| u32::from(v)).sum()).collect();
+        assert!(brightness.is_sorted() && heat.rgb[..3] == [0, 34, 78] && heat.rgb[9..] == [254, 232, 56]);
+        assert_eq!(Picture::of_values(&[5.0; 2], [1, 2]).rgb, [0, 34, 78, 0, 34, 78]);
+        let errors = Picture::of_errors(&[0, 1, 1, 0, 1], &[0, 1, 0, 1, 2], [1, 5]);
+        let (missed, invented) = (class_colour(3), class_colour(2));
+        assert_eq!(errors.rgb, [[0; 3], [150; 3], missed, invented, invented].concat());
     }
 
     #[test]
