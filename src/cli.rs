@@ -1,7 +1,9 @@
 //! The command line: one file per command.
 
 mod devices;
+mod evaluate;
 mod explain;
+mod labels;
 mod predict;
 mod selftest;
 
@@ -58,6 +60,8 @@ enum Command {
     Selftest,
     /// Segment images of any size with trained weights
     Predict(predict::Arguments),
+    /// Score trained weights on images with known truth: IoU, Dice, pixel error, confusion matrix
+    Evaluate(evaluate::Arguments),
     /// Print a U-Net's layers: kernels, shapes, parameters, work and memory, as in figure 1 of the paper
     Explain(explain::Arguments),
 }
@@ -159,6 +163,7 @@ pub(crate) fn run() -> Result<ExitCode> {
         Command::Devices => devices::run(&global),
         Command::Selftest => selftest::run(&global),
         Command::Predict(arguments) => predict::run(&global, &arguments),
+        Command::Evaluate(arguments) => evaluate::run(&global, &arguments),
         Command::Explain(arguments) => explain::run(&global, &arguments),
     }
 }

@@ -1,0 +1,85 @@
+//! `tilewise evaluate`
+
+use super::labels::LabelArguments;
+use super::{Global, Tile, load_network, print, print_json};
+use clap::Args;
+use serde_json::json;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use tilewise::data::Dataset;
+use tilewise::metrics::Confusion;
+use tilewise::predict::Predictor;
+use tilewise::{Error, Result};
+
+/// What `evaluate` takes.
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    /// A weights file, or the folder of a run (its best weights are taken)
+    #[arg(long, value_name = "FILE|RUN")]
+    weights: PathBuf,
+    /// The folder of images and truth: images/ with masks/ or instances/
+    #[arg(long, value_name = "DIR")]
+    data: PathBuf,
+    /// Side of the input tiles, as N or HEIGHTxWIDTH; by default what covers the image and fits the device
+    #[arg(long, value_name = "PIXELS")]
+    tile: Option<Tile>,
+    #[command(flatten)]
+    labels: LabelArguments,
+}
+
+pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
+    let (net, parameters) = load_network(&arguments.weights)?;
+    let dataset = Dataset::open(&arguments.data, &arguments.labels.options())?;
+    let classes = dataset.class_count();
+    if classes > net.classes {
+        return Err(Error::data(
+            &arguments.data,
+            format!(
+                "the data has {classes} classes, the network knows {}; give the mapping it was trained with",
+                net.classes
+            ),
+        ));
+    }
+    let device = global.open_device()?;
+    let mut predictor = Predictor::new(device, net, parameters, arguments.tile.map(|Tile(tile)| tile))?;
+    let count = dataset.pairs().len();
+    let bar = global.progress("{msg} {bar:30} {pos}/{len} images, {eta} left");
+    bar.set_length(count as u64);
+    let mut total = Confusion::new(net.classes);
+    let mut images = Vec::with_capacity(count);
+    for index in 0..count {
+        for sample in dataset.read(&[index])? {
+            bar.set_message(sample.name.clone());
+            let mut image = sample.image.clone();
+            if image.channels != net.in_channels {
+                let (found, expected) = (image.channels, net.in_channels);
+                let problem = format!("the image has {found} channel(s), the network was trained on {expected}");
+                return Err(Error::data(&dataset.pairs()[index].image, problem));
+            }
+            image.normalise();
+            let size = [image.height, image.width];
+            let prediction = predictor.predict(&image.pixels, size, &mut |_, _| {})?;
+            let truth = sample.classes();
+            let mut own = Confusion::new(net.classes);
+            own.add(&truth.values, &prediction.labels);
+            total.add(&truth.values, &prediction.labels);
+            let scores = own.scores();
+            images.push(json!({
+                "name": sample.name, "foreground_iou": scores.foreground_iou, "mean_iou": scores.mean_iou,
+                "pixel_error": scores.pixel_error,
+            }));
+        }
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+    let scores = total.scores();
+    if global.json {
+        let mut report =
+            serde_json::to_value(&scores).map_err(|error| Error::io("write", "standard output", error.into()))?;
+        report["images"] = json!(images);
+        print_json(&report)?;
+    } else {
+        print(&format!("{count} images, pixels pooled\n\n{scores}"))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
