@@ -29,7 +29,7 @@ struct Params {
 
 @group(0) @binding(0) var<storage, read> x: array<f32>; // [batch, in_height, in_width, in_channels]
 @group(0) @binding(1) var<storage, read> grad_output: array<f32>; // [batch, out_height, out_width, out_channels]
-@group(0) @binding(2) var<storage, read_write> partial: array<f32>; // [parts, KERNEL_HEIGHT, KERNEL_WIDTH, in_channels, out_channels]
+@group(0) @binding(2) var<storage, read_write> partial: array<f32>; // [parts, elements of the weight]
 @group(0) @binding(3) var<uniform> params: Params;
 
 // x at a position counted from the corner of the padding. What lies before the image wraps around to large numbers.

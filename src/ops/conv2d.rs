@@ -1,8 +1,12 @@
 //! `conv2d`: convolution (cross-correlation) of images with zero padding, and its gradients.
 
-use super::convolution::{
-    Geometry, Images, Side, Tile, Window, candidates, check_inputs, in_parts, lanes, parts, subgroup_lanes,
-    sum_of_products, turned, two_of_rank_4, weight_gradient,
+pub(super) mod launch;
+pub(super) mod loops;
+
+use self::launch::{Geometry, Tile, candidates, in_parts, lanes, parts, subgroup_lanes};
+use self::loops::{
+    Images, Side, Window, check_inputs, extents_of, images_like, sum_of_products, turned, two_of_rank_4,
+    weight_gradient,
 };
 use crate::array::{Array, Real, Tensor};
 use crate::error::Result;
@@ -51,7 +55,7 @@ const CHANNELS: usize = 4;
 
 /// The gradient of a convolution's bias: the sum of the gradient of y over all pixels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ConvGradBias;
+pub struct Conv2dGradBias;
 
 impl Graph {
     /// The convolution of x `[n, h, w, c_in]` with a weight `[kh, kw, c_in, c_out]`.
@@ -135,7 +139,7 @@ impl Op for Conv2d {
             gradients[1] = Some(backward.apply("grad_weight", op, &[x_node, grad_output])?);
         }
         if backward.needs.get(2) == Some(&true) {
-            gradients[2] = Some(backward.apply("grad_bias", ConvGradBias, &[grad_output])?);
+            gradients[2] = Some(backward.apply("grad_bias", Conv2dGradBias, &[grad_output])?);
         }
         Ok(gradients)
     }
@@ -149,17 +153,6 @@ impl Op for Conv2d {
         let weight = &inputs[1].float().shape;
         Bound::Terms(weight.elements() / weight.channels() + 1)
     }
-}
-
-/// Images of these extents and channels, as many as `like` has.
-pub(super) fn images_like<T: Real>(
-    like: &Array<T>,
-    extents: [usize; 2],
-    channels: usize,
-    data: Vec<T>,
-) -> Vec<Tensor<T>> {
-    let shape = Shape::new([like.shape.extents()[0], extents[0], extents[1], channels]);
-    shape.and_then(|shape| Array::new(shape, data)).map(Tensor::Float).into_iter().collect()
 }
 
 impl Op for Conv2dGradInput {
@@ -272,9 +265,9 @@ impl Op for Conv2dGradWeight {
     }
 }
 
-impl Op for ConvGradBias {
+impl Op for Conv2dGradBias {
     fn name(&self) -> &'static str {
-        "conv_grad_bias"
+        "conv2d_grad_bias"
     }
 
     fn output(&self, inputs: &[TensorType]) -> Result<TensorType, String> {
@@ -335,6 +328,7 @@ pub(super) fn cases() -> Result<Vec<Case>, String> {
         ("one pixel left", unit, [1, 3, 3, 1], [3, 3, 1, 1], 1.0),
         ("exactly one tile", unit, [1, 4, 10, 8], [3, 3, 8, 16], 1.0),
         ("one over", unit, [1, 5, 11, 9], [3, 3, 9, 17], 1.0),
+        ("gradients in three parts", unit, [2, 31, 29, 3], [3, 3, 3, 5], 1.0),
         ("primes, batch 2", unit, [2, 7, 19, 3], [3, 3, 3, 5], 1.0),
         ("padding 1", with([1, 1], [1, 1]), [2, 6, 13, 5], [3, 3, 5, 3], 1.0),
         ("stride 2, padding 1", with([2, 2], [1, 1]), [1, 11, 8, 8], [3, 3, 8, 33], 1.0),
@@ -362,16 +356,10 @@ pub(super) fn cases() -> Result<Vec<Case>, String> {
         // A sum over many pixels of either sign is mostly rounding.
         if x.0.shape.elements() < 100_000 {
             push(Arc::new(Conv2dGradWeight { conv, kernel_size }), vec![x, grad_output.clone()]);
-            push(Arc::new(ConvGradBias), vec![grad_output]);
+            push(Arc::new(Conv2dGradBias), vec![grad_output]);
         }
     }
     let wide = (TensorType::f32([1, 1, 1, 530_000])?, Fill::Normal(1.0));
-    cases.push(Case { name: "past 65,535 workgroups".into(), op: Arc::new(ConvGradBias), inputs: vec![wide] });
+    cases.push(Case { name: "past 65,535 workgroups".into(), op: Arc::new(Conv2dGradBias), inputs: vec![wide] });
     Ok(cases)
-}
-
-/// Two neighbouring extents.
-pub(super) fn extents_of(tensor: &TensorType, first: usize) -> [usize; 2] {
-    let extents = tensor.shape.extents();
-    [extents[first], extents[first + 1]]
 }

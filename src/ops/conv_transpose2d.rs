@@ -1,9 +1,10 @@
 //! `conv_transpose2d`: transposed convolution of images, which enlarges them, and its gradients.
 
-use super::conv2d::{ConvGradBias, extents_of, images_like};
-use super::convolution::{
-    Geometry, Images, Side, Tile, Window, candidates, check_inputs, in_parts, lanes, parts, sum_of_products, turned,
-    two_of_rank_4, weight_gradient,
+use super::conv2d::Conv2dGradBias;
+use super::conv2d::launch::{Geometry, Tile, candidates, in_parts, lanes, parts};
+use super::conv2d::loops::{
+    Images, Side, Window, check_inputs, extents_of, images_like, sum_of_products, turned, two_of_rank_4,
+    weight_gradient,
 };
 use crate::array::{Array, Real, Tensor};
 use crate::error::Result;
@@ -118,7 +119,7 @@ impl Op for ConvTranspose2d {
             gradients[1] = Some(backward.apply("grad_weight", op, &[x_node, grad_output])?);
         }
         if backward.needs.get(2) == Some(&true) {
-            gradients[2] = Some(backward.apply("grad_bias", ConvGradBias, &[grad_output])?);
+            gradients[2] = Some(backward.apply("grad_bias", Conv2dGradBias, &[grad_output])?);
         }
         Ok(gradients)
     }
@@ -242,6 +243,7 @@ pub(super) fn cases() -> Result<Vec<Case>, String> {
         ("one pixel", [2, 2], [0, 0], [1, 1, 1, 3], [2, 2, 3, 1], 1.0),
         ("exactly one tile", [2, 2], [0, 0], [1, 1, 8, 8], [2, 2, 8, 16], 1.0),
         ("one over", [2, 2], [0, 0], [1, 2, 9, 9], [2, 2, 9, 17], 1.0),
+        ("gradients in two parts", [2, 2], [0, 0], [1, 25, 26, 3], [2, 2, 3, 5], 1.0),
         ("primes, batch 2", [2, 2], [0, 0], [2, 5, 7, 3], [2, 2, 3, 5], 1.0),
         ("wide", [2, 2], [0, 0], [1, 3, 4, 33], [2, 2, 33, 16], 1.0),
         ("overlap", [1, 1], [0, 0], [1, 5, 6, 4], [3, 3, 4, 5], 1.0),

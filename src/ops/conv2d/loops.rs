@@ -1,13 +1,11 @@
-//! What `conv2d` and `conv_transpose2d` share: which positions meet, the reference loops, the launch geometry.
+//! Which positions a convolution links, its shape rules, and the reference loops.
 //!
 //! A convolution links a *fine* image and a *coarse* one: coarse position p meets fine position `stride · p + q − padding`
 //! through element q of the weight. `conv2d` reads the fine image and writes the coarse one, `conv_transpose2d` the other way
 //! round, and each one's input gradient has the links of the other's forward pass.
 
-use crate::array::{Array, Real};
-use crate::kernel;
-use crate::op::{Binding, Candidate, DeviceProfile, Dispatch, Kernel, workgroup_grid};
-use crate::shape::{DType, TensorType};
+use crate::array::{Array, Real, Tensor};
+use crate::shape::{DType, Shape, TensorType};
 use rayon::prelude::*;
 
 /// The largest kernel size and stride: kernels write out one row of the weight in full.
@@ -15,15 +13,15 @@ const LARGEST: usize = 32;
 
 /// How a weight slides over an image: rows first, columns second.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Window {
-    pub(super) kernel_size: [usize; 2],
-    pub(super) stride: [usize; 2],
-    pub(super) padding: [usize; 2],
+pub(in crate::ops) struct Window {
+    pub(in crate::ops) kernel_size: [usize; 2],
+    pub(in crate::ops) stride: [usize; 2],
+    pub(in crate::ops) padding: [usize; 2],
 }
 
 impl Window {
     /// Refuses what the kernels cannot do.
-    pub(super) fn check(&self) -> Result<(), String> {
+    pub(in crate::ops) fn check(&self) -> Result<(), String> {
         let Self { kernel_size, stride, padding } = *self;
         for axis in 0..2 {
             if !(1..=LARGEST).contains(&kernel_size[axis]) || !(1..=LARGEST).contains(&stride[axis]) {
@@ -39,7 +37,7 @@ impl Window {
     }
 
     /// The extents of the coarse image that belongs to a fine one.
-    pub(super) fn coarse(&self, fine: [usize; 2]) -> Result<[usize; 2], String> {
+    pub(in crate::ops) fn coarse(&self, fine: [usize; 2]) -> Result<[usize; 2], String> {
         let extent = |axis: usize| {
             let padded = fine[axis] + 2 * self.padding[axis];
             let slack = padded.checked_sub(self.kernel_size[axis]).ok_or_else(|| {
@@ -51,7 +49,7 @@ impl Window {
     }
 
     /// The smallest extents of the fine image that belongs to a coarse one.
-    pub(super) fn fine(&self, coarse: [usize; 2]) -> Result<[usize; 2], String> {
+    pub(in crate::ops) fn fine(&self, coarse: [usize; 2]) -> Result<[usize; 2], String> {
         let extent = |axis: usize| {
             let padded = (coarse[axis] - 1) * self.stride[axis] + self.kernel_size[axis];
             padded
@@ -89,15 +87,15 @@ fn links_of_fine(window: &Window, coarse: usize, fine: usize, axis: usize) -> Ve
 
 /// A stack of images, channels last.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Images<'a, T> {
-    pub(super) data: &'a [T],
-    pub(super) extents: [usize; 2],
-    pub(super) channels: usize,
+pub(in crate::ops) struct Images<'a, T> {
+    pub(in crate::ops) data: &'a [T],
+    pub(in crate::ops) extents: [usize; 2],
+    pub(in crate::ops) channels: usize,
 }
 
 impl<'a, T> Images<'a, T> {
     /// The images of an array `[n, h, w, c]`.
-    pub(super) fn of(array: &'a Array<T>) -> Self {
+    pub(in crate::ops) fn of(array: &'a Array<T>) -> Self {
         let extents = array.shape.extents();
         Self { data: &array.data, extents: [extents[1], extents[2]], channels: extents[3] }
     }
@@ -114,14 +112,14 @@ impl<'a, T> Images<'a, T> {
 
 /// Which side of a [`Window`] the source of a sum is on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Side {
+pub(in crate::ops) enum Side {
     Fine,
     Coarse,
 }
 
 /// The images whose every pixel is the sum, over its links (q, p), of `source[p]` times matrix q; matrices are
 /// `[kh, kw, source channels, result channels]`.
-pub(super) fn sum_of_products<T: Real>(
+pub(in crate::ops) fn sum_of_products<T: Real>(
     window: &Window,
     source: Images<'_, T>,
     side: Side,
@@ -185,7 +183,7 @@ fn add_product<T: Real>(result: &mut [T], vector: &[T], matrix: &[T]) {
 
 /// The gradient `[kh, kw, in channels, out channels]` of the weight: the sum over links of the outer products of the input's and
 /// the output gradient's pixels. `side` says on which side of the window the input is.
-pub(super) fn weight_gradient<T: Real>(
+pub(in crate::ops) fn weight_gradient<T: Real>(
     window: &Window,
     input: Images<'_, T>,
     side: Side,
@@ -247,7 +245,7 @@ fn add_scaled<'a, T: Real>(sums: &mut [T], factors: impl Iterator<Item = (T, &'a
 }
 
 /// The weight `[kh, kw, in, out]` as `[kh, kw, out, in]`.
-pub(super) fn turned<T: Real>(weight: &[T], ins: usize, outs: usize) -> Vec<T> {
+pub(in crate::ops) fn turned<T: Real>(weight: &[T], ins: usize, outs: usize) -> Vec<T> {
     let mut turned = Vec::with_capacity(weight.len());
     for matrix in weight.chunks_exact(ins * outs) {
         for o in 0..outs {
@@ -257,159 +255,8 @@ pub(super) fn turned<T: Real>(weight: &[T], ins: usize, outs: usize) -> Vec<T> {
     turned
 }
 
-/// A convolution in the words of its forward pass: everything that its kernels need to know.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Geometry {
-    pub(super) window: Window,
-    pub(super) batch: usize,
-    pub(super) in_extents: [usize; 2],
-    pub(super) in_channels: usize,
-    pub(super) out_extents: [usize; 2],
-    pub(super) out_channels: usize,
-}
-
-impl Geometry {
-    /// From the types of the forward pass's input and output.
-    pub(super) fn new(window: Window, input: &TensorType, output: &TensorType) -> Self {
-        let (input, output) = (input.shape.extents(), output.shape.extents());
-        Self {
-            window,
-            batch: input[0],
-            in_extents: [input[1], input[2]],
-            in_channels: input[3],
-            out_extents: [output[1], output[2]],
-            out_channels: output[3],
-        }
-    }
-
-    /// Floating-point operations of the forward pass, and of the gradient of the input or of the weight alike; `positions` are
-    /// the extents of the coarse image.
-    pub(super) fn flops(&self, positions: [usize; 2]) -> u64 {
-        let weight = self.window.kernel_size[0] * self.window.kernel_size[1] * self.in_channels * self.out_channels;
-        2 * (self.batch * positions[0] * positions[1]) as u64 * weight as u64
-    }
-
-    /// One launch: `constants` and `params` are added to those that all convolutions have.
-    pub(super) fn dispatch(
-        &self,
-        kernel: Kernel,
-        constants: &[(&'static str, usize)],
-        bindings: Vec<Binding>,
-        params: &[(&'static str, usize)],
-        workgroups: usize,
-    ) -> Dispatch {
-        let Window { kernel_size, stride, padding } = self.window;
-        let constants = [
-            ("KERNEL_HEIGHT", kernel_size[0]),
-            ("KERNEL_WIDTH", kernel_size[1]),
-            ("STRIDE_Y", stride[0]),
-            ("STRIDE_X", stride[1]),
-            ("PADDING_Y", padding[0]),
-            ("PADDING_X", padding[1]),
-        ]
-        .iter()
-        .chain(constants)
-        .map(|&(name, value)| (name, format!("{value}u")))
-        .collect();
-        let params = [
-            ("batch", self.batch),
-            ("in_height", self.in_extents[0]),
-            ("in_width", self.in_extents[1]),
-            ("in_channels", self.in_channels),
-            ("out_height", self.out_extents[0]),
-            ("out_width", self.out_extents[1]),
-            ("out_channels", self.out_channels),
-        ]
-        .iter()
-        .chain(params)
-        .map(|&(name, value)| (name, value.into()))
-        .collect();
-        Dispatch { kernel, constants, bindings, params, workgroups: workgroup_grid(workgroups) }
-    }
-}
-
-/// Lanes of a workgroup for a kernel whose lanes own `outputs` channels each. A software driver runs lanes one vector after the
-/// other, so one vector is enough there and one program serves all widths.
-pub(super) fn lanes(channels: usize, outputs: usize, device: &DeviceProfile) -> usize {
-    if device.software { 8 } else { channels.div_ceil(outputs).next_power_of_two().clamp(8, 64) }
-}
-
-/// Lanes of a workgroup for a kernel that shuffles within groups of eight lanes, where the device allows it: every pipeline must
-/// get the same subgroup size, eight must divide it, and it must divide the workgroup.
-pub(super) fn subgroup_lanes(channels: usize, device: &DeviceProfile) -> Option<usize> {
-    let size = device.subgroup_size.map(|size| size as usize).filter(|size| size.is_multiple_of(8) && *size <= 64)?;
-    let vectors = if device.software { 1 } else { channels.div_ceil(size).clamp(1, 64 / size) };
-    Some(size * vectors)
-}
-
-/// How a workgroup's lanes tile a result.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Tile {
-    lanes: usize,
-    outputs: usize,
-    height: usize,
-    width: usize,
-}
-
-impl Tile {
-    /// The tile of the kernels that any device can run.
-    pub(super) fn plain(channels: usize, device: &DeviceProfile) -> Self {
-        Self { lanes: lanes(channels, 2, device), outputs: 2, height: 1, width: 8 }
-    }
-
-    /// The tile of the kernels with shuffles, on devices that can run them.
-    pub(super) fn subgroup(channels: usize, device: &DeviceProfile) -> Option<Self> {
-        subgroup_lanes(channels, device).map(|lanes| Self { lanes, outputs: 1, height: 2, width: 8 })
-    }
-
-    pub(super) fn constants(&self) -> Vec<(&'static str, usize)> {
-        let rest = if self.outputs > 1 { ("OUTPUTS", self.outputs) } else { ("TILE_HEIGHT", self.height) };
-        vec![("LANES", self.lanes), ("TILE_WIDTH", self.width), rest]
-    }
-
-    /// Workgroups for a result of these extents, whose positions fall into `phases` along each axis.
-    pub(super) fn workgroups(&self, batch: usize, extents: [usize; 2], phases: [usize; 2], channels: usize) -> usize {
-        let rows = phases[0] * extents[0].div_ceil(self.height * phases[0]);
-        let columns = phases[1] * extents[1].div_ceil(self.width * phases[1]);
-        batch * rows * columns * channels.div_ceil(self.lanes * self.outputs)
-    }
-}
-
-/// The candidates in order of preference: shuffles save loads, which pays where a load costs more than arithmetic.
-pub(super) fn candidates(device: &DeviceProfile, plain: Candidate, subgroup: Option<Candidate>) -> Vec<Candidate> {
-    let mut candidates = vec![plain];
-    candidates.extend(subgroup);
-    if device.software {
-        candidates.reverse();
-    }
-    candidates
-}
-
-/// The number of parts into which a sum over `rows` of `pixels` is cut: enough for some thousand workgroups of `groups` each,
-/// but at least 512 pixels and a row in each part. Depends on the shape alone, so that every device adds in the same order.
-pub(super) fn parts(rows: usize, pixels: usize, groups: usize) -> usize {
-    let parts = (4096 / groups).min((rows * pixels).div_ceil(512)).clamp(1, rows);
-    rows.div_ceil(rows.div_ceil(parts))
-}
-
-/// A sum in parts: `partial` launches the kernel that writes them, into the binding it is given, and a second launch adds them in
-/// order. One part needs no second launch.
-pub(super) fn in_parts(parts: usize, elements: usize, partial: impl FnOnce(Binding) -> Dispatch) -> Candidate {
-    if parts == 1 {
-        return partial(Binding::Output).into();
-    }
-    let reduce = Dispatch {
-        kernel: kernel!("conv2d/reduce_partials"),
-        constants: vec![],
-        bindings: vec![Binding::Workspace(0), Binding::Output],
-        params: vec![("elements", elements.into()), ("parts", parts.into())],
-        workgroups: workgroup_grid(elements.div_ceil(64)),
-    };
-    Candidate { dispatches: vec![partial(Binding::Workspace(0)), reduce], workspace: vec![parts * elements] }
-}
-
 /// A weight `[kh, kw, c_in, c_out]` for an input `[n, h, w, c_in]`, and a bias `[c_out]` if there is one; in words what is wrong.
-pub(super) fn check_inputs(inputs: &[TensorType]) -> Result<(), String> {
+pub(in crate::ops) fn check_inputs(inputs: &[TensorType]) -> Result<(), String> {
     let ([x, weight] | [x, weight, _]) = inputs else {
         return Err(format!("expected an input, a weight and perhaps a bias, got {} tensors", inputs.len()));
     };
@@ -432,7 +279,7 @@ pub(super) fn check_inputs(inputs: &[TensorType]) -> Result<(), String> {
 }
 
 /// The extents of the inputs of a gradient op: two float tensors of rank 4.
-pub(super) fn two_of_rank_4(inputs: &[TensorType]) -> Result<([usize; 4], [usize; 4]), String> {
+pub(in crate::ops) fn two_of_rank_4(inputs: &[TensorType]) -> Result<([usize; 4], [usize; 4]), String> {
     if let [a, b] = inputs
         && a.dtype == DType::F32
         && b.dtype == DType::F32
@@ -441,4 +288,21 @@ pub(super) fn two_of_rank_4(inputs: &[TensorType]) -> Result<([usize; 4], [usize
         return Ok((a, b));
     }
     Err(format!("expected two float tensors of rank 4, got {inputs:?}"))
+}
+
+/// Two neighbouring extents.
+pub(in crate::ops) fn extents_of(tensor: &TensorType, first: usize) -> [usize; 2] {
+    let extents = tensor.shape.extents();
+    [extents[first], extents[first + 1]]
+}
+
+/// Images of these extents and channels, as many as `like` has.
+pub(in crate::ops) fn images_like<T: Real>(
+    like: &Array<T>,
+    extents: [usize; 2],
+    channels: usize,
+    data: Vec<T>,
+) -> Vec<Tensor<T>> {
+    let shape = Shape::new([like.shape.extents()[0], extents[0], extents[1], channels]);
+    shape.and_then(|shape| Array::new(shape, data)).map(Tensor::Float).into_iter().collect()
 }
