@@ -114,8 +114,9 @@ impl Dataset {
         let count = self.pairs.len();
         if let Some(index) = indices.iter().find(|&&index| index >= count) {
             return Err(Error::Usage(format!(
-                "{} has {count} images, there is no index {index}",
-                self.folder.display()
+                "{}: there is no image {index}; the last is {}",
+                self.folder.display(),
+                count - 1
             )));
         }
         in_order(indices, |&index| self.read_pair(&self.pairs[index]))

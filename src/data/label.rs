@@ -80,7 +80,7 @@ impl LabelMap {
             T::try_from(value).map_err(|_| {
                 let (x, y) = (pixel % self.width, pixel / self.width);
                 let bits = 8 * size_of::<T>();
-                Error::data(path, format!("the label {value} at x={x}, y={y} does not fit a {bits}-bit file"))
+                Error::data(path, format!("the label {value} at x={x}, y={y} is too large for {bits} bits"))
             })
         };
         self.values.iter().enumerate().map(narrow).collect()
@@ -105,7 +105,7 @@ mod tests {
         instances.write_instances(&path).unwrap();
         assert_eq!(LabelMap::read(&path).unwrap(), instances);
         let message = instances.write_classes(&path).unwrap_err().to_string();
-        assert!(message.ends_with("the label 300 at x=1, y=0 does not fit a 8-bit file"), "{message}");
+        assert!(message.ends_with("the label 300 at x=1, y=0 is too large for 8 bits"), "{message}");
     }
 
     #[test]

@@ -116,8 +116,8 @@ impl Sampler {
             let Prepared { name, height, width, channels, .. } = sample;
             if *channels != first.channels {
                 return Err(Error::Usage(format!(
-                    "{name} has {channels} channels, {} has {}; all images must have the same",
-                    first.name, first.channels
+                    "{name}: channels: {channels}, but {} in {}; all images must have the same number",
+                    first.channels, first.name
                 )));
             }
             let pixels = height * width;
@@ -184,7 +184,7 @@ impl Sampler {
         let expected = [tiles * input_size * channels, tiles * output_size, tiles * output_size];
         if tiles == 0 || found != expected {
             return Err(Error::Usage(format!(
-                "a batch of {tiles} tiles has {expected:?} inputs, labels and weights, the slices have {found:?}"
+                "a batch (tiles: {tiles}) has {expected:?} inputs, labels and weights, the slices have {found:?}"
             )));
         }
         let [above, left] = self.tile.margin().map(|margin| margin as isize);
@@ -358,7 +358,7 @@ mod tests {
         assert!(new(vec![], fits).contains("no samples"));
         assert!(new(vec![sample(9, 9)], tile([6, 6], [3, 4])).contains("6 pixels cannot have an output of 3"));
         let grey = Prepared { name: "grey".into(), channels: 1, pixels: vec![0.0; 81], ..sample(9, 9) };
-        assert!(new(vec![sample(9, 9), grey], fits).contains("grey has 1 channels, 9x9 has 2"));
+        assert!(new(vec![sample(9, 9), grey], fits).contains("grey: channels: 1, but 2 in 9x9"));
         let cut = Prepared { weights: vec![], ..sample(9, 9) };
         assert!(new(vec![cut], fits).contains("do not agree with [162, 81, 0]"));
         let sampler = Sampler::new(vec![sample(9, 9)], fits, Choice::Uniform, 0).unwrap();

@@ -38,7 +38,7 @@ impl Cell {
             stretch: (1.0 + (0.35 * random.normal()).abs().min(0.8)).sqrt(),
             direction: [cos, sin],
             bulges,
-            brightness: (0.33 * random.normal()).clamp(-0.7, 1.0).exp(),
+            brightness: (0.3 * random.normal()).clamp(-0.6, 0.9).exp(),
             out_of_focus: random.uniform() < 0.2,
         }
     }

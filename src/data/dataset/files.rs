@@ -49,7 +49,7 @@ pub(super) fn pairs(folder: &Path, mask_suffix: &str) -> Result<(LabelKind, Vec<
         Some(suffix) => format!("if `{suffix}` marks a mask, say so with --mask-suffix={suffix}"),
         None => "image and truth need the same name; add what is missing or remove these".to_owned(),
     };
-    Err(Error::data(folder, format!("{count} files without a partner: {}; {advice}", names.join(", "))))
+    Err(Error::data(folder, format!("files without a partner ({count}): {}; {advice}", names.join(", "))))
 }
 
 /// The folder of the truth, and what kind it is.

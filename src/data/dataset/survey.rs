@@ -71,7 +71,7 @@ pub(super) fn refuse_mixed_channels(pairs: &[Pair], summaries: &[Summary]) -> Re
         None => Ok(()),
         Some(index) => {
             let problem = format!(
-                "{} channels, but {} has {}; save all images as grey or all as RGB",
+                "channels: {}, but {} has {}; save all images as grey or all as RGB",
                 summaries[index].channels,
                 pairs[0].image.display(),
                 first.channels
@@ -221,11 +221,11 @@ fn notes(pairs: &[Pair], summaries: &[Summary], mapping: &Mapping, class_pixels:
     let count = |condition: &dyn Fn(&Summary) -> bool| summaries.iter().filter(|summary| condition(summary)).count();
     let alpha = count(&|summary| summary.alpha_dropped);
     if alpha > 0 {
-        notes.push(format!("{alpha} images have an alpha channel, which is dropped"));
+        notes.push(format!("images with an alpha channel, which is dropped: {alpha}"));
     }
     let dim = count(&|summary| summary.bit_depth == 16 && summary.range.1 < 256.0);
     if dim > 0 {
-        notes.push(format!("{dim} 16-bit images have only 8-bit values; normalisation makes up for it"));
+        notes.push(format!("16-bit images with only 8-bit values, which normalisation makes up for: {dim}"));
     }
     let constant: Vec<&Pair> = pairs
         .iter()
@@ -235,7 +235,7 @@ fn notes(pairs: &[Pair], summaries: &[Summary], mapping: &Mapping, class_pixels:
         .collect();
     if let Some(pair) = constant.first() {
         notes.push(format!(
-            "{} images have the same value everywhere, such as {}",
+            "images with the same value everywhere: {}, such as {}",
             constant.len(),
             pair.image.display()
         ));
@@ -245,7 +245,7 @@ fn notes(pairs: &[Pair], summaries: &[Summary], mapping: &Mapping, class_pixels:
     };
     let background = count(&|summary| !class_present(summary, &|class| class != 0 && class != IGNORE));
     if background > 0 {
-        notes.push(format!("{background} of {} images have nothing but background", summaries.len()));
+        notes.push(format!("images with nothing but background: {background} of {}", summaries.len()));
     }
     for (class, _) in class_pixels.iter().enumerate().filter(|&(_, &pixels)| pixels == 0) {
         notes.push(format!("no pixel is of class {class}"));

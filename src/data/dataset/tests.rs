@@ -87,7 +87,7 @@ fn every_file_without_a_partner_is_named() {
     scene.image("images/y.png", 0);
     scene.image("masks/z.png", 0);
     let expected =
-        "3 files without a partner: images/x.png, images/y.png, masks/z.png; image and truth need the same name";
+        "files without a partner (3): images/x.png, images/y.png, masks/z.png; image and truth need the same name";
     scene.refused(&unasked(), &[expected]);
 }
 
@@ -98,7 +98,7 @@ fn a_suffix_of_the_masks_is_noticed_and_accepted() {
         scene.image(&format!("images/{name}.png"), 0);
         write_grey8(&scene.path(&format!("masks/{name}_mask.png")), 2, 4, &BINARY).unwrap();
     }
-    scene.refused(&unasked(), &["4 files without a partner", "say so with --mask-suffix=_mask"]);
+    scene.refused(&unasked(), &["files without a partner (4)", "say so with --mask-suffix=_mask"]);
     let dataset = scene.open(&Options { mask_suffix: "_mask".into(), ..unasked() }).unwrap();
     assert_eq!(dataset.pairs().iter().map(|pair| pair.name.as_str()).collect::<Vec<_>>(), ["a", "b"]);
 }
@@ -139,7 +139,7 @@ fn sizes_must_agree_within_a_pair() {
 fn channels_must_agree_between_images() {
     let scene = Scene::with_masks(&[BINARY, BINARY]);
     write_rgb8(&scene.path("images/b.png"), 2, 4, &[7; 24]).unwrap();
-    scene.refused(&unasked(), &["b.png: 3 channels, but ", "a.png has 1; save all images as grey or all as RGB"]);
+    scene.refused(&unasked(), &["b.png: channels: 3, but ", "a.png has 1; save all images as grey or all as RGB"]);
 }
 
 #[test]
@@ -250,7 +250,7 @@ fn samples_have_their_classes() {
     let ignored = crate::data::IGNORE;
     assert_eq!(samples[0].classes().values, [0, 0, 1, 1, ignored, 0, 0, 0]);
     let message = dataset.read(&[1]).unwrap_err().to_string();
-    assert!(message.contains("has 1 images, there is no index 1"), "{message}");
+    assert!(message.contains("there is no image 1; the last is 0"), "{message}");
 }
 
 #[test]
@@ -286,7 +286,7 @@ fn the_survey_says_what_there_is() {
         "class 0             20 pixels  83.33 %",
         "class 1              4 pixels  16.67 %",
         "to beat   class 0 everywhere: accuracy 0.8333, mean IoU 0.4167",
-        "note      1 of 3 images have nothing but background",
+        "note      images with nothing but background: 1 of 3",
         "note      a and c are the same image",
     ] {
         assert!(text.contains(line), "`{line}` is not in:\n{text}");
@@ -300,9 +300,11 @@ fn what_is_unusual_but_allowed_is_noted() {
     let scene = Scene::with_masks(&[BINARY]);
     write_grey16(&scene.path("images/a.png"), 2, 4, &[9; 8]).unwrap();
     let notes = scene.survey(&map("0=0,255=1,9=2")).notes.join("\n");
-    for part in
-        ["1 16-bit images have only 8-bit values", "1 images have the same value everywhere", "no pixel is of class 2"]
-    {
+    for part in [
+        "16-bit images with only 8-bit values, which normalisation makes up for: 1",
+        "images with the same value everywhere: 1, such as ",
+        "no pixel is of class 2",
+    ] {
         assert!(notes.contains(part), "`{part}` is not in: {notes}");
     }
 }
