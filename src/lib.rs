@@ -20,6 +20,7 @@ pub mod predict;
 pub mod random;
 pub mod selftest;
 pub mod shape;
+pub mod train;
 
 pub use error::{Error, Result};
 pub use graph::Graph;

@@ -1,0 +1,30 @@
+//! Training: batches in, one graph run a step, and a folder that survives whatever happens to the process.
+//!
+//! A run is a function of its configuration, its data and the device: batches, dropout and initial weights follow from the
+//! seed and the number of the step alone. So a run that was stopped, killed or cut off from power goes on exactly where its
+//! last checkpoint stood, and ends with the same bytes as one that was never stopped.
+//!
+//! The folder of a run holds
+//!
+//! | file | what |
+//! |---|---|
+//! | `config.toml` | the [`Config`], every value spelled out |
+//! | `metrics.jsonl` | a [`Record`] a step, one a line; no times of the clock, so that it can be compared |
+//! | `last.safetensors` | weights, velocities, and where the run stands |
+//! | `best.safetensors` | the weights with the best foreground IoU on the validation images |
+//! | `summary.json` | a [`Summary`] of the last call |
+
+mod clock;
+mod config;
+mod fingerprint;
+mod folder;
+mod job;
+mod record;
+mod trainer;
+mod validation;
+
+pub use config::{BorderUse, Config};
+pub use job::{Event, Job, train};
+pub use record::{Best, Progress, Record, Scored, Status, Summary};
+pub use trainer::Trainer;
+pub use validation::Validator;

@@ -1,0 +1,354 @@
+//! What a run is made of.
+
+use crate::data::dataset::Options;
+use crate::data::{Border, Sample, Truth};
+use crate::error::{Error, Result};
+use crate::models::UNet;
+use crate::ops::{CrossEntropySettings, Reduction, SgdSettings};
+use serde::{Deserialize, Serialize};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// The settings of a training run, as `config.toml` has them. Every key may be left out.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// The folder of training images: `images/` with `masks/` or `instances/`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub data: Option<PathBuf>,
+    /// The folder of validation images, laid out alike.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub val: Option<PathBuf>,
+    /// The share of the training images to hold out for validation where there is no `val`. Default: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hold_out: Option<f32>,
+    /// What the name of a mask has after the name of its image. Default: nothing.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub mask_suffix: String,
+    /// The mask values are class numbers below this. Default: found out from the masks.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub classes: Option<u32>,
+    /// The class of each mask value, such as `0=0,128=1,255=2`. Default: found out from the masks.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub map: Option<String>,
+    /// The mask value of pixels that neither train nor count. Default: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ignore: Option<u32>,
+    /// Steps in total, those before a `--resume` included. Default 2000.
+    pub steps: u32,
+    /// Stop after this many minutes of a call, if the steps are not done before. Default: no limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub minutes: Option<f64>,
+    /// Channels of the finest level; each level below has twice as many. Default 64, the paper's.
+    pub base: usize,
+    /// The number of poolings. Default 4, the paper's.
+    pub depth: usize,
+    /// The dropout rate at the end of the contracting path. Default 0: none.
+    pub dropout: f32,
+    /// The side of the input tiles. Default: what gives the smallest image whole, but not more than 388 pixels of output.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tile: Option<usize>,
+    /// Tiles a step. Default 1, the paper's.
+    pub batch: usize,
+    /// The learning rate after the warm-up, for PyTorch's form of SGD. Default 0.0005.
+    pub learning_rate: f32,
+    /// Steps over which the learning rate rises linearly from 0. Default 100.
+    pub warmup: u32,
+    /// How much of the velocity stays from step to step. Default 0.99, the paper's.
+    pub momentum: f32,
+    /// The share of each weight that is added to its gradient. Default 0.
+    pub weight_decay: f32,
+    /// By what the weighted loss of a batch is divided: `mean_over_weights` (default), `mean_over_pixels`, or `sum`, which is the
+    /// paper's and needs a learning rate smaller by the number of pixels.
+    pub loss: Reduction,
+    /// Whether rare classes weigh more, so that all classes count the same in total, as in the paper. Default true.
+    pub balance: bool,
+    /// When pixels between cells weigh more: `instances` (default: where the labels tell cells apart), `always` (the connected
+    /// regions of a class are its cells), `never`.
+    pub border: BorderUse,
+    /// The weight added where two cells touch. Default 10, the paper's.
+    pub border_w0: f32,
+    /// How fast that weight falls off, in pixels. Default 5, the paper's.
+    pub border_sigma: f32,
+    /// The seed of initial weights, batches and dropout. Default 1.
+    pub seed: u32,
+    /// Steps between evaluations on the validation images. Default 100.
+    pub evaluate_every: u32,
+    /// Steps between checkpoints; there is always one at the end. Default 100.
+    pub save_every: u32,
+}
+
+/// When pixels between cells weigh more.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BorderUse {
+    /// Where the labels tell cells apart.
+    #[default]
+    Instances,
+    /// For class labels too: the connected regions of a class are its cells.
+    Always,
+    /// Nowhere.
+    Never,
+}
+
+/// The largest side of an automatic tile's output: the paper's.
+const LARGEST_AUTOMATIC_OUTPUT: usize = 388;
+
+impl Default for Config {
+    fn default() -> Self {
+        let Border { w0, sigma } = Border::default();
+        Self {
+            data: None,
+            val: None,
+            hold_out: None,
+            mask_suffix: String::new(),
+            classes: None,
+            map: None,
+            ignore: None,
+            steps: 2000,
+            minutes: None,
+            base: 64,
+            depth: 4,
+            dropout: 0.0,
+            tile: None,
+            batch: 1,
+            learning_rate: 0.0005,
+            warmup: 100,
+            momentum: 0.99,
+            weight_decay: 0.0,
+            loss: Reduction::MeanOverWeights,
+            balance: true,
+            border: BorderUse::Instances,
+            border_w0: w0,
+            border_sigma: sigma,
+            seed: 1,
+            evaluate_every: 100,
+            save_every: 100,
+        }
+    }
+}
+
+impl Config {
+    /// Reads a TOML file.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when it cannot be read, [`Error::Data`] with line and key when it is not TOML or has unknown keys.
+    pub fn read(path: &Path) -> Result<Self> {
+        let text = fs::read_to_string(path).map_err(|error| Error::io("read", path, error))?;
+        toml::from_str(&text).map_err(|error| Error::data(path, error.to_string().trim_end()))
+    }
+
+    /// The text of the TOML file.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] when a path is not Unicode.
+    pub fn to_toml(&self) -> Result<String> {
+        toml::to_string(self).map_err(|error| Error::Usage(format!("this configuration cannot be written: {error}")))
+    }
+
+    /// Checks every value that does not depend on the data.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] naming the key, its value and what it may be.
+    pub fn validate(&self) -> Result<()> {
+        self.model(1, 2).validate()?;
+        let at_least_1 = [
+            ("steps", u64::from(self.steps)),
+            ("batch", self.batch as u64),
+            ("evaluate_every", u64::from(self.evaluate_every)),
+            ("save_every", u64::from(self.save_every)),
+        ];
+        let fail =
+            |key: &str, value: String, rule: &str| Err(Error::Usage(format!("{key} must be {rule}, got {value}")));
+        for (key, value) in at_least_1 {
+            if value == 0 {
+                return fail(key, value.to_string(), "at least 1");
+            }
+        }
+        let positive = |value: f32| value > 0.0 && value.is_finite();
+        if !positive(self.learning_rate) {
+            return fail("learning_rate", self.learning_rate.to_string(), "above 0, such as 0.0005");
+        }
+        if !(0.0..1.0).contains(&self.momentum) {
+            return fail("momentum", self.momentum.to_string(), "at least 0 and below 1");
+        }
+        if self.weight_decay < 0.0 || !self.weight_decay.is_finite() {
+            return fail("weight_decay", self.weight_decay.to_string(), "at least 0");
+        }
+        if self.border_w0 < 0.0 || !self.border_w0.is_finite() {
+            return fail("border_w0", self.border_w0.to_string(), "at least 0; the paper has 10");
+        }
+        if !positive(self.border_sigma) {
+            return fail("border_sigma", self.border_sigma.to_string(), "above 0; the paper has 5 pixels");
+        }
+        if let Some(minutes) = self.minutes.filter(|&minutes| minutes.is_nan() || minutes <= 0.0) {
+            return fail("minutes", minutes.to_string(), "above 0");
+        }
+        if let Some(share) = self.hold_out.filter(|&share| !(share > 0.0 && share < 1.0)) {
+            return fail("hold_out", share.to_string(), "a share between 0 and 1, such as 0.1");
+        }
+        if self.hold_out.is_some() && self.val.is_some() {
+            return Err(Error::Usage("give val or hold_out, not both: one says which images to validate on".into()));
+        }
+        self.labels()?;
+        if let Some(tile) = self.tile {
+            self.model(1, 2).output_side(tile)?;
+        }
+        Ok(())
+    }
+
+    /// How label values become classes, as far as the masks do not tell.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] when `map` is not a list of values and classes.
+    pub fn labels(&self) -> Result<Options> {
+        let map = self.map.as_deref().map(str::parse).transpose()?;
+        Ok(Options { mask_suffix: self.mask_suffix.clone(), classes: self.classes, map, ignore: self.ignore })
+    }
+
+    /// The network for images of these channels and labels of these classes.
+    pub fn model(&self, in_channels: usize, classes: usize) -> UNet {
+        UNet { in_channels, classes, base_channels: self.base, depth: self.depth, dropout: self.dropout }
+    }
+
+    /// The side of the input tiles for these images.
+    pub fn tile_for(&self, samples: &[Sample]) -> usize {
+        let model = self.model(1, 2);
+        let smallest = samples.iter().map(|sample| sample.image.height.min(sample.image.width)).min().unwrap_or(1);
+        self.tile.unwrap_or_else(|| model.legal_above(smallest.min(LARGEST_AUTOMATIC_OUTPUT) + model.shrink()))
+    }
+
+    /// The border weight for a sample's kind of labels.
+    pub fn border_for(&self, truth: &Truth) -> Option<Border> {
+        let used = match self.border {
+            BorderUse::Instances => matches!(truth, Truth::Instances(_)),
+            BorderUse::Always => true,
+            BorderUse::Never => false,
+        };
+        used.then_some(Border { w0: self.border_w0, sigma: self.border_sigma })
+    }
+
+    /// The settings of the loss.
+    pub fn cross_entropy(&self) -> CrossEntropySettings {
+        // Pixels to ignore come with weight 0.
+        CrossEntropySettings { reduction: self.loss, ignore: None }
+    }
+
+    /// The settings of the optimiser.
+    pub fn sgd(&self) -> SgdSettings {
+        SgdSettings { momentum: self.momentum, weight_decay: self.weight_decay }
+    }
+
+    /// The learning rate of a step, counted from 0.
+    pub fn learning_rate_at(&self, step: u32) -> f32 {
+        if step < self.warmup {
+            self.learning_rate * (step + 1) as f32 / self.warmup as f32
+        } else {
+            self.learning_rate
+        }
+    }
+
+    /// Checks that a stopped run with this configuration may go on with another one.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] naming the keys in which the two differ, of those that make a run what it is.
+    pub fn check_resumed_as(&self, other: &Self) -> Result<()> {
+        let free = ["data", "val", "steps", "minutes", "learning_rate", "evaluate_every", "save_every"];
+        let table = |config: &Self| toml::Table::try_from(config).unwrap_or_default();
+        let (ours, theirs) = (table(self), table(other));
+        let mut keys: Vec<&String> = ours.keys().chain(theirs.keys()).collect();
+        keys.sort_unstable();
+        keys.dedup();
+        let text = |value: Option<&toml::Value>| value.map_or("automatic".into(), ToString::to_string);
+        let differences: Vec<String> = keys
+            .into_iter()
+            .filter(|key| !free.contains(&key.as_str()) && ours.get(*key) != theirs.get(*key))
+            .map(|key| format!("{key} was {} and would be {}", text(ours.get(key)), text(theirs.get(key))))
+            .collect();
+        if differences.is_empty() {
+            return Ok(());
+        }
+        let differences = differences.join("; ");
+        Err(Error::Usage(format!(
+            "this run cannot go on with other settings: {differences}; leave them as they were or start another run (only {} \
+             may change)",
+            free.join(", ")
+        )))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_are_valid_and_survive_the_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("config.toml");
+        for config in [
+            Config::default(),
+            Config { minutes: Some(1.5), tile: Some(188), data: Some("some/folder".into()), ..Config::default() },
+        ] {
+            config.validate().unwrap();
+            let text = config.to_toml().unwrap();
+            assert!(text.contains("momentum = 0.99\n"), "{text}");
+            fs::write(&path, text).unwrap();
+            assert_eq!(Config::read(&path).unwrap(), config);
+        }
+        fs::write(&path, "").unwrap();
+        assert_eq!(Config::read(&path).unwrap(), Config::default());
+    }
+
+    #[test]
+    fn an_unknown_key_is_named_with_its_line() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("config.toml");
+        fs::write(&path, "steps = 10\nlearning_rat = 0.1\n").unwrap();
+        let message = Config::read(&path).unwrap_err().to_string();
+        for part in ["config.toml", "line 2", "learning_rat", "learning_rate"] {
+            assert!(message.contains(part), "{part}: {message}");
+        }
+    }
+
+    #[test]
+    fn senseless_values_are_named() {
+        let default = Config::default;
+        for (config, key) in [
+            (Config { steps: 0, ..default() }, "steps"),
+            (Config { batch: 0, ..default() }, "batch"),
+            (Config { base: 0, ..default() }, "base"),
+            (Config { depth: 9, ..default() }, "depth"),
+            (Config { learning_rate: f32::NAN, ..default() }, "learning_rate"),
+            (Config { learning_rate: 0.0, ..default() }, "learning_rate"),
+            (Config { momentum: 1.0, ..default() }, "momentum"),
+            (Config { weight_decay: -1.0, ..default() }, "weight_decay"),
+            (Config { border_sigma: 0.0, ..default() }, "border_sigma"),
+            (Config { hold_out: Some(1.0), ..default() }, "hold_out"),
+            (Config { hold_out: Some(0.1), val: Some("val".into()), ..default() }, "hold_out"),
+            (Config { map: Some("0:0".into()), ..default() }, "0:0"),
+            (Config { minutes: Some(0.0), ..default() }, "minutes"),
+            (Config { tile: Some(570), ..default() }, "572"),
+        ] {
+            let error = config.validate().unwrap_err();
+            assert!(error.to_string().contains(key) && error.exit_code() == 2, "{key}: {error}");
+        }
+    }
+
+    #[test]
+    fn the_learning_rate_rises_to_its_value() {
+        let config = Config { learning_rate: 1.0, warmup: 4, ..Config::default() };
+        let rates: Vec<f32> = (0..6).map(|step| config.learning_rate_at(step)).collect();
+        assert_eq!(rates, [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]);
+        assert_eq!(Config { warmup: 0, ..config }.learning_rate_at(0).to_bits(), 1.0_f32.to_bits());
+    }
+
+    #[test]
+    fn a_run_goes_on_with_more_steps_but_not_with_another_network() {
+        let before = Config::default();
+        before.check_resumed_as(&Config { steps: 9, minutes: Some(1.0), ..Config::default() }).unwrap();
+        let message = before.check_resumed_as(&Config { base: 8, tile: Some(188), ..before.clone() }).unwrap_err();
+        let message = message.to_string();
+        assert!(message.contains("base was 64 and would be 8"), "{message}");
+        assert!(message.contains("tile was automatic and would be 188"), "{message}");
+    }
+}

@@ -1,0 +1,411 @@
+//! A run from its folder's first file to its last.
+
+use super::clock::Clock;
+use super::config::Config;
+use super::fingerprint::fingerprint;
+use super::folder::{Folder, Metrics};
+use super::record::{Best, Progress, Record, Scored, Status, Summary};
+use super::trainer::Trainer;
+use super::validation::Validator;
+use crate::checkpoint::{Metadata, Weights};
+use crate::data::sample::{IGNORE, balance};
+use crate::data::{Prepared, Sample};
+use crate::error::{Error, Result};
+use crate::executor::Device;
+use std::collections::VecDeque;
+use std::io;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+/// What to train, on what, and where to keep it.
+#[derive(Debug)]
+pub struct Job<'a> {
+    /// The settings.
+    pub config: &'a Config,
+    /// Where to compute.
+    pub device: &'a Device,
+    /// The images that batches are drawn from.
+    pub training: Vec<Sample>,
+    /// The images to score the weights on; there may be none.
+    pub validation: Vec<Sample>,
+    /// The number of classes, background included.
+    pub classes: usize,
+    /// What else the weights files are to say, such as what the classes are called.
+    pub metadata: Metadata,
+    /// The folder of the run.
+    pub out: &'a Path,
+    /// Whether to go on with the run in that folder rather than to begin one.
+    pub resume: bool,
+    /// Becomes true when the user asks to stop.
+    pub stop: &'a AtomicBool,
+}
+
+/// What [`train`] tells while it works.
+#[derive(Debug)]
+pub enum Event<'a> {
+    /// Everything is in place; the first step follows.
+    Ready {
+        /// The network and its data.
+        trainer: &'a Trainer,
+        /// Side of the input tiles.
+        tile: usize,
+    },
+    /// A step is done.
+    Step(Progress),
+    /// The weights are being scored on the validation images.
+    Evaluating {
+        /// Images done.
+        done: usize,
+        /// Images in total.
+        total: usize,
+    },
+    /// A weights file is complete.
+    Saved {
+        /// The file.
+        path: &'a Path,
+        /// The step it holds.
+        step: u32,
+    },
+}
+
+/// The keys of a checkpoint's metadata that only training reads.
+mod key {
+    pub(super) const SEED: &str = "seed";
+    /// Seed and step: where the generators of batches and dropout stand.
+    pub(super) const GENERATOR: &str = "generator";
+    pub(super) const DATA: &str = "data";
+    pub(super) const BEST: &str = "best";
+    /// The record of a step whose evaluation was interrupted.
+    pub(super) const PENDING: &str = "pending";
+}
+
+/// How many losses the summary's mean is over.
+const RECENT: usize = 100;
+
+/// Trains until the steps are done, the time is up, or the user stops it.
+///
+/// The state is saved at the start, every [`Config::save_every`] steps and at the end. Whatever goes wrong in between, the
+/// last checkpoint stays whole.
+///
+/// # Errors
+/// [`Error::Usage`] when the configuration makes no sense, or the folder or the data do not fit it; [`Error::Diverged`] when
+/// the loss is no longer finite; [`Error::Io`] when a file cannot be written; as [`Trainer::new`].
+pub fn train(mut job: Job<'_>, observer: &mut dyn FnMut(&Event<'_>)) -> Result<Summary> {
+    let clock = Clock::start(job.config.minutes);
+    job.config.validate()?;
+    let data = fingerprint(job.training.iter().chain(&job.validation));
+    let (folder, resumed) = if job.resume {
+        let (folder, weights, before) = Folder::resume(job.out)?;
+        before.check_resumed_as(job.config)?;
+        (folder, Some(weights))
+    } else {
+        (Folder::begin(job.out)?, None)
+    };
+    let tile = job.config.tile_for(&job.training);
+    let (training, validation) = (std::mem::take(&mut job.training), std::mem::take(&mut job.validation));
+    let samples = prepare(&job, training)?;
+    let channels = samples.first().map_or(1, |sample| sample.channels);
+    let model = job.config.model(channels, job.classes);
+    let mut trainer = Trainer::new(job.config, model, tile, job.device, samples)?;
+    let standing = match &resumed {
+        Some(weights) => {
+            let standing = Standing::read(weights, &data)?;
+            trainer.restore(weights)?;
+            standing
+        }
+        None => Standing::default(),
+    };
+    let validator = if validation.is_empty() {
+        None
+    } else {
+        Some(Validator::new(job.device, model, tile, trainer.parameters()?, validation)?)
+    };
+    folder.write_config(job.config)?;
+    let metrics = Metrics::open(&folder.metrics, trainer.steps_done())?;
+    observer(&Event::Ready { trainer: &trainer, tile });
+    let resumed_from = trainer.steps_done();
+    let mut run = Run {
+        data,
+        folder,
+        trainer,
+        validator,
+        metrics,
+        standing,
+        saved: resumed.is_some().then_some(resumed_from),
+        scored: None,
+        best_at_end: None,
+        losses: VecDeque::new(),
+        clock,
+        job: &job,
+        observer,
+    };
+    if run.saved.is_none() {
+        // Before hours of work: can the folder hold a checkpoint?
+        run.save()?;
+    }
+    let (status, failure) = match run.go() {
+        Ok(status) => (status, None),
+        Err(diverged @ Error::Diverged(_)) => (Status::Diverged, Some(diverged)),
+        Err(error) => return Err(error),
+    };
+    let summary = run.summary(status, tile, resumed_from);
+    run.folder.write_summary(&summary)?;
+    failure.map_or(Ok(summary), Err)
+}
+
+/// The samples as the network takes them.
+fn prepare(job: &Job<'_>, samples: Vec<Sample>) -> Result<Vec<Prepared>> {
+    let mut prepared = Vec::with_capacity(samples.len());
+    for sample in samples {
+        let border = job.config.border_for(&sample.truth);
+        let sample = Prepared::new(sample, border)?;
+        let unknown = sample.classes.iter().find(|&&class| class != IGNORE && class as usize >= job.classes);
+        if let Some(class) = unknown {
+            let (name, classes) = (&sample.name, job.classes);
+            return Err(Error::Usage(format!(
+                "{name}: class {class} in a network of {classes} classes, 0 to {}",
+                classes - 1
+            )));
+        }
+        prepared.push(sample);
+    }
+    if job.config.balance {
+        balance(&mut prepared, job.classes)?;
+    }
+    Ok(prepared)
+}
+
+/// What a checkpoint knows besides numbers.
+#[derive(Debug, Default)]
+struct Standing {
+    best: Option<Best>,
+    pending: Option<Record>,
+}
+
+impl Standing {
+    /// Reads it from a checkpoint that must belong to this data.
+    fn read(weights: &Weights, data: &str) -> Result<Self> {
+        let fail = |problem| weights.error(problem);
+        let metadata = weights.metadata();
+        let before: Option<String> = metadata.get(key::DATA).map_err(fail)?;
+        if before.as_deref().is_some_and(|before| before != data) {
+            return Err(Error::Usage(
+                "the images or labels are not those that this run began with: give the same --data and --val, or start another \
+                 run with --out"
+                    .into(),
+            ));
+        }
+        let best = metadata.get(key::BEST).map_err(fail)?.flatten();
+        let pending = metadata.get(key::PENDING).map_err(fail)?;
+        Ok(Self { best, pending })
+    }
+}
+
+/// A run in progress.
+struct Run<'a, 'o> {
+    job: &'a Job<'a>,
+    observer: &'o mut dyn FnMut(&Event<'_>),
+    data: String,
+    folder: Folder,
+    trainer: Trainer,
+    validator: Option<Validator>,
+    metrics: Metrics,
+    standing: Standing,
+    /// The step in `last.safetensors`.
+    saved: Option<u32>,
+    /// The last evaluation and its step.
+    scored: Option<(u32, Scored)>,
+    /// What was saved as the best weights for want of a scheduled evaluation.
+    best_at_end: Option<Best>,
+    losses: VecDeque<f32>,
+    clock: Clock,
+}
+
+impl Run<'_, '_> {
+    /// Steps until there is a reason to stop, then the last checkpoint.
+    fn go(&mut self) -> Result<Status> {
+        let status = loop {
+            if let Some(record) = self.standing.pending.take() {
+                let Some(scored) = self.evaluate()? else {
+                    self.standing.pending = Some(record);
+                    break Status::Interrupted;
+                };
+                self.complete(Record { scored: Some(scored), ..record })?;
+            }
+            if self.trainer.steps_done() >= self.job.config.steps {
+                break Status::Finished;
+            }
+            if self.stopped() {
+                break Status::Interrupted;
+            }
+            if self.clock.time_is_up() {
+                break Status::TimeIsUp;
+            }
+            let record = self.step()?;
+            if self.validator.is_some() && record.step.is_multiple_of(self.job.config.evaluate_every) {
+                self.standing.pending = Some(record);
+            } else {
+                self.complete(record)?;
+            }
+        };
+        if self.saved != Some(self.trainer.steps_done()) || self.standing.pending.is_some() {
+            self.save()?;
+        }
+        if status != Status::Interrupted && self.scored.is_none_or(|(step, _)| step != self.trainer.steps_done()) {
+            self.evaluate_off_schedule()?;
+        }
+        Ok(status)
+    }
+
+    fn step(&mut self) -> Result<Record> {
+        let begun = Instant::now();
+        let record = self.trainer.step()?;
+        self.clock.add(begun.elapsed());
+        if !record.loss.is_finite() {
+            return Err(self.diverged(&format!("the loss of step {} is {}", record.step, record.loss)));
+        }
+        if self.losses.len() == RECENT {
+            self.losses.pop_front();
+        }
+        self.losses.push_back(record.loss);
+        Ok(record)
+    }
+
+    /// What follows a step, its evaluation included.
+    fn complete(&mut self, record: Record) -> Result<()> {
+        self.metrics.append(&record)?;
+        if let Some(foreground_iou) = record.scored.and_then(|scored| scored.foreground_iou)
+            && self.standing.best.is_none_or(|best| foreground_iou > best.foreground_iou)
+        {
+            let best = Best { step: record.step, foreground_iou };
+            self.save_best(best)?;
+            self.standing.best = Some(best);
+        }
+        let steps = self.job.config.steps;
+        let progress = Progress {
+            record,
+            steps,
+            steps_per_second: self.clock.steps_per_second(),
+            time_left: self.clock.time_left(steps - record.step.min(steps)),
+        };
+        (self.observer)(&Event::Step(progress));
+        if record.step.is_multiple_of(self.job.config.save_every) {
+            self.save()?;
+        }
+        Ok(())
+    }
+
+    /// Scores the current weights; `None` when the user stops it.
+    fn evaluate(&mut self) -> Result<Option<Scored>> {
+        let Some(validator) = &mut self.validator else { return Ok(None) };
+        let parameters = self.trainer.parameters()?;
+        let scored = validator.score(parameters, &mut |done, total| {
+            (self.observer)(&Event::Evaluating { done, total });
+            !self.job.stop.load(Ordering::Relaxed)
+        })?;
+        if let Some(scored) = scored {
+            self.scored = Some((self.trainer.steps_done(), scored));
+        }
+        Ok(scored)
+    }
+
+    /// Scores the weights a run ends with, for the summary only: whether a run was cut in two must not show in its records.
+    /// Without scheduled evaluations these are the best weights, too.
+    fn evaluate_off_schedule(&mut self) -> Result<()> {
+        if let Some(Scored { foreground_iou: Some(foreground_iou), .. }) = self.evaluate()?
+            && self.standing.best.is_none()
+        {
+            let best = Best { step: self.trainer.steps_done(), foreground_iou };
+            self.save_best(best)?;
+            self.best_at_end = Some(best);
+        }
+        Ok(())
+    }
+
+    fn stopped(&self) -> bool {
+        self.job.stop.load(Ordering::Relaxed)
+    }
+
+    fn metadata(&self) -> Metadata {
+        let metadata = self.job.metadata.clone();
+        metadata.with(Metadata::MODEL, self.trainer.model()).with(Metadata::STEP, &self.trainer.steps_done())
+    }
+
+    fn save(&mut self) -> Result<()> {
+        self.metrics.sync()?;
+        let (seed, step) = (self.job.config.seed, self.trainer.steps_done());
+        let mut metadata = self
+            .metadata()
+            .with(key::SEED, &seed)
+            .with(key::GENERATOR, &[seed, step])
+            .with(key::DATA, &self.data)
+            .with(key::BEST, &self.standing.best);
+        if let Some(pending) = &self.standing.pending {
+            metadata = metadata.with(key::PENDING, pending);
+        }
+        self.trainer.save(&self.folder.last, &metadata).map_err(|error| self.explained(error))?;
+        self.saved = Some(step);
+        (self.observer)(&Event::Saved { path: &self.folder.last, step });
+        Ok(())
+    }
+
+    fn save_best(&mut self, best: Best) -> Result<()> {
+        let metadata = self.metadata().with(key::BEST, &best);
+        self.trainer.save_parameters(&self.folder.best, &metadata).map_err(|error| self.explained(error))?;
+        (self.observer)(&Event::Saved { path: &self.folder.best, step: best.step });
+        Ok(())
+    }
+
+    /// What is left when saving fails.
+    fn explained(&self, error: Error) -> Error {
+        match error {
+            Error::Diverged(problem) => self.diverged(&problem),
+            Error::Io { action, path, source } => {
+                let source = io::Error::new(source.kind(), format!("{source}; {}", self.left()));
+                Error::Io { action, path, source }
+            }
+            other => other,
+        }
+    }
+
+    fn diverged(&self, problem: &str) -> Error {
+        let rate = self.job.config.learning_rate;
+        let lower = rate / 3.0;
+        Error::Diverged(format!(
+            "training has diverged: {problem}; {}. Start again, or go on from there with --resume, at a lower rate: --lr {lower:.0e} \
+             instead of {rate}",
+            self.left()
+        ))
+    }
+
+    fn left(&self) -> String {
+        match self.saved {
+            Some(step) => format!("the checkpoint of step {step} is whole: {}", self.folder.last.display()),
+            None => "nothing is lost, training had not begun".into(),
+        }
+    }
+
+    fn summary(&self, status: Status, tile: usize, resumed_from: u32) -> Summary {
+        let count = self.losses.len();
+        Summary {
+            status,
+            step: self.trainer.steps_done(),
+            resumed_from,
+            loss: self.losses.back().copied(),
+            mean_loss: (count > 0).then(|| self.losses.iter().sum::<f32>() / count as f32),
+            scored: self.scored.map(|(_, scored)| scored),
+            best: self.standing.best.or(self.best_at_end),
+            model: *self.trainer.model(),
+            parameters: self.trainer.graph().parameter_count(),
+            tile,
+            images: self.trainer.samples().len(),
+            validation_images: self.validator.as_ref().map_or(0, Validator::len),
+            seed: self.job.config.seed,
+            device: self.job.device.to_string(),
+            version: env!("CARGO_PKG_VERSION"),
+            seconds: self.clock.elapsed().as_secs_f64(),
+            steps_per_second: self.clock.steps_per_second(),
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! What a run says about itself.
+
+use crate::metrics::Scores;
+use crate::models::UNet;
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+
+/// One step: a line of `metrics.jsonl`.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Record {
+    /// The number of the step, from 1.
+    pub step: u32,
+    /// The loss of its batch before the update.
+    pub loss: f32,
+    /// Its learning rate.
+    pub learning_rate: f32,
+    /// The scores of the weights after it, at the steps that are evaluated.
+    #[serde(flatten)]
+    pub scored: Option<Scored>,
+}
+
+/// Scores on the validation images.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Scored {
+    /// IoU of everything that is not class 0.
+    pub foreground_iou: Option<f64>,
+    /// Mean IoU over the classes that occur.
+    pub mean_iou: Option<f64>,
+    /// Share of pixels whose class is wrong.
+    pub pixel_error: f64,
+}
+
+impl From<&Scores> for Scored {
+    fn from(scores: &Scores) -> Self {
+        let Scores { foreground_iou, mean_iou, pixel_error, .. } = *scores;
+        Self { foreground_iou, mean_iou, pixel_error }
+    }
+}
+
+/// Which weights scored best on the validation images.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Best {
+    /// The step after which they were evaluated.
+    pub step: u32,
+    /// Their foreground IoU.
+    pub foreground_iou: f64,
+}
+
+/// How a run stands after a step.
+#[derive(Clone, Copy, Debug)]
+pub struct Progress {
+    /// The step.
+    pub record: Record,
+    /// Steps in total.
+    pub steps: u32,
+    /// Steps a second in this call, evaluations and checkpoints left out; `None` before the second step of a call, because the
+    /// first one warms the device up.
+    pub steps_per_second: Option<f64>,
+    /// The estimated time to the last step, or to the limit in minutes.
+    pub time_left: Option<Duration>,
+}
+
+/// Why a call ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Status {
+    /// All steps are done.
+    Finished,
+    /// The limit in minutes was reached.
+    TimeIsUp,
+    /// The user asked to stop; `--resume` goes on.
+    Interrupted,
+    /// The loss is no longer finite.
+    Diverged,
+}
+
+/// What `summary.json` holds after a call.
+#[derive(Clone, Debug, Serialize)]
+pub struct Summary {
+    /// Why the call ended.
+    pub status: Status,
+    /// Steps done in total.
+    pub step: u32,
+    /// The step this call went on from; 0 for a new run.
+    pub resumed_from: u32,
+    /// The loss of the last step.
+    pub loss: Option<f32>,
+    /// The mean loss over the last steps of this call, at most 100.
+    pub mean_loss: Option<f32>,
+    /// The last evaluation; at the end of a run there is always one if there are validation images.
+    pub scored: Option<Scored>,
+    /// The weights in `best.safetensors`.
+    pub best: Option<Best>,
+    /// The network.
+    pub model: UNet,
+    /// Trainable numbers.
+    pub parameters: usize,
+    /// Side of the input tiles.
+    pub tile: usize,
+    /// Training images.
+    pub images: usize,
+    /// Validation images.
+    pub validation_images: usize,
+    /// The seed.
+    pub seed: u32,
+    /// The device.
+    pub device: String,
+    /// The version of this program.
+    pub version: &'static str,
+    /// Seconds that this call took.
+    pub seconds: f64,
+    /// Steps a second in this call, evaluations, checkpoints and the first step left out.
+    pub steps_per_second: Option<f64>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_has_scores_only_where_there_are_any() {
+        let plain = Record { step: 3, loss: 0.1, learning_rate: 0.01, scored: None };
+        assert_eq!(serde_json::to_string(&plain).unwrap(), r#"{"step":3,"loss":0.1,"learning_rate":0.01}"#);
+        let scored = Scored { foreground_iou: Some(0.5), mean_iou: None, pixel_error: 0.25 };
+        for record in [plain, Record { scored: Some(scored), ..plain }] {
+            let line = serde_json::to_string(&record).unwrap();
+            assert_eq!(serde_json::from_str::<Record>(&line).unwrap(), record, "{line}");
+        }
+    }
+}

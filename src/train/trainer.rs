@@ -1,0 +1,164 @@
+//! The steps themselves: batch, graph run, loss.
+
+use super::config::Config;
+use super::record::Record;
+use crate::array::{Array, Tensor};
+use crate::checkpoint::{self, Metadata, Section, VELOCITY, Weights};
+use crate::data::Prepared;
+use crate::data::sampler::{Batch, Choice, Sampler, Tile};
+use crate::error::Result;
+use crate::executor::{Device, Executor};
+use crate::graph::{Bank, Graph, NodeId};
+use crate::models::{Training, TrainingStep, UNet};
+use std::path::Path;
+
+/// The velocities of SGD with momentum.
+const VELOCITY_BANK: Bank = Bank::OptimizerState(0);
+
+/// A network in training: every call of [`Trainer::step`] is one update.
+#[derive(Debug)]
+pub struct Trainer {
+    config: Config,
+    model: UNet,
+    nodes: TrainingStep,
+    executor: Executor,
+    sampler: Sampler,
+    /// Steps done.
+    step: u32,
+    /// The batch of the next step, where it was made while the device computed.
+    next: Option<Inputs>,
+}
+
+/// A batch.
+#[derive(Debug)]
+struct Inputs {
+    image: Vec<f32>,
+    labels: Vec<u32>,
+    weights: Vec<f32>,
+}
+
+impl Trainer {
+    /// Initial weights, and everything that a step needs.
+    ///
+    /// # Errors
+    /// [`Error::Usage`](crate::Error::Usage) for a configuration that makes no sense or does not fit the samples; as [`Executor::new`].
+    pub fn new(config: &Config, model: UNet, tile: usize, device: &Device, samples: Vec<Prepared>) -> Result<Self> {
+        config.validate()?;
+        let output = model.output_side(tile)?;
+        let tile = Tile { input: [tile; 2], output: [output; 2] };
+        let sampler = Sampler::new(samples, tile, Choice::default(), config.seed)?;
+        let training = Training { loss: config.cross_entropy(), sgd: config.sgd() };
+        let nodes = model.build(config.batch, tile.input)?.training_step(&training)?;
+        let initial = nodes.graph.initial_parameters(config.seed);
+        let executor = Executor::new(device, &nodes.graph, &initial)?;
+        Ok(Self { config: config.clone(), model, nodes, executor, sampler, step: 0, next: None })
+    }
+
+    /// The graph of a step.
+    pub fn graph(&self) -> &Graph {
+        &self.nodes.graph
+    }
+
+    /// The network.
+    pub fn model(&self) -> &UNet {
+        &self.model
+    }
+
+    /// The number of steps done.
+    pub fn steps_done(&self) -> u32 {
+        self.step
+    }
+
+    /// The samples that batches are drawn from.
+    pub fn samples(&self) -> &[Prepared] {
+        self.sampler.samples()
+    }
+
+    /// One update. The loss in the record may be infinite or NaN.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn step(&mut self) -> Result<Record> {
+        let inputs = match self.next.take() {
+            Some(inputs) => inputs,
+            None => self.inputs(self.step)?,
+        };
+        let learning_rate = self.config.learning_rate_at(self.step);
+        let TrainingStep { image, labels, weights, learning_rate: rate, generator, loss, .. } = self.nodes;
+        let graph = &self.nodes.graph;
+        let float = |node: NodeId, data: Vec<f32>| Tensor::Float(Array { shape: graph.shape(node).clone(), data });
+        let uint = |node: NodeId, data: Vec<u32>| Tensor::Uint(Array { shape: graph.shape(node).clone(), data });
+        self.executor.write(image, float(image, inputs.image))?;
+        self.executor.write(labels, uint(labels, inputs.labels))?;
+        self.executor.write(weights, float(weights, inputs.weights))?;
+        self.executor.write(rate, float(rate, vec![learning_rate]))?;
+        if let Some(generator) = generator {
+            self.executor.write(generator, uint(generator, vec![self.config.seed, self.step]))?;
+        }
+        self.executor.run()?;
+        // The device computes while the next batch is made.
+        self.next = Some(self.inputs(self.step.wrapping_add(1))?);
+        let loss = self.executor.read(loss)?.float().data.first().copied().unwrap_or(f32::NAN);
+        self.step += 1;
+        Ok(Record { step: self.step, loss, learning_rate, scored: None })
+    }
+
+    /// The batch of a step, counted from 0.
+    fn inputs(&self, step: u32) -> Result<Inputs> {
+        let elements = |node| self.nodes.graph.shape(node).elements();
+        let mut inputs = Inputs {
+            image: vec![0.0; elements(self.nodes.image)],
+            labels: vec![0; elements(self.nodes.labels)],
+            weights: vec![0.0; elements(self.nodes.weights)],
+        };
+        let Inputs { image, labels, weights } = &mut inputs;
+        self.sampler.fill(step, Batch { input: image, labels, weights })?;
+        Ok(inputs)
+    }
+
+    /// The parameter bank.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn parameters(&self) -> Result<Vec<f32>> {
+        self.executor.read_bank(Bank::Parameters)
+    }
+
+    /// Writes the parameters alone, for prediction.
+    ///
+    /// # Errors
+    /// As [`checkpoint::save`].
+    pub fn save_parameters(&self, path: &Path, metadata: &Metadata) -> Result<()> {
+        let parameters = Section { prefix: "", bank: &self.parameters()? };
+        checkpoint::save(path, self.graph(), &[parameters], metadata)
+    }
+
+    /// Writes everything that [`Trainer::restore`] needs.
+    ///
+    /// # Errors
+    /// As [`checkpoint::save`].
+    pub fn save(&self, path: &Path, metadata: &Metadata) -> Result<()> {
+        let (parameters, velocity) = (self.parameters()?, self.executor.read_bank(VELOCITY_BANK)?);
+        let sections = [Section { prefix: "", bank: &parameters }, Section { prefix: VELOCITY, bank: &velocity }];
+        checkpoint::save(path, self.graph(), &sections, metadata)
+    }
+
+    /// Takes the place of the trainer that wrote a checkpoint.
+    ///
+    /// # Errors
+    /// [`Error::Weights`](crate::Error::Weights) when the file is not a checkpoint of this network; then nothing has changed.
+    pub fn restore(&mut self, weights: &Weights) -> Result<()> {
+        let step = weights.metadata().get(Metadata::STEP).map_err(|problem| weights.error(problem))?;
+        let Some(step) = step.filter(|_| weights.has(VELOCITY)) else {
+            return Err(
+                weights.error("these are weights without the state of a training; resume from last.safetensors")
+            );
+        };
+        let parameters = weights.bank_for(&self.nodes.graph)?;
+        let velocity = weights.bank_with(&self.nodes.graph, VELOCITY)?;
+        self.executor.write_bank(Bank::Parameters, &parameters)?;
+        self.executor.write_bank(VELOCITY_BANK, &velocity)?;
+        (self.step, self.next) = (step, None);
+        Ok(())
+    }
+}

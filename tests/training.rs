@@ -1,0 +1,295 @@
+//! Training as a whole, on the CPU executor and on a device: it learns, it stops and resumes to the same bytes, and what goes wrong
+//! costs nothing. Without an adapter the tests on a device fail and say how to get one.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot be set up fails")]
+
+use std::fs;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use tilewise::checkpoint::{Metadata, Section, VELOCITY, Weights, save};
+use tilewise::data::{Image, LabelMap, Sample, Truth};
+use tilewise::executor::Device;
+use tilewise::gpu::Gpu;
+use tilewise::random::Random;
+use tilewise::train::{Config, Event, Job, Record, Status, Summary, train};
+use tilewise::{Error, Result};
+
+/// A noisy picture of bright discs, numbered one by one.
+fn discs(seed: u32) -> Sample {
+    const SIDE: usize = 40;
+    let mut random = Random::new(seed, 0);
+    let mut pixels: Vec<f32> = (0..SIDE * SIDE).map(|_| 20.0 + 8.0 * random.normal()).collect();
+    let mut values = vec![0; SIDE * SIDE];
+    for disc in 1..=6 {
+        let [row, column] = [0, 1].map(|_| random.between(4.0, SIDE as f32 - 4.0));
+        let radius = random.between(3.0, 6.0);
+        for (pixel, value) in values.iter_mut().enumerate() {
+            let (y, x) = ((pixel / SIDE) as f32, (pixel % SIDE) as f32);
+            if (y - row).powi(2) + (x - column).powi(2) < radius * radius {
+                *value = disc;
+                pixels[pixel] += 60.0;
+            }
+        }
+    }
+    let image = Image { height: SIDE, width: SIDE, channels: 1, bit_depth: 8, pixels, alpha_dropped: false };
+    Sample {
+        name: format!("discs{seed}"),
+        image,
+        truth: Truth::Instances(LabelMap { height: SIDE, width: SIDE, values }),
+    }
+}
+
+/// A small network with everything that has a state: dropout, velocity, warm-up, evaluations.
+fn config() -> Config {
+    Config {
+        steps: 20,
+        base: 3,
+        depth: 1,
+        dropout: 0.25,
+        tile: Some(36),
+        batch: 2,
+        warmup: 5,
+        evaluate_every: 4,
+        save_every: 5,
+        ..Config::default()
+    }
+}
+
+/// A call of [`train`], with `stop_when` deciding at each event whether the user asks to stop.
+fn call(
+    config: &Config,
+    device: &Device,
+    out: &Path,
+    resume: bool,
+    stop_when: &mut dyn FnMut(&Event<'_>) -> bool,
+) -> Result<Summary> {
+    let stop = AtomicBool::new(false);
+    let job = Job {
+        config,
+        device,
+        training: (0..3).map(discs).collect(),
+        validation: (10..12).map(discs).collect(),
+        classes: 2,
+        metadata: Metadata::new(),
+        out,
+        resume,
+        stop: &stop,
+    };
+    train(job, &mut |event| {
+        if stop_when(event) {
+            stop.store(true, Ordering::Relaxed);
+        }
+    })
+}
+
+fn straight(config: &Config, device: &Device, out: &Path) -> Summary {
+    call(config, device, out, false, &mut |_| false).unwrap()
+}
+
+fn is_step(event: &Event<'_>, step: u32) -> bool {
+    matches!(event, Event::Step(progress) if progress.record.step == step)
+}
+
+/// The files that must not show that a run was interrupted.
+fn files(out: &Path) -> Vec<Vec<u8>> {
+    ["last.safetensors", "best.safetensors", "metrics.jsonl"]
+        .iter()
+        .map(|name| fs::read(out.join(name)).unwrap())
+        .collect()
+}
+
+fn records(out: &Path) -> Vec<Record> {
+    let text = fs::read_to_string(out.join("metrics.jsonl")).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+fn copy_folder(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+    }
+}
+
+fn gpu() -> Device {
+    Device::Gpu(Gpu::any().unwrap_or_else(|error| panic!("{error}")))
+}
+
+/// However a run is cut, it ends with the same bytes.
+fn resumes_exactly(device: &Device) {
+    let folder = tempfile::tempdir().unwrap();
+    let (whole, killed) = (folder.path().join("whole"), folder.path().join("killed"));
+    // A copy after step 12 is what a kill there would leave: the checkpoint of step 10 and twelve lines of metrics.
+    call(&config(), device, &whole, false, &mut |event| {
+        if is_step(event, 12) {
+            copy_folder(&whole, &killed);
+        }
+        false
+    })
+    .unwrap();
+    let expected = files(&whole);
+    assert_eq!(records(&whole).len(), 20);
+    assert_eq!(records(&whole).iter().filter(|record| record.scored.is_some()).count(), 5);
+    assert_eq!(records(&killed).len(), 12);
+    let summary = call(&config(), device, &killed, true, &mut |_| false).unwrap();
+    assert_eq!((summary.resumed_from, summary.step, summary.status), (10, 20, Status::Finished));
+    assert_eq!(files(&killed), expected, "killed after step 12");
+
+    // The user stops it in a step, and in the evaluation that follows one.
+    let in_step: &mut dyn FnMut(&Event<'_>) -> bool = &mut |event| is_step(event, 7);
+    let mut evaluations = 0;
+    let in_evaluation: &mut dyn FnMut(&Event<'_>) -> bool = &mut |event| {
+        evaluations += u32::from(matches!(event, Event::Evaluating { .. }));
+        evaluations == 4
+    };
+    for (name, stop_when, step) in [("in a step", in_step, 7), ("in an evaluation", in_evaluation, 8)] {
+        let out = folder.path().join(name);
+        let summary = call(&config(), device, &out, false, stop_when).unwrap();
+        assert_eq!((summary.status, summary.step), (Status::Interrupted, step), "{name}");
+        call(&config(), device, &out, true, &mut |_| false).unwrap();
+        assert_eq!(files(&out), expected, "stopped {name}");
+    }
+
+    // It first was to have ten steps only, and ended.
+    let out = folder.path().join("two parts");
+    straight(&Config { steps: 10, ..config() }, device, &out);
+    call(&config(), device, &out, true, &mut |_| false).unwrap();
+    assert_eq!(files(&out), expected, "ten steps, then twenty");
+}
+
+#[test]
+fn a_run_resumes_to_the_same_bytes_on_the_cpu() {
+    resumes_exactly(&Device::Cpu);
+}
+
+#[test]
+fn a_run_resumes_to_the_same_bytes_on_a_device() {
+    resumes_exactly(&gpu());
+}
+
+/// If the comparison above could not fail, it would prove nothing: each part of the state that is lost must show.
+#[test]
+fn losing_any_part_of_the_state_changes_the_result() {
+    let folder = tempfile::tempdir().unwrap();
+    let (whole, half) = (folder.path().join("whole"), folder.path().join("half"));
+    straight(&config(), &Device::Cpu, &whole);
+    straight(&Config { steps: 10, ..config() }, &Device::Cpu, &half);
+    let graph = config().model(1, 2).build(1, [36, 36]).unwrap().graph;
+    let weights = Weights::load(half.join("last.safetensors")).unwrap();
+    let (parameters, velocity) = (weights.bank_for(&graph).unwrap(), weights.bank_with(&graph, VELOCITY).unwrap());
+    let metadata = weights.metadata().clone();
+    let rewritten = |name: &str, velocity: &[f32], metadata: &Metadata| {
+        let out = folder.path().join(name);
+        copy_folder(&half, &out);
+        let sections = [Section { prefix: "", bank: &parameters }, Section { prefix: VELOCITY, bank: velocity }];
+        save(&out.join("last.safetensors"), &graph, &sections, metadata).unwrap();
+        call(&config(), &Device::Cpu, &out, true, &mut |_| false).unwrap();
+        files(&out)
+    };
+    let expected = files(&whole);
+    assert_eq!(rewritten("unchanged", &velocity, &metadata), expected);
+    let forgotten = vec![0.0; velocity.len()];
+    assert_ne!(rewritten("no velocity", &forgotten, &metadata)[0], expected[0]);
+    assert_ne!(rewritten("another step", &velocity, &metadata.clone().with(Metadata::STEP, &9))[2], expected[2]);
+    let no_best = rewritten("no best", &velocity, &metadata.with("best", &None::<u32>));
+    assert_eq!(no_best[2], expected[2], "what was best so far does not change the steps");
+}
+
+/// Overfits a few pictures: the loss falls, and the weights separate discs from background on pictures never seen.
+fn learns(device: &Device) {
+    let folder = tempfile::tempdir().unwrap();
+    let config =
+        Config { steps: 150, base: 8, dropout: 0.0, learning_rate: 0.01, warmup: 10, evaluate_every: 50, ..config() };
+    let summary = straight(&config, device, folder.path());
+    let losses: Vec<f32> = records(folder.path()).iter().map(|record| record.loss).collect();
+    let mean = |losses: &[f32]| losses.iter().sum::<f32>() / losses.len() as f32;
+    let (first, last) = (mean(&losses[..10]), mean(&losses[140..]));
+    assert!(last < 0.6 * first, "the loss went from {first} to {last}");
+    let best = summary.best.unwrap();
+    assert!(best.foreground_iou > 0.7, "{best:?}");
+    let weights = Weights::load(folder.path().join("best.safetensors")).unwrap();
+    assert_eq!(weights.metadata().get::<u32>(Metadata::STEP), Ok(Some(best.step)));
+    assert!(!weights.has("optim."));
+}
+
+#[test]
+fn a_small_network_learns_on_the_cpu() {
+    learns(&Device::Cpu);
+}
+
+#[test]
+fn a_small_network_learns_on_a_device() {
+    learns(&gpu());
+}
+
+#[test]
+fn a_loss_that_is_not_finite_ends_the_run_and_keeps_the_checkpoint() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = Config { learning_rate: 1e20, warmup: 0, save_every: 1, ..config() };
+    let error = call(&config, &Device::Cpu, folder.path(), false, &mut |_| false).unwrap_err();
+    let message = error.to_string();
+    assert_eq!(error.exit_code(), 7, "{message}");
+    for part in ["diverged", "--lr", "checkpoint of step", "is whole", "last.safetensors"] {
+        assert!(message.contains(part), "{part}: {message}");
+    }
+    let graph = config.model(1, 2).build(1, [36, 36]).unwrap().graph;
+    Weights::load(folder.path().join("last.safetensors")).unwrap().bank_for(&graph).unwrap();
+    let summary = fs::read_to_string(folder.path().join("summary.json")).unwrap();
+    assert!(summary.contains(r#""status": "diverged""#), "{summary}");
+}
+
+#[test]
+fn what_would_mix_two_runs_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path();
+    straight(&Config { steps: 2, ..config() }, &Device::Cpu, out);
+    let before = files(out);
+    let refusal = |config: &Config, resume| match call(config, &Device::Cpu, out, resume, &mut |_| false) {
+        Err(error @ Error::Usage(_)) => error.to_string(),
+        other => panic!("{other:?}"),
+    };
+    assert!(refusal(&config(), false).contains("--resume"));
+    assert!(refusal(&Config { base: 4, ..config() }, true).contains("base was 3 and would be 4"));
+    assert!(refusal(&Config { seed: 2, ..config() }, true).contains("seed was 1 and would be 2"));
+    assert!(refusal(&Config { tile: Some(37), ..config() }, false).contains("36 and 38"));
+    let stop = AtomicBool::new(false);
+    let job = Job {
+        config: &config(),
+        device: &Device::Cpu,
+        training: (1..4).map(discs).collect(),
+        validation: (10..12).map(discs).collect(),
+        classes: 2,
+        metadata: Metadata::new(),
+        out,
+        resume: true,
+        stop: &stop,
+    };
+    let message = train(job, &mut |_| {}).unwrap_err().to_string();
+    assert!(message.contains("not those that this run began with"), "{message}");
+    assert_eq!(files(out), before, "a refusal changes nothing");
+}
+
+#[test]
+fn a_damaged_checkpoint_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    straight(&Config { steps: 2, ..config() }, &Device::Cpu, folder.path());
+    let last = folder.path().join("last.safetensors");
+    let bytes = fs::read(&last).unwrap();
+    fs::write(&last, &bytes[..bytes.len() / 2]).unwrap();
+    let error = call(&config(), &Device::Cpu, folder.path(), true, &mut |_| false).unwrap_err();
+    assert!(error.to_string().contains("truncated") && error.exit_code() == 3, "{error}");
+    fs::copy(folder.path().join("best.safetensors"), &last).unwrap();
+    let error = call(&config(), &Device::Cpu, folder.path(), true, &mut |_| false).unwrap_err();
+    assert!(error.to_string().contains("without the state of a training"), "{error}");
+}
+
+#[test]
+fn the_time_limit_ends_a_run_in_good_order() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = Config { steps: 1_000_000, minutes: Some(0.01), ..config() };
+    let summary = straight(&config, &Device::Cpu, folder.path());
+    assert_eq!(summary.status, Status::TimeIsUp);
+    assert!(summary.step > 0 && summary.step < 1_000_000, "{}", summary.step);
+    let weights = Weights::load(folder.path().join("last.safetensors")).unwrap();
+    assert_eq!(weights.metadata().get::<u32>(Metadata::STEP), Ok(Some(summary.step)));
+}
