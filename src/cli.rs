@@ -6,6 +6,7 @@ mod explain;
 mod labels;
 mod predict;
 mod selftest;
+mod train;
 
 use clap::{ArgAction, Args, Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -58,6 +59,8 @@ enum Command {
     Devices,
     /// Check every kernel against its CPU reference on your device, then one training step of a small U-Net
     Selftest,
+    /// Train a U-Net on your images, or go on with a run that was stopped
+    Train(train::Arguments),
     /// Segment images of any size with trained weights
     Predict(predict::Arguments),
     /// Score trained weights on images with known truth: IoU, Dice, pixel error, confusion matrix
@@ -162,6 +165,7 @@ pub(crate) fn run() -> Result<ExitCode> {
     match command {
         Command::Devices => devices::run(&global),
         Command::Selftest => selftest::run(&global),
+        Command::Train(arguments) => train::run(&global, &arguments),
         Command::Predict(arguments) => predict::run(&global, &arguments),
         Command::Evaluate(arguments) => evaluate::run(&global, &arguments),
         Command::Explain(arguments) => explain::run(&global, &arguments),

@@ -1,0 +1,316 @@
+//! `tilewise train`
+
+use super::labels::LabelArguments;
+use super::{Global, print_json};
+use clap::Args;
+use indicatif::{HumanDuration, ProgressBar};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+use tilewise::checkpoint::Metadata;
+use tilewise::data::dataset::{Mapping, Options};
+use tilewise::data::{Dataset, Sample};
+use tilewise::train::{Config, Event, Job, Progress, Scored, Status, Summary, train};
+use tilewise::{Error, Result};
+
+/// What `train` takes. A flag wins over the configuration file.
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    /// The folder of images and truth: images/ with masks/ or instances/
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// The folder of the run: configuration, metrics, checkpoints
+    #[arg(long, value_name = "RUN")]
+    out: PathBuf,
+    /// Images to score the weights on, laid out as the data; the best weights are kept
+    #[arg(long, value_name = "DIR", conflicts_with = "hold_out")]
+    val: Option<PathBuf>,
+    /// Score on this share of the data instead, and do not train on it
+    #[arg(long, value_name = "SHARE")]
+    hold_out: Option<f32>,
+    /// Go on with the run in --out exactly where it stopped, with its configuration
+    #[arg(long, conflicts_with = "config")]
+    resume: bool,
+    /// Settings as TOML, such as another run's config.toml
+    #[arg(long, value_name = "FILE.toml")]
+    config: Option<PathBuf>,
+    /// Steps in total, those before --resume included [default: 2000]
+    #[arg(long, value_name = "N")]
+    steps: Option<u32>,
+    /// Stop after this many minutes, if the steps are not done before
+    #[arg(long, value_name = "N")]
+    minutes: Option<f64>,
+    /// Channels of the finest level; the paper has 64 [default: 64]
+    #[arg(long, value_name = "CHANNELS")]
+    base: Option<usize>,
+    /// The number of poolings; the paper has 4 [default: 4]
+    #[arg(long, value_name = "N")]
+    depth: Option<usize>,
+    /// The dropout rate at the end of the contracting path [default: 0]
+    #[arg(long, value_name = "RATE")]
+    dropout: Option<f32>,
+    /// The side of the input tiles; `explain` shows which are legal [default: fits the images, at most 388 pixels of output]
+    #[arg(long, value_name = "PIXELS")]
+    tile: Option<usize>,
+    /// Tiles a step; the paper has 1 [default: 1]
+    #[arg(long, value_name = "N")]
+    batch: Option<usize>,
+    /// The learning rate [default: 0.0005]
+    #[arg(long = "lr", value_name = "RATE")]
+    learning_rate: Option<f32>,
+    /// The momentum; the paper has 0.99 [default: 0.99]
+    #[arg(long, value_name = "SHARE")]
+    momentum: Option<f32>,
+    /// Steps between evaluations on the validation images [default: 100]
+    #[arg(long, value_name = "N")]
+    evaluate_every: Option<u32>,
+    /// Steps between checkpoints [default: 100]
+    #[arg(long, value_name = "N")]
+    save_every: Option<u32>,
+    #[command(flatten)]
+    labels: LabelArguments,
+}
+
+impl Arguments {
+    /// The configuration: the run's, the file's or the default one, with the flags on top.
+    fn config(&self, seed: Option<u32>) -> Result<Config> {
+        let mut config = match &self.config {
+            _ if self.resume => Config::read(&self.out.join("config.toml"))?,
+            Some(path) => Config::read(path)?,
+            None => Config::default(),
+        };
+        if self.hold_out.is_some() {
+            config.val = None;
+        } else if self.val.is_some() {
+            config.hold_out = None;
+        }
+        set_some(&mut config.data, self.data.clone());
+        set_some(&mut config.val, self.val.clone());
+        set_some(&mut config.hold_out, self.hold_out);
+        set(&mut config.steps, self.steps);
+        set_some(&mut config.minutes, self.minutes);
+        set(&mut config.base, self.base);
+        set(&mut config.depth, self.depth);
+        set(&mut config.dropout, self.dropout);
+        set_some(&mut config.tile, self.tile);
+        set(&mut config.batch, self.batch);
+        set(&mut config.learning_rate, self.learning_rate);
+        set(&mut config.momentum, self.momentum);
+        set(&mut config.evaluate_every, self.evaluate_every);
+        set(&mut config.save_every, self.save_every);
+        set(&mut config.seed, seed);
+        let Options { mask_suffix, classes, map, ignore } = self.labels.options();
+        set(&mut config.mask_suffix, Some(mask_suffix).filter(|suffix| !suffix.is_empty()));
+        set_some(&mut config.classes, classes);
+        set_some(&mut config.map, map.map(|map| map.to_string()));
+        set_some(&mut config.ignore, ignore);
+        config.validate()?;
+        Ok(config)
+    }
+}
+
+fn set<T>(setting: &mut T, flag: Option<T>) {
+    if let Some(value) = flag {
+        *setting = value;
+    }
+}
+
+fn set_some<T>(setting: &mut Option<T>, flag: Option<T>) {
+    if flag.is_some() {
+        *setting = flag;
+    }
+}
+
+pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
+    let config = arguments.config(global.seed)?;
+    let data = read(global, &config)?;
+    let device = global.open_device()?;
+    let stop = Arc::new(AtomicBool::new(false));
+    let finish_step = Arc::clone(&stop);
+    let handler = move || {
+        if finish_step.swap(true, Ordering::Relaxed) {
+            // The second time it is urgent. The last checkpoint is whole.
+            std::process::exit(i32::from(Error::Interrupted.exit_code()));
+        }
+        eprintln!("\nfinishing the step and saving; press Ctrl-C again to stop at once");
+    };
+    if let Err(problem) = ctrlc::set_handler(handler) {
+        tracing::warn!("Ctrl-C will stop at once, without a checkpoint: {problem}");
+    }
+    let Data { training, validation, classes, metadata } = data;
+    let mut view = View::new(global, &config);
+    let job = Job {
+        config: &config,
+        device: &device,
+        training,
+        validation,
+        classes,
+        metadata,
+        out: &arguments.out,
+        resume: arguments.resume,
+        stop: &stop,
+    };
+    let result = train(job, &mut |event| view.show(event));
+    view.bar.finish_and_clear();
+    let summary = result?;
+    global.say(&conclusion(&summary, arguments));
+    if global.json {
+        print_json(&summary)?;
+    }
+    Ok(match summary.status {
+        Status::Interrupted => ExitCode::from(Error::Interrupted.exit_code()),
+        _ => ExitCode::SUCCESS,
+    })
+}
+
+/// What is trained on.
+struct Data {
+    training: Vec<Sample>,
+    validation: Vec<Sample>,
+    classes: usize,
+    metadata: Metadata,
+}
+
+/// Surveys and reads the data, and says what it found.
+fn read(global: &Global, config: &Config) -> Result<Data> {
+    let folder = config.data.as_deref().ok_or_else(|| {
+        Error::Usage("give the folder of training images with --data DIR: images/ with masks/ or instances/".into())
+    })?;
+    let mut options = config.labels()?;
+    let dataset = Dataset::open(folder, &options)?;
+    global.say(&format!("{}\n{}\n", folder.display(), dataset.survey()));
+    let classes = dataset.class_count();
+    let mapping = &dataset.survey().mapping;
+    let all = |dataset: &Dataset| dataset.read(&(0..dataset.pairs().len()).collect::<Vec<_>>());
+    let (training, validation) = if let Some(folder) = &config.val {
+        // The same value must mean the same class, whether or not all of them occur here too.
+        if let Mapping::Values { map, ignore } = mapping {
+            options.classes = None;
+            options.map = Some(map.clone());
+            options.ignore = *ignore;
+        }
+        let validation = Dataset::open(folder, &options)?;
+        global.say(&format!("validation: {}\n{}\n", folder.display(), validation.survey()));
+        if validation.class_count() != classes {
+            let problem = format!("{} classes here, {classes} in the training data", validation.class_count());
+            return Err(Error::data(folder, format!("{problem}; give both the same kind of labels")));
+        }
+        (all(&dataset)?, all(&validation)?)
+    } else if let Some(share) = config.hold_out {
+        let (training, held_out) = dataset.split(share, config.seed)?;
+        global.say(&format!("held out for validation: {} of {} images\n", held_out.len(), dataset.pairs().len()));
+        (dataset.read(&training)?, dataset.read(&held_out)?)
+    } else {
+        global.say("no validation images, so the best weights cannot be told: give --val DIR or --hold-out 0.1\n");
+        (all(&dataset)?, Vec::new())
+    };
+    Ok(Data { training, validation, classes, metadata: Metadata::new().with("mapping", mapping) })
+}
+
+/// Progress, as a bar in a terminal and as a line now and then elsewhere.
+struct View {
+    bar: ProgressBar,
+    /// Whether to print lines.
+    plain: bool,
+    last_line: Option<Instant>,
+    /// The loss, smoothed over about ten steps.
+    loss: Option<f32>,
+    scored: Option<Scored>,
+    describe: bool,
+    batch: usize,
+}
+
+/// Between lines without a terminal.
+const LINE_EVERY: Duration = Duration::from_secs(10);
+
+impl View {
+    fn new(global: &Global, config: &Config) -> Self {
+        let bar = global.progress("{bar:24} {msg}");
+        let plain = bar.is_hidden() && !global.quiet;
+        let (describe, batch) = (!global.quiet, config.batch);
+        Self { bar, plain, last_line: None, loss: None, scored: None, describe, batch }
+    }
+
+    fn show(&mut self, event: &Event<'_>) {
+        match event {
+            Event::Ready { trainer, tile } if self.describe => {
+                let model = trainer.model();
+                let output = tile - model.shrink();
+                eprintln!(
+                    "U-Net of depth {} and base {}, {} parameters; {} tile(s) of {tile}×{tile} a step, {output}×{output} of them scored",
+                    model.depth,
+                    model.base_channels,
+                    trainer.graph().parameter_count(),
+                    self.batch
+                );
+                if trainer.steps_done() > 0 {
+                    eprintln!("going on after step {}", trainer.steps_done());
+                }
+            }
+            Event::Step(progress) => self.step(progress),
+            Event::Evaluating { done, total } => {
+                self.bar.set_message(format!("evaluating image {} of {total}", done + 1));
+            }
+            Event::Ready { .. } | Event::Saved { .. } => {}
+        }
+    }
+
+    fn step(&mut self, progress: &Progress) {
+        let record = progress.record;
+        self.loss = Some(self.loss.map_or(record.loss, |loss| 0.9 * loss + 0.1 * record.loss));
+        if record.scored.is_some() {
+            self.scored = record.scored;
+        }
+        let text = self.text(progress);
+        self.bar.set_length(u64::from(progress.steps));
+        self.bar.set_position(u64::from(record.step));
+        self.bar.set_message(text.clone());
+        let due = self.last_line.is_none_or(|last| last.elapsed() >= LINE_EVERY);
+        if self.plain && (due || record.scored.is_some() || record.step == progress.steps) {
+            eprintln!("{text}");
+            self.last_line = Some(Instant::now());
+        }
+    }
+
+    fn text(&self, progress: &Progress) -> String {
+        let rate = |rate: f64| match rate {
+            ..1.0 => format!("{:.1} s/step", 1.0 / rate),
+            _ => format!("{rate:.1} steps/s"),
+        };
+        let parts = [
+            Some(format!("step {}/{}", progress.record.step, progress.steps)),
+            self.loss.map(|loss| format!("loss {loss:.4}")),
+            self.scored.and_then(|scored| scored.foreground_iou).map(|iou| format!("IoU {iou:.4}")),
+            progress.steps_per_second.map(rate),
+            progress.time_left.map(|left| format!("{} left", HumanDuration(left))),
+        ];
+        parts.into_iter().flatten().collect::<Vec<_>>().join("  ")
+    }
+}
+
+/// What came of it.
+fn conclusion(summary: &Summary, arguments: &Arguments) -> String {
+    let out = arguments.out.display();
+    let Summary { step, seconds, .. } = summary;
+    let resume = format!("go on with: tilewise train --out {out} --resume");
+    let end = match summary.status {
+        Status::Interrupted => format!("interrupted after step {step}, saved; {resume}"),
+        Status::TimeIsUp => format!("the time is up after step {step}; {resume}"),
+        _ if summary.resumed_from == *step => format!("all {step} steps were done before; raise --steps to go on"),
+        _ => format!("done: step {step} in {}", HumanDuration(Duration::from_secs_f64(*seconds))),
+    };
+    let best = summary.best.map(|best| {
+        format!("best foreground IoU {:.4} after step {}: {out}/best.safetensors", best.foreground_iou, best.step)
+    });
+    let iou = summary.scored.and_then(|scored| scored.foreground_iou);
+    let lines = [
+        Some(end),
+        summary.mean_loss.map(|loss| format!("mean loss {loss:.4}")),
+        iou.map(|iou| format!("foreground IoU {iou:.4}")),
+        best,
+        Some(format!("last weights: {out}/last.safetensors")),
+    ];
+    lines.into_iter().flatten().collect::<Vec<_>>().join("\n")
+}

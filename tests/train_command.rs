@@ -1,0 +1,239 @@
+//! `tilewise train` as its user meets it: killed, interrupted, on a full disk, with arguments that make no sense.
+
+#![cfg(unix)]
+#![expect(clippy::unwrap_used, reason = "a test that cannot be set up fails")]
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+use tilewise::checkpoint::{Metadata, VELOCITY, Weights};
+use tilewise::data::cells::write_dataset;
+use tilewise::random::Random;
+use tilewise::train::{Config, Record};
+
+const TILEWISE: &str = env!("CARGO_BIN_EXE_tilewise");
+
+/// A folder with three generated pictures to train on, two to validate on, and room for runs.
+fn workplace() -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    write_dataset(folder.path().join("data"), 1, 0..3, 64).unwrap();
+    write_dataset(folder.path().join("val"), 1, 3..5, 64).unwrap();
+    folder
+}
+
+/// The arguments of a small run on the CPU, but for those that `more` gives otherwise.
+fn arguments(folder: &Path, more: &[&str]) -> Vec<String> {
+    let path = |name: &str| folder.join(name).to_str().unwrap().to_owned();
+    let small = [
+        ("--data", path("data")),
+        ("--val", path("val")),
+        ("--out", path("run")),
+        ("--device", "cpu".into()),
+        ("--base", "4".into()),
+        ("--depth", "1".into()),
+        ("--tile", "36".into()),
+        ("--save-every", "1".into()),
+        ("--evaluate-every", "10".into()),
+    ];
+    let mut arguments = vec!["train".to_owned()];
+    for (flag, value) in small.into_iter().filter(|(flag, _)| !more.contains(flag)) {
+        arguments.extend([flag.to_owned(), value]);
+    }
+    arguments.extend(more.iter().map(|&argument| argument.to_owned()));
+    arguments
+}
+
+/// A training in the background that does not outlive its test.
+struct Running(Child);
+
+impl Running {
+    fn start(folder: &Path, more: &[&str]) -> Self {
+        let mut command = Command::new(TILEWISE);
+        let command = command.args(arguments(folder, more)).stdout(Stdio::null());
+        Self(command.stderr(File::create(folder.join("stderr")).unwrap()).spawn().unwrap())
+    }
+
+    fn kill(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn train(folder: &Path, more: &[&str]) -> Output {
+    Command::new(TILEWISE).args(arguments(folder, more)).output().unwrap()
+}
+
+/// The exit code, and what was written to standard error.
+fn ended(output: &Output) -> (i32, String) {
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!text.contains("panicked"), "{text}");
+    (output.status.code().unwrap_or(-1), text)
+}
+
+fn last(folder: &Path) -> PathBuf {
+    folder.join("run").join("last.safetensors")
+}
+
+/// The step of a checkpoint that must be whole.
+fn checkpoint_step(folder: &Path) -> u32 {
+    let graph = Config { base: 4, depth: 1, ..Config::default() }.model(1, 2).build(1, [36, 36]).unwrap().graph;
+    let weights = Weights::load(last(folder)).unwrap();
+    weights.bank_for(&graph).unwrap();
+    weights.bank_with(&graph, VELOCITY).unwrap();
+    weights.metadata().get(Metadata::STEP).unwrap().unwrap()
+}
+
+fn steps(folder: &Path) -> Vec<u32> {
+    let text = fs::read_to_string(folder.join("run").join("metrics.jsonl")).unwrap_or_default();
+    text.lines().filter_map(|line| serde_json::from_str::<Record>(line).ok()).map(|record| record.step).collect()
+}
+
+/// Waits until a running training has done some steps.
+fn wait_for(folder: &Path, step: u32) {
+    let begun = Instant::now();
+    while !steps(folder).contains(&step) {
+        assert!(begun.elapsed() < Duration::from_secs(60), "no step {step}");
+        sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn killed_at_any_moment_it_leaves_a_whole_checkpoint_and_goes_on() {
+    let folder = workplace();
+    let mut random = Random::new(3, 0);
+    let mut done = 0;
+    for round in 0..12 {
+        let more: &[&str] = if round == 0 { &["--steps", "1000000"] } else { &["--steps", "1000000", "--resume"] };
+        let mut running = Running::start(folder.path(), more);
+        wait_for(folder.path(), done + 1);
+        sleep(Duration::from_micros(u64::from(random.below(60_000))));
+        running.kill();
+        let step = checkpoint_step(folder.path());
+        assert!(step >= done, "the checkpoint went back from step {done} to {step}");
+        done = step;
+    }
+    assert!(done >= 12, "{done}");
+    let total = (done + 1).to_string();
+    let (code, text) = ended(&train(folder.path(), &["--steps", &total, "--resume"]));
+    assert_eq!(code, 0, "{text}");
+    assert_eq!(steps(folder.path()), (1..=done + 1).collect::<Vec<_>>(), "every step has one line");
+    // Twelve kills later it is where an undisturbed run is.
+    let calm = workplace();
+    let (code, text) = ended(&train(calm.path(), &["--steps", &total]));
+    assert_eq!(code, 0, "{text}");
+    for name in ["last.safetensors", "metrics.jsonl"] {
+        let [disturbed, calm] = [&folder, &calm].map(|folder| fs::read(folder.path().join("run").join(name)).unwrap());
+        assert!(disturbed == calm, "{name} differs");
+    }
+}
+
+#[test]
+fn on_a_full_disk_the_old_checkpoint_stays() {
+    let folder = workplace();
+    let (code, text) = ended(&train(folder.path(), &["--steps", "2"]));
+    assert_eq!(code, 0, "{text}");
+    let before = fs::read(last(folder.path())).unwrap();
+    // No file may grow past this; as on a full disk, a write then fails.
+    let blocks = before.len() / 512 / 2;
+    let script = format!("trap '' XFSZ; ulimit -f {blocks}; exec \"$0\" \"$@\"");
+    let arguments = arguments(folder.path(), &["--steps", "4", "--resume"]);
+    let output = Command::new("sh").args(["-c", &script, TILEWISE]).args(arguments).output().unwrap();
+    let (code, text) = ended(&output);
+    assert_eq!(code, 6, "{text}");
+    for part in ["cannot write", "last.safetensors", "too large", "the checkpoint of step 2 is whole"] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    assert!(fs::read(last(folder.path())).unwrap() == before);
+    assert_eq!(checkpoint_step(folder.path()), 2);
+    let partial = fs::read_dir(folder.path().join("run"))
+        .unwrap()
+        .filter(|entry| entry.as_ref().unwrap().file_name().to_string_lossy().contains("partial"));
+    assert_eq!(partial.count(), 0, "what there was no room for is not left lying around");
+    let (code, text) = ended(&train(folder.path(), &["--steps", "4", "--resume"]));
+    assert_eq!((code, checkpoint_step(folder.path())), (0, 4), "{text}");
+}
+
+#[test]
+fn the_first_interrupt_finishes_the_step_and_saves() {
+    let folder = workplace();
+    let mut running = Running::start(folder.path(), &["--steps", "1000000", "--save-every", "1000000"]);
+    wait_for(folder.path(), 3);
+    let sent = Command::new("kill").args(["-INT", &running.0.id().to_string()]).status().unwrap();
+    assert!(sent.success());
+    let status = running.0.wait().unwrap();
+    let text = fs::read_to_string(folder.path().join("stderr")).unwrap();
+    assert_eq!(status.code(), Some(130), "{text}");
+    assert!(text.contains("finishing the step") && text.contains("--resume"), "{text}");
+    let step = checkpoint_step(folder.path());
+    assert!(step >= 3);
+    assert_eq!(steps(folder.path()), (1..=step).collect::<Vec<_>>());
+    let run = folder.path().join("run");
+    let resumed = Command::new(TILEWISE)
+        .args(["train", "--device", "cpu", "--resume", "--steps", &(step + 2).to_string(), "--out"])
+        .arg(&run)
+        .output()
+        .unwrap();
+    assert_eq!(ended(&resumed).0, 0, "the folder knows the data and the settings: {resumed:?}");
+    assert_eq!(checkpoint_step(folder.path()), step + 2);
+}
+
+#[test]
+fn it_first_says_what_it_found() {
+    let folder = workplace();
+    let output = train(folder.path(), &["--steps", "1", "--json"]);
+    let (code, text) = ended(&output);
+    assert_eq!(code, 0, "{text}");
+    for part in
+        ["images    3", "64 x 64 (3)", "cells", "mapping", "class 1", "validation:", "U-Net of depth 1 and base 4"]
+    {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    let summary: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(summary["status"], "finished");
+    assert_eq!(summary["step"], 1);
+    assert_eq!(summary["images"], 3);
+    let run = folder.path().join("run");
+    let written: serde_json::Value = serde_json::from_slice(&fs::read(run.join("summary.json")).unwrap()).unwrap();
+    assert_eq!(written, summary);
+    assert_eq!(Config::read(&run.join("config.toml")).unwrap().base, 4);
+}
+
+#[test]
+fn what_makes_no_sense_is_refused_with_advice() {
+    let folder = workplace();
+    let data = folder.path().join("data");
+    let file = folder.path().join("data/images").read_dir().unwrap().next().unwrap().unwrap().path();
+    let inside_a_file = file.join("run");
+    let elsewhere = ["--out", inside_a_file.to_str().unwrap()];
+    let cases: [(&[&str], i32, &[&str]); 8] = [
+        (&["--device", "no such device"], 4, &["no such device"]),
+        (&["--tile", "37"], 2, &["37", "36 and 38"]),
+        (&["--base", "0"], 2, &["base"]),
+        (&["--lr", "0"], 2, &["learning_rate"]),
+        (&["--steps", "many"], 2, &["--steps"]),
+        (&["--val", "/nowhere"], 3, &["/nowhere"]),
+        (&["--resume"], 6, &["config.toml"]),
+        (&elsewhere, 6, &["cannot create"]),
+    ];
+    for (more, expected, parts) in cases {
+        let (code, text) = ended(&train(folder.path(), more));
+        assert_eq!(code, expected, "{more:?}: {text}");
+        for part in parts {
+            assert!(text.contains(part), "{more:?}: {part}: {text}");
+        }
+        assert!(!folder.path().join("run").exists(), "{more:?} leaves nothing behind");
+    }
+    let no_data = Command::new(TILEWISE).args(["train", "--out", "run", "--device", "cpu"]).current_dir(&data).output();
+    let (code, text) = ended(&no_data.unwrap());
+    assert!(code == 2 && text.contains("--data DIR"), "{text}");
+}
