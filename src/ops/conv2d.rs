@@ -363,3 +363,56 @@ pub(super) fn cases() -> Result<Vec<Case>, String> {
     cases.push(Case { name: "past 65,535 workgroups".into(), op: Arc::new(Conv2dGradBias), inputs: vec![wide] });
     Ok(cases)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::graph::Init;
+
+    fn refusal(x: [usize; 4], weight: [usize; 4], bias: usize, conv: Conv2d) -> String {
+        let mut graph = Graph::new();
+        let x = graph.input("image", TensorType::f32(x).unwrap());
+        let weight = graph.parameter("weight", weight, Init::Zeros).unwrap();
+        let bias = graph.parameter("bias", [bias], Init::Zeros).unwrap();
+        graph.conv2d("down1.conv1", x, weight, Some(bias), conv).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused_in_words() {
+        let unit = Conv2d::default();
+        assert_eq!(
+            refusal([1, 9, 9, 32], [3, 3, 64, 8], 8, unit),
+            "conv2d `down1.conv1`: weight expects 64 input channels, the input has 32"
+        );
+        assert_eq!(
+            refusal([1, 9, 9, 64], [3, 3, 64, 8], 7, unit),
+            "conv2d `down1.conv1`: weight has 8 output channels, the bias has shape [7]"
+        );
+        assert_eq!(
+            refusal([1, 2, 9, 1], [3, 3, 1, 1], 1, unit),
+            "conv2d `down1.conv1`: kernel size [3, 3] is larger than the input [2, 9] with its padding"
+        );
+        assert_eq!(
+            refusal([1, 9, 9, 1], [3, 3, 1, 1], 1, Conv2d { stride: [1, 0], padding: [0, 0] }),
+            "conv2d `down1.conv1`: kernel size and stride must be 1 to 32, got [3, 3] and [1, 0]"
+        );
+        assert_eq!(
+            refusal([1, 9, 9, 1], [3, 3, 1, 1], 1, Conv2d { stride: [1, 1], padding: [3, 0] }),
+            "conv2d `down1.conv1`: padding must be less than the kernel size [3, 3], got [3, 0]"
+        );
+    }
+
+    #[test]
+    fn gradients_refuse_what_no_convolution_gives() {
+        let types = |a: [usize; 4], b: [usize; 4]| [TensorType::f32(a).unwrap(), TensorType::f32(b).unwrap()];
+        let conv = Conv2d { stride: [2, 2], padding: [1, 1] };
+        let grad_input = Conv2dGradInput { conv, in_extents: [9, 8] };
+        assert!(grad_input.output(&types([3, 3, 4, 5], [2, 5, 4, 5])).is_ok());
+        assert!(grad_input.output(&types([3, 3, 4, 5], [2, 5, 5, 5])).is_err());
+        assert!(grad_input.output(&types([3, 3, 4, 5], [2, 5, 4, 4])).is_err());
+        let grad_weight = Conv2dGradWeight { conv, kernel_size: [3, 3] };
+        assert!(grad_weight.output(&types([2, 9, 8, 4], [2, 5, 4, 5])).is_ok());
+        assert!(grad_weight.output(&types([2, 9, 8, 4], [1, 5, 4, 5])).is_err());
+        assert!(grad_weight.output(&types([2, 9, 8, 4], [2, 4, 4, 5])).is_err());
+    }
+}

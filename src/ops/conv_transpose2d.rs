@@ -273,3 +273,24 @@ pub(super) fn cases() -> Result<Vec<Case>, String> {
     }
     Ok(cases)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::graph::Init;
+
+    #[test]
+    fn the_stride_is_the_kernel_size_and_shapes_must_fit() {
+        let mut graph = Graph::new();
+        let x = graph.input("image", TensorType::f32([1, 5, 7, 6]).unwrap());
+        let weight = graph.parameter("weight", [2, 3, 6, 4], Init::Zeros).unwrap();
+        let y = graph.conv_transpose2d("up", x, weight, None).unwrap();
+        assert_eq!(graph.shape(y).extents(), [1, 10, 21, 4]);
+        let error = graph.conv_transpose2d("up0", y, weight, None).unwrap_err();
+        assert_eq!(error.to_string(), "conv_transpose2d `up0`: weight expects 6 input channels, the input has 4");
+        let all_cut_off = ConvTranspose2d { stride: [1, 1], padding: [1, 1] };
+        let x = graph.input("pixel", TensorType::f32([1, 1, 1, 6]).unwrap());
+        let error = graph.apply("up1", all_cut_off, &[x, weight]).unwrap_err();
+        assert_eq!(error.to_string(), "conv_transpose2d `up1`: padding [1, 1] leaves nothing of the output");
+    }
+}

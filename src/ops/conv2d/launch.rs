@@ -165,3 +165,43 @@ pub(in crate::ops) fn in_parts(parts: usize, elements: usize, partial: impl FnOn
     };
     Candidate { dispatches: vec![partial(Binding::Workspace(0)), reduce], workspace: vec![parts * elements] }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_cover_all_rows_and_none_is_empty() {
+        for (rows, pixels, groups) in [(1, 1, 1), (1, 100_000, 1), (120, 120, 12), (568, 568, 192), (56, 56, 5000)] {
+            let parts = parts(rows, pixels, groups);
+            let rows_per_part = rows.div_ceil(parts);
+            assert!(parts * rows_per_part >= rows && (parts - 1) * rows_per_part < rows, "{rows} rows: {parts} parts");
+        }
+        assert_eq!(parts(568, 568, 192), 21);
+        assert_eq!(parts(12, 12, 1), 1, "less than 512 pixels");
+    }
+
+    #[test]
+    fn shuffles_need_a_fixed_subgroup_size_that_eight_divides() {
+        let lanes =
+            |size, software, channels| subgroup_lanes(channels, &DeviceProfile { software, subgroup_size: size });
+        assert_eq!(lanes(None, true, 16), None);
+        assert_eq!(lanes(Some(4), true, 16), None);
+        assert_eq!(lanes(Some(128), false, 16), None);
+        assert_eq!(lanes(Some(8), true, 128), Some(8));
+        assert_eq!(lanes(Some(32), false, 16), Some(32));
+        assert_eq!(lanes(Some(32), false, 1024), Some(64));
+        assert_eq!(lanes(Some(64), false, 16), Some(64));
+    }
+
+    #[test]
+    fn the_kernels_with_shuffles_come_first_on_software_only() {
+        for software in [false, true] {
+            let device = DeviceProfile { software, subgroup_size: Some(32) };
+            let empty = |elements| Candidate { dispatches: vec![], workspace: vec![elements] };
+            let order: Vec<usize> =
+                candidates(&device, empty(0), Some(empty(1))).iter().map(|candidate| candidate.workspace[0]).collect();
+            assert_eq!(order, if software { [1, 0] } else { [0, 1] });
+        }
+    }
+}

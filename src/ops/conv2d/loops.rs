@@ -272,7 +272,7 @@ pub(in crate::ops) fn check_inputs(inputs: &[TensorType]) -> Result<(), String> 
     }
     match inputs.get(2) {
         Some(bias) if bias.shape.extents() != [c_out] => {
-            Err(format!("weight has {c_out} output channels, the bias has shape {}", bias.shape))
+            Err(format!("weight has {c_out} output channels, the bias has shape {:?}", bias.shape.extents()))
         }
         _ => Ok(()),
     }
