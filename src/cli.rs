@@ -1,5 +1,6 @@
 //! The command line: one file per command.
 
+mod demo;
 mod devices;
 mod evaluate;
 mod explain;
@@ -14,6 +15,8 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 use std::str::FromStr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use tilewise::checkpoint::{Metadata, Weights};
 use tilewise::executor::Device;
 use tilewise::gpu::DeviceChoice;
@@ -55,6 +58,8 @@ pub(crate) struct Global {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Make images of cells, train a small U-Net on them in minutes, and draw what it learned
+    Demo(demo::Arguments),
     /// List the devices that can compute: GPUs and software drivers
     Devices,
     /// Check every kernel against its CPU reference on your device, then one training step of a small U-Net
@@ -113,6 +118,23 @@ impl FromStr for Tile {
     }
 }
 
+/// A flag that the first Ctrl-C raises; the second one ends the program at once.
+pub(crate) fn stop_on_interrupt() -> Arc<AtomicBool> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let finish_step = Arc::clone(&stop);
+    let handler = move || {
+        if finish_step.swap(true, Ordering::Relaxed) {
+            // The second time it is urgent. The last checkpoint is whole.
+            std::process::exit(i32::from(Error::Interrupted.exit_code()));
+        }
+        eprintln!("\nfinishing the step and saving; press Ctrl-C again to stop at once");
+    };
+    if let Err(problem) = ctrlc::set_handler(handler) {
+        tracing::warn!("Ctrl-C will stop at once, without a checkpoint: {problem}");
+    }
+    stop
+}
+
 /// Creates a folder and those above it.
 pub(crate) fn create_folder(path: &Path) -> Result<()> {
     std::fs::create_dir_all(path).map_err(|error| Error::io("create", path, error))
@@ -163,6 +185,7 @@ pub(crate) fn run() -> Result<ExitCode> {
     let filter = std::env::var("RUST_LOG").unwrap_or_else(|_| format!("error,tilewise={level}"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).without_time().init();
     match command {
+        Command::Demo(arguments) => demo::run(&global, &arguments),
         Command::Devices => devices::run(&global),
         Command::Selftest => selftest::run(&global),
         Command::Train(arguments) => train::run(&global, &arguments),

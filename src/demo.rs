@@ -11,7 +11,6 @@ use crate::predict::Predictor;
 use crate::train::{Config, Event, Job, Record, Status, train};
 use serde::Serialize;
 use std::fs;
-use std::io::Write;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
@@ -68,13 +67,17 @@ pub struct Baseline {
 pub fn config(seed: u32) -> Config {
     Config {
         steps: 400,
-        minutes: Some(2.0),
+        minutes: Some(2.2),
         base: 8,
         depth: 3,
         tile: Some(188),
-        learning_rate: 0.01,
-        warmup: 40,
-        momentum: 0.95,
+        batch: 2,
+        learning_rate: 0.05,
+        warmup: 30,
+        cooldown: 250,
+        momentum: 0.9,
+        balance: false,
+        border_w0: 5.0,
         seed,
         evaluate_every: 50,
         save_every: 200,
@@ -150,7 +153,9 @@ fn clear(out: &Path) -> Result<()> {
         let mut entries = fs::read_dir(out).map_err(|error| Error::io("read", out, error))?;
         if entries.next().is_some() {
             let out = out.display();
-            return Err(Error::Usage(format!("{out} holds something that is not an earlier demo: give --out another folder")));
+            return Err(Error::Usage(format!(
+                "{out} holds something that is not an earlier demo: give --out another folder"
+            )));
         }
     }
     if marker.exists() {

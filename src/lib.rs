@@ -7,6 +7,7 @@ pub mod checkpoint;
 pub mod compare;
 pub mod cpu;
 pub mod data;
+pub mod demo;
 pub mod error;
 pub mod executor;
 pub mod gpu;

@@ -187,7 +187,7 @@ fn convolutions_equal_pytorch() {
         let padding = settings["padding"].as_u64().unwrap() as usize;
         let (y, gradients) = if transposed {
             with_gradients(
-                tilewise::ops::ConvTranspose2d { stride: [stride; 2], padding: [padding; 2] },
+                &tilewise::ops::ConvTranspose2d { stride: [stride; 2], padding: [padding; 2] },
                 &inputs,
                 &cotangent,
             )
@@ -415,7 +415,7 @@ fn milesial(depth: usize, parameter: &Parameter) -> String {
         format!("down{}.maxpool_conv.1.double_conv.{convolution}", level("encoder"))
     } else if layer.starts_with("bottleneck") {
         format!("down{depth}.maxpool_conv.1.double_conv.{convolution}")
-    } else if layer.ends_with(".up") {
+    } else if layer.rsplit_once('.').is_some_and(|(_, last)| last == "up") {
         format!("up{}.up", depth - level("decoder"))
     } else if layer.starts_with("decoder") {
         format!("up{}.conv.double_conv.{convolution}", depth - level("decoder"))
@@ -425,7 +425,7 @@ fn milesial(depth: usize, parameter: &Parameter) -> String {
     format!("{module}.{tensor}")
 }
 
-/// Values that are too large to keep here: set TILEWISE_GOLDEN to a file of the 124-px, base 16, depth 3 network by PyTorch with
+/// Values that are too large to keep here: set `TILEWISE_GOLDEN` to a file of the 124-px, base 16, depth 3 network by PyTorch with
 /// `input`, `labels`, `weight_map`, `param.*`, `logits`, `loss`, `grad.*`, `grad_input`, `losses`, named as in milesial/Pytorch-UNet.
 #[test]
 #[ignore = "needs a file that is not part of the project, named by TILEWISE_GOLDEN"]

@@ -1,13 +1,11 @@
 //! `tilewise train`
 
 use super::labels::LabelArguments;
-use super::{Global, print_json};
+use super::{Global, print_json, stop_on_interrupt};
 use clap::Args;
 use indicatif::{HumanDuration, ProgressBar};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use tilewise::checkpoint::Metadata;
 use tilewise::data::dataset::{Mapping, Options};
@@ -42,10 +40,10 @@ pub(crate) struct Arguments {
     /// Stop after this many minutes, if the steps are not done before
     #[arg(long, value_name = "N")]
     minutes: Option<f64>,
-    /// Channels of the finest level; the paper has 64 [default: 64]
+    /// Channels of the finest level; the paper has 64 [default: 16]
     #[arg(long, value_name = "CHANNELS")]
     base: Option<usize>,
-    /// The number of poolings; the paper has 4 [default: 4]
+    /// The number of poolings; the paper has 4 [default: 3]
     #[arg(long, value_name = "N")]
     depth: Option<usize>,
     /// The dropout rate at the end of the contracting path [default: 0]
@@ -127,20 +125,9 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
     let config = arguments.config(global.seed)?;
     let data = read(global, &config)?;
     let device = global.open_device()?;
-    let stop = Arc::new(AtomicBool::new(false));
-    let finish_step = Arc::clone(&stop);
-    let handler = move || {
-        if finish_step.swap(true, Ordering::Relaxed) {
-            // The second time it is urgent. The last checkpoint is whole.
-            std::process::exit(i32::from(Error::Interrupted.exit_code()));
-        }
-        eprintln!("\nfinishing the step and saving; press Ctrl-C again to stop at once");
-    };
-    if let Err(problem) = ctrlc::set_handler(handler) {
-        tracing::warn!("Ctrl-C will stop at once, without a checkpoint: {problem}");
-    }
+    let stop = stop_on_interrupt();
     let Data { training, validation, classes, metadata } = data;
-    let mut view = View::new(global, &config);
+    let mut view = View::new(global, config.batch);
     let job = Job {
         config: &config,
         device: &device,
@@ -153,7 +140,7 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
         stop: &stop,
     };
     let result = train(job, &mut |event| view.show(event));
-    view.bar.finish_and_clear();
+    view.finish();
     let summary = result?;
     global.say(&conclusion(&summary, arguments));
     if global.json {
@@ -210,7 +197,7 @@ fn read(global: &Global, config: &Config) -> Result<Data> {
 }
 
 /// Progress, as a bar in a terminal and as a line now and then elsewhere.
-struct View {
+pub(crate) struct View {
     bar: ProgressBar,
     /// Whether to print lines.
     plain: bool,
@@ -226,14 +213,17 @@ struct View {
 const LINE_EVERY: Duration = Duration::from_secs(10);
 
 impl View {
-    fn new(global: &Global, config: &Config) -> Self {
+    pub(crate) fn new(global: &Global, batch: usize) -> Self {
         let bar = global.progress("{bar:24} {msg}");
         let plain = bar.is_hidden() && !global.quiet;
-        let (describe, batch) = (!global.quiet, config.batch);
-        Self { bar, plain, last_line: None, loss: None, scored: None, describe, batch }
+        Self { bar, plain, last_line: None, loss: None, scored: None, describe: !global.quiet, batch }
     }
 
-    fn show(&mut self, event: &Event<'_>) {
+    pub(crate) fn finish(&self) {
+        self.bar.finish_and_clear();
+    }
+
+    pub(crate) fn show(&mut self, event: &Event<'_>) {
         match event {
             Event::Ready { trainer, tile } if self.describe => {
                 let model = trainer.model();

@@ -39,9 +39,9 @@ pub struct Config {
     /// Stop after this many minutes of a call, if the steps are not done before. Default: no limit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub minutes: Option<f64>,
-    /// Channels of the finest level; each level below has twice as many. Default 64, the paper's.
+    /// Channels of the finest level; each level below has twice as many. Default 16; the paper has 64.
     pub base: usize,
-    /// The number of poolings. Default 4, the paper's.
+    /// The number of poolings. Default 3; the paper has 4.
     pub depth: usize,
     /// The dropout rate at the end of the contracting path. Default 0: none.
     pub dropout: f32,
@@ -54,6 +54,8 @@ pub struct Config {
     pub learning_rate: f32,
     /// Steps over which the learning rate rises linearly from 0. Default 100.
     pub warmup: u32,
+    /// Steps at the end over which the learning rate falls linearly to 0. Default 0: it stays.
+    pub cooldown: u32,
     /// How much of the velocity stays from step to step. Default 0.99, the paper's.
     pub momentum: f32,
     /// The share of each weight that is added to its gradient. Default 0.
@@ -107,13 +109,14 @@ impl Default for Config {
             ignore: None,
             steps: 2000,
             minutes: None,
-            base: 64,
-            depth: 4,
+            base: 16,
+            depth: 3,
             dropout: 0.0,
             tile: None,
             batch: 1,
             learning_rate: 0.0005,
             warmup: 100,
+            cooldown: 0,
             momentum: 0.99,
             weight_decay: 0.0,
             loss: Reduction::MeanOverWeights,
@@ -241,11 +244,9 @@ impl Config {
 
     /// The learning rate of a step, counted from 0.
     pub fn learning_rate_at(&self, step: u32) -> f32 {
-        if step < self.warmup {
-            self.learning_rate * (step + 1) as f32 / self.warmup as f32
-        } else {
-            self.learning_rate
-        }
+        let rising = (step + 1) as f32 / self.warmup.max(1) as f32;
+        let falling = self.steps.saturating_sub(step) as f32 / self.cooldown.max(1) as f32;
+        self.learning_rate * rising.min(falling).clamp(0.0, 1.0)
     }
 
     /// Checks that a stopped run with this configuration may go on with another one.
@@ -340,6 +341,9 @@ mod tests {
         let rates: Vec<f32> = (0..6).map(|step| config.learning_rate_at(step)).collect();
         assert_eq!(rates, [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]);
         assert_eq!(Config { warmup: 0, ..config }.learning_rate_at(0).to_bits(), 1.0_f32.to_bits());
+        let config = Config { learning_rate: 1.0, warmup: 0, cooldown: 4, steps: 6, ..Config::default() };
+        let rates: Vec<f32> = (0..6).map(|step| config.learning_rate_at(step)).collect();
+        assert_eq!(rates, [1.0, 1.0, 1.0, 0.75, 0.5, 0.25]);
     }
 
     #[test]
@@ -348,7 +352,7 @@ mod tests {
         before.check_resumed_as(&Config { steps: 9, minutes: Some(1.0), ..Config::default() }).unwrap();
         let message = before.check_resumed_as(&Config { base: 8, tile: Some(188), ..before.clone() }).unwrap_err();
         let message = message.to_string();
-        assert!(message.contains("base was 64 and would be 8"), "{message}");
+        assert!(message.contains("base was 16 and would be 8"), "{message}");
         assert!(message.contains("tile was automatic and would be 188"), "{message}");
     }
 }

@@ -16,12 +16,12 @@ pub(super) fn photograph(random: &mut Random, colony: &Colony, territory: &[Plac
     }
     add_debris(random, &mut light, colony);
 
-    let haze = random.between(0.10, 0.30);
+    let haze = random.between(0.08, 0.22);
     let clouds = smooth_noise(random, size, size as f32 / 7.0);
     light.iter_mut().zip(clouds).for_each(|(light, cloud)| *light += haze * (1.0 + 0.3 * cloud).max(0.2));
 
     let illumination = Illumination::draw(random, size);
-    let photons = random.between(80.0, 240.0);
+    let photons = random.between(110.0, 300.0);
     let exposure = random.between(60.0, 110.0);
     let dark_level = random.between(4.0, 12.0);
     let read_noise = random.between(0.6, 1.6);
@@ -69,7 +69,7 @@ fn add_debris(random: &mut Random, light: &mut [f32], colony: &Colony) {
         add_spot(random, light, size, deviation, height);
     }
     for _ in 0..count(random, 5.0) {
-        let height = random.between(0.15, 0.45);
+        let height = random.between(0.12, 0.34);
         let deviation = colony.usual_radius * random.between(0.6, 1.3);
         add_spot(random, light, size, deviation, height);
     }

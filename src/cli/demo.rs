@@ -1,0 +1,54 @@
+//! `tilewise demo`
+
+use super::train::View;
+use super::{Global, print, print_json, stop_on_interrupt};
+use clap::Args;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use tilewise::Result;
+use tilewise::demo::{self, Baseline};
+
+/// What `demo` takes.
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    /// Where to write images, weights, metrics and pictures; an earlier demo there is replaced
+    #[arg(long, value_name = "DIR", default_value = "demo")]
+    out: PathBuf,
+}
+
+pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
+    let device = global.open_device()?;
+    let stop = stop_on_interrupt();
+    let seed = global.seed.unwrap_or(1);
+    let mut view = View::new(global, demo::config(seed).batch);
+    let report = demo::run(&device, seed, &arguments.out, &stop, &mut |event| view.show(event));
+    view.finish();
+    let report = report?;
+    if global.json {
+        print_json(&report)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let line = |name: &str, Baseline { foreground_iou, pixel_error }: Baseline| {
+        format!("{name:<26}{foreground_iou:>14.4}{pixel_error:>14.4}\n")
+    };
+    let learned = Baseline { foreground_iou: report.foreground_iou, pixel_error: report.pixel_error };
+    print(&format!(
+        "\non images that it never saw    foreground IoU   pixel error\n{}{}{}\n{} steps of a U-Net with {} parameters in {:.0} s\n\n",
+        line("U-Net", learned),
+        line("threshold (Otsu)", report.baselines.threshold),
+        line("all background", report.baselines.all_background),
+        report.steps,
+        report.parameters,
+        report.seconds,
+    ))?;
+    let file = |name: &str| arguments.out.join(name).display().to_string();
+    print(&format!(
+        "pictures: {} (image, truth, probability, overlay), {}\nweights:  {}\nnext:     tilewise predict --weights {} --input {} --out predictions\n",
+        file("examples.png"),
+        file("loss.svg"),
+        file("best.safetensors"),
+        arguments.out.display(),
+        file("data/held-out/images"),
+    ))?;
+    Ok(ExitCode::SUCCESS)
+}

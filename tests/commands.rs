@@ -1,0 +1,160 @@
+//! The commands as a user meets them: results, exit codes, and messages that say what to do. Everything runs on the CPU executor.
+
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::path::Path;
+use std::process::{Command, Output};
+use tilewise::checkpoint::{Metadata, Section, save};
+use tilewise::data::cells;
+use tilewise::models::UNet;
+
+const NET: UNet = UNet { in_channels: 1, classes: 2, base_channels: 2, depth: 2, dropout: 0.0 };
+
+fn tilewise(arguments: &[&str]) -> Output {
+    let output = Command::new(env!("CARGO_BIN_EXE_tilewise")).args(arguments).output().unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(!errors.contains("panicked"), "{arguments:?}: {errors}");
+    output
+}
+
+/// The error message of a command that must fail with this exit code.
+#[track_caller]
+fn fails(code: i32, arguments: &[&str], parts: &[&str]) {
+    let output = tilewise(arguments);
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(code), "{arguments:?}: {message}");
+    for part in parts {
+        assert!(message.contains(part), "{arguments:?}: no {part:?} in: {message}");
+    }
+}
+
+fn succeeds(arguments: &[&str]) -> String {
+    let output = tilewise(arguments);
+    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// A folder with weights of a small network and a small data set.
+fn fixture() -> (tempfile::TempDir, String, String) {
+    let folder = tempfile::tempdir().unwrap();
+    let graph = NET.build(1, [NET.smallest_side(); 2]).unwrap().graph;
+    let bank = graph.initial_parameters(1);
+    let weights = folder.path().join("weights.safetensors");
+    let metadata = Metadata::new().with(Metadata::MODEL, &NET);
+    save(&weights, &graph, &[Section { prefix: "", bank: &bank }], &metadata).unwrap();
+    let data = folder.path().join("data");
+    cells::write_dataset(&data, 1, 0..2, 48).unwrap();
+    let text = |path: &Path| path.to_str().unwrap().to_owned();
+    let (weights, data) = (text(&weights), text(&data));
+    (folder, weights, data)
+}
+
+#[test]
+fn explain_prints_the_papers_figure() {
+    let table = succeeds(&["explain"]);
+    for part in ["388×388", "31030658 parameters", "encoder0.conv1", "3×3×1×64", "conv2d/forward", "training plan"]
+    {
+        assert!(table.contains(part), "no {part:?} in:\n{table}");
+    }
+    let json: serde_json::Value = serde_json::from_str(&succeeds(&["explain", "--json"])).unwrap();
+    assert_eq!((json["input"].as_u64(), json["output"].as_u64()), (Some(572), Some(388)));
+    assert_eq!(json["parameters"], 31_030_658);
+    assert!(json["plan_bytes"].as_u64().unwrap() > 1 << 30);
+    let convolutions = json["layers"].as_array().unwrap().iter().filter(|row| !row["weight"].is_null()).count();
+    assert_eq!(convolutions, 23);
+    let dot = succeeds(&["explain", "--input", "92", "--depth", "3", "--base", "4", "--dot"]);
+    assert!(dot.starts_with("digraph") && dot.trim_end().ends_with('}'));
+    fails(2, &["explain", "--input", "570"], &["570", "556", "572"]);
+    fails(2, &["explain", "--depth", "99"], &["depth must be 1 to 7"]);
+}
+
+#[test]
+fn every_command_has_help_and_the_listing_always_offers_the_cpu() {
+    for command in ["demo", "train", "predict", "evaluate", "devices", "selftest", "explain"] {
+        let help = succeeds(&[command, "--help"]);
+        assert!(help.contains("--device") && help.contains("--seed"), "{command}: {help}");
+    }
+    assert!(succeeds(&["devices"]).contains("--device cpu"));
+    let json: serde_json::Value = serde_json::from_str(&succeeds(&["devices", "--json"])).unwrap();
+    assert!(json.is_array());
+    fails(4, &["selftest", "--device", "no such adapter"], &["no such adapter", "auto, cpu"]);
+    fails(4, &["selftest", "--device", "cpu"], &["reference itself"]);
+}
+
+#[test]
+fn predict_writes_pictures_and_scores_for_every_image() {
+    let (folder, weights, data) = fixture();
+    let out = folder.path().join("out");
+    let logits = folder.path().join("logits.safetensors");
+    let (out_text, images) = (out.to_str().unwrap(), format!("{data}/images"));
+    let arguments = ["predict", "--device", "cpu", "--weights", &weights, "--input", &images, "--out", out_text];
+    let json = succeeds(&[&arguments[..], &["--json", "--logits", logits.to_str().unwrap()]].concat());
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json["images"].as_array().unwrap().len(), 2);
+    for kind in ["masks", "probabilities", "overlays"] {
+        for name in ["cells-0000.png", "cells-0001.png"] {
+            let picture = image::open(out.join(kind).join(name)).unwrap();
+            assert_eq!((picture.width(), picture.height()), (48, 48));
+        }
+    }
+    let bytes = std::fs::read(&logits).unwrap();
+    let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    assert_eq!(file.tensor("cells-0001").unwrap().shape(), [48, 48, 2]);
+    let evaluation = succeeds(&["evaluate", "--device", "cpu", "--weights", &weights, "--data", &data, "--json"]);
+    let evaluation: serde_json::Value = serde_json::from_str(&evaluation).unwrap();
+    assert_eq!(evaluation["pixels"], 2 * 48 * 48);
+    let table = succeeds(&["evaluate", "--device", "cpu", "--weights", &weights, "--data", &data]);
+    assert!(table.contains("foreground IoU") && table.contains("truth \\ predicted"), "{table}");
+}
+
+#[test]
+fn what_cannot_be_predicted_is_refused_by_name() {
+    let (folder, weights, data) = fixture();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let image = format!("{data}/images/cells-0000.png");
+    let out = path("out");
+    let predict = |weights: &str, input: &str, more: &[&str]| {
+        let arguments = ["predict", "--device", "cpu", "--weights", weights, "--input", input, "--out", &out];
+        [&arguments[..], more].concat().into_iter().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let fails = |code, arguments: Vec<String>, parts: &[&str]| {
+        fails(code, &arguments.iter().map(String::as_str).collect::<Vec<_>>(), parts);
+    };
+    fails(6, predict(&path("none.safetensors"), &image, &[]), &["none.safetensors"]);
+    fails(6, predict(&weights, &path("none.png"), &[]), &["none.png"]);
+    fails(2, predict(&weights, &image, &["--tile", "47"]), &["47", "48"]);
+    fails(2, predict(&weights, &image, &["--tile", "many"]), &["many"]);
+    std::fs::write(path("noise.safetensors"), [7u8; 100]).unwrap();
+    fails(3, predict(&path("noise.safetensors"), &image, &[]), &["noise.safetensors"]);
+    let whole = std::fs::read(&weights).unwrap();
+    std::fs::write(path("cut.safetensors"), &whole[..whole.len() - 10]).unwrap();
+    fails(3, predict(&path("cut.safetensors"), &image, &[]), &["cut.safetensors"]);
+    let larger = UNet { base_channels: 3, ..NET };
+    let graph = NET.build(1, [NET.smallest_side(); 2]).unwrap().graph;
+    let bank = graph.initial_parameters(1);
+    let metadata = Metadata::new().with(Metadata::MODEL, &larger);
+    let other = path("other.safetensors");
+    save(Path::new(&other), &graph, &[Section { prefix: "", bank: &bank }], &metadata).unwrap();
+    fails(3, predict(&other, &image, &[]), &["other.safetensors", "encoder0.conv1.weight"]);
+    std::fs::write(path("broken.png"), b"\x89PNG\r\n\x1a\nnothing").unwrap();
+    fails(3, predict(&weights, &path("broken.png"), &[]), &["broken.png"]);
+    std::fs::create_dir(path("empty")).unwrap();
+    fails(3, predict(&weights, &path("empty"), &[]), &["no images", "png"]);
+    fails(3, predict(&path("empty"), &image, &[]), &["best.safetensors"]);
+    std::fs::write(path("file"), "").unwrap();
+    let blocked = path("file/out");
+    let arguments = ["predict", "--device", "cpu", "--weights", &weights, "--input", &image, "--out", &blocked];
+    fails(6, arguments.iter().map(|text| (*text).to_owned()).collect(), &["file/out"]);
+    // A colour image for a grey network.
+    image::RgbImage::from_fn(20, 20, |x, y| image::Rgb([x as u8, y as u8, 9])).save(path("colour.png")).unwrap();
+    fails(3, predict(&weights, &path("colour.png"), &[]), &["3 channel", "trained on 1"]);
+}
+
+#[test]
+fn a_folder_that_is_no_demo_is_left_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let precious = folder.path().join("precious.txt");
+    std::fs::write(&precious, "mine").unwrap();
+    fails(2, &["demo", "--device", "cpu", "--out", folder.path().to_str().unwrap()], &["not an earlier demo", "--out"]);
+    assert_eq!(std::fs::read_to_string(precious).unwrap(), "mine");
+}
