@@ -66,15 +66,15 @@ pub struct Baseline {
 /// The settings of the demo's training run: a network small enough for two CPU cores behind a software driver.
 pub fn config(seed: u32) -> Config {
     Config {
-        steps: 400,
-        minutes: Some(2.2),
+        steps: 700,
+        minutes: Some(2.4),
         base: 8,
         depth: 3,
         tile: Some(188),
         batch: 2,
         learning_rate: 0.05,
         warmup: 30,
-        cooldown: 250,
+        cooldown: 500,
         momentum: 0.9,
         balance: false,
         border_w0: 5.0,

@@ -102,7 +102,7 @@ impl Illumination {
     fn draw(random: &mut Random, size: usize) -> Self {
         let half = 0.5 * size as f32;
         let centre = [(); 2].map(|()| half * (1.0 + random.between(-0.7, 0.7)));
-        Self { centre, half, fall: random.between(0.4, 0.9) }
+        Self { centre, half, fall: random.between(0.55, 1.05) }
     }
 
     fn at(&self, y: usize, x: usize) -> f32 {

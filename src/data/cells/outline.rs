@@ -38,7 +38,7 @@ impl Cell {
             stretch: (1.0 + (0.35 * random.normal()).abs().min(0.8)).sqrt(),
             direction: [cos, sin],
             bulges,
-            brightness: (0.25 * random.normal()).clamp(-0.45, 0.8).exp(),
+            brightness: (0.28 * random.normal()).clamp(-0.5, 0.85).exp(),
             out_of_focus: random.uniform() < 0.2,
         }
     }
