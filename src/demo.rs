@@ -221,6 +221,11 @@ fn report(
             picture.overlaid(&prediction.labels),
         ]);
     }
+    if let Some(first) = rows.first_mut() {
+        for (picture, title) in first.iter_mut().zip(["image", "truth", "probability", "prediction"]) {
+            *picture = picture.titled(title);
+        }
+    }
     Picture::sheet(&rows).write(sheet)?;
     let [learned, all_background, threshold] = confusions.map(|confusion| {
         let scores = confusion.scores();
