@@ -274,7 +274,7 @@ impl Run<'_, '_> {
 
     /// What follows a step, its evaluation included.
     fn complete(&mut self, record: Record) -> Result<()> {
-        self.metrics.append(&record)?;
+        self.metrics.append(&record).map_err(|error| self.explained(error))?;
         if let Some(foreground_iou) = record.scored.and_then(|scored| scored.foreground_iou)
             && self.standing.best.is_none_or(|best| foreground_iou > best.foreground_iou)
         {
@@ -333,7 +333,7 @@ impl Run<'_, '_> {
     }
 
     fn save(&mut self) -> Result<()> {
-        self.metrics.sync()?;
+        self.metrics.sync().map_err(|error| self.explained(error))?;
         let (seed, step) = (self.job.config.seed, self.trainer.steps_done());
         let mut metadata = self
             .metadata()
