@@ -52,13 +52,13 @@ pub(crate) struct Arguments {
     /// The side of the input tiles; `explain` shows which are legal [default: fits the images, at most 388 pixels of output]
     #[arg(long, value_name = "PIXELS")]
     tile: Option<usize>,
-    /// Tiles a step; the paper has 1 [default: 1]
+    /// Tiles a step; the paper has 1 [default: 2]
     #[arg(long, value_name = "N")]
     batch: Option<usize>,
-    /// The learning rate [default: 0.0005]
+    /// The learning rate [default: 0.03]
     #[arg(long = "lr", value_name = "RATE")]
     learning_rate: Option<f32>,
-    /// The momentum; the paper has 0.99 [default: 0.99]
+    /// The momentum; the paper has 0.99, with a tenth of the learning rate [default: 0.9]
     #[arg(long, value_name = "SHARE")]
     momentum: Option<f32>,
     /// Steps between evaluations on the validation images [default: 100]

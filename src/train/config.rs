@@ -48,27 +48,27 @@ pub struct Config {
     /// The side of the input tiles. Default: what gives the smallest image whole, but not more than 388 pixels of output.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tile: Option<usize>,
-    /// Tiles a step. Default 1, the paper's.
+    /// Tiles a step. Default 2; the paper has 1.
     pub batch: usize,
-    /// The learning rate after the warm-up, for PyTorch's form of SGD. Default 0.0005.
+    /// The learning rate after the warm-up, for PyTorch's form of SGD. Default 0.03.
     pub learning_rate: f32,
     /// Steps over which the learning rate rises linearly from 0. Default 100.
     pub warmup: u32,
     /// Steps at the end over which the learning rate falls linearly to 0. Default 0: it stays.
     pub cooldown: u32,
-    /// How much of the velocity stays from step to step. Default 0.99, the paper's.
+    /// How much of the velocity stays from step to step. Default 0.9; the paper has 0.99, which wants a tenth of the learning rate.
     pub momentum: f32,
     /// The share of each weight that is added to its gradient. Default 0.
     pub weight_decay: f32,
     /// By what the weighted loss of a batch is divided: `mean_over_weights` (default), `mean_over_pixels`, or `sum`, which is the
     /// paper's and needs a learning rate smaller by the number of pixels.
     pub loss: Reduction,
-    /// Whether rare classes weigh more, so that all classes count the same in total, as in the paper. Default true.
+    /// Whether rare classes weigh more, so that all classes count the same in total, as in the paper. Default false.
     pub balance: bool,
     /// When pixels between cells weigh more: `instances` (default: where the labels tell cells apart), `always` (the connected
     /// regions of a class are its cells), `never`.
     pub border: BorderUse,
-    /// The weight added where two cells touch. Default 10, the paper's.
+    /// The weight added where two cells touch. Default 5; the paper has 10.
     pub border_w0: f32,
     /// How fast that weight falls off, in pixels. Default 5, the paper's.
     pub border_sigma: f32,
@@ -98,7 +98,7 @@ const LARGEST_AUTOMATIC_OUTPUT: usize = 388;
 
 impl Default for Config {
     fn default() -> Self {
-        let Border { w0, sigma } = Border::default();
+        let Border { sigma, .. } = Border::default();
         Self {
             data: None,
             val: None,
@@ -113,16 +113,16 @@ impl Default for Config {
             depth: 3,
             dropout: 0.0,
             tile: None,
-            batch: 1,
-            learning_rate: 0.0005,
+            batch: 2,
+            learning_rate: 0.03,
             warmup: 100,
             cooldown: 0,
-            momentum: 0.99,
+            momentum: 0.9,
             weight_decay: 0.0,
             loss: Reduction::MeanOverWeights,
-            balance: true,
+            balance: false,
             border: BorderUse::Instances,
-            border_w0: w0,
+            border_w0: 5.0,
             border_sigma: sigma,
             seed: 1,
             evaluate_every: 100,
@@ -292,7 +292,7 @@ mod tests {
         ] {
             config.validate().unwrap();
             let text = config.to_toml().unwrap();
-            assert!(text.contains("momentum = 0.99\n"), "{text}");
+            assert!(text.contains("momentum = 0.9"), "{text}");
             fs::write(&path, text).unwrap();
             assert_eq!(Config::read(&path).unwrap(), config);
         }
