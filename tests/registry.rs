@@ -303,3 +303,30 @@ fn every_kernel_translates_to_spirv_msl_and_hlsl() {
         assert!(hlsl.contains("numthreads"));
     }
 }
+
+/// The files of a module and of the folder below it.
+fn module(name: &str) -> Vec<(String, String)> {
+    let mut folders = vec![root().join("src").join(name)];
+    let mut files = vec![root().join("src").join(format!("{name}.rs"))];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).into_iter().flatten() {
+            let path = entry.unwrap().path();
+            if path.is_dir() { folders.push(path) } else { files.push(path) }
+        }
+    }
+    files.into_iter().map(|path| (path.display().to_string(), fs::read_to_string(&path).unwrap())).collect()
+}
+
+#[test]
+fn only_the_gpu_module_knows_wgpu_and_it_knows_no_op() {
+    for name in ["op", "case", "ops", "graph", "autograd", "cpu"] {
+        for (path, text) in module(name) {
+            assert!(!text.contains("wgpu"), "{path} mentions wgpu");
+        }
+    }
+    let gpu = module("gpu");
+    assert!(gpu.len() > 4, "{} files", gpu.len());
+    for (path, text) in gpu {
+        assert!(!text.contains("crate::ops"), "{path} mentions an op");
+    }
+}
