@@ -17,10 +17,8 @@ use std::process::ExitCode;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use tilewise::checkpoint::{Metadata, Weights};
 use tilewise::executor::Device;
 use tilewise::gpu::DeviceChoice;
-use tilewise::models::UNet;
 use tilewise::{Error, Result};
 
 /// U-Net on any GPU: every kernel hand-written in WGSL, every kernel checked against a CPU reference.
@@ -138,29 +136,6 @@ pub(crate) fn stop_on_interrupt() -> Arc<AtomicBool> {
 /// Creates a folder and those above it.
 pub(crate) fn create_folder(path: &Path) -> Result<()> {
     std::fs::create_dir_all(path).map_err(|error| Error::io("create", path, error))
-}
-
-/// The network and its parameters from a weights file, or from the best (else the last) weights of a run's folder.
-pub(crate) fn load_network(path: &Path) -> Result<(UNet, Vec<f32>)> {
-    let file = if path.is_dir() {
-        let found =
-            ["best.safetensors", "last.safetensors"].into_iter().map(|name| path.join(name)).find(|file| file.exists());
-        found.ok_or_else(|| Error::Weights {
-            path: path.into(),
-            problem: "this folder has neither best.safetensors nor last.safetensors; give the folder that `train --out` wrote".into(),
-        })?
-    } else {
-        path.to_owned()
-    };
-    let weights = Weights::load(file)?;
-    let net: Option<UNet> = weights.metadata().get(Metadata::MODEL).map_err(|problem| weights.error(problem))?;
-    let net = net.ok_or_else(|| {
-        weights.error("the file does not say which network it belongs to; give weights that `tilewise train` wrote")
-    })?;
-    net.validate().map_err(|problem| weights.error(problem.to_string()))?;
-    let smallest = net.smallest_side();
-    let parameters = weights.bank_for(&net.build(1, [smallest; 2])?.graph)?;
-    Ok((net, parameters))
 }
 
 /// Writes a result to standard output; a reader that has gone away is no error.

@@ -1,11 +1,10 @@
 //! The demo: images of cells are made, a small U-Net learns to segment them, and pictures show what it learned.
 
-use crate::checkpoint::{Metadata, Weights, atomic};
+use crate::checkpoint::{Metadata, atomic};
 use crate::data::{Image, Sample, cells};
 use crate::error::{Error, Result};
 use crate::executor::Device;
 use crate::metrics::{Confusion, otsu_threshold};
-use crate::models::UNet;
 use crate::picture::{Curve, Picture, write_curve};
 use crate::predict::Predictor;
 use crate::train::{Config, Event, Job, Record, Status, train};
@@ -123,8 +122,8 @@ pub fn run(
         return Err(Error::Interrupted);
     }
     draw_curve(&out.join("loss.svg"), &records)?;
-    let weights = Weights::load(out.join("best.safetensors"))?;
-    let (scores, baselines) = report(device, &summary.model, &weights, &held_out, &out.join("examples.png"))?;
+    let mut predictor = Predictor::load(device.clone(), &out.join("best.safetensors"), None)?;
+    let (scores, baselines) = report(&mut predictor, &held_out, &out.join("examples.png"))?;
     let report = Report {
         foreground_iou: scores.foreground_iou,
         pixel_error: scores.pixel_error,
@@ -189,30 +188,19 @@ fn draw_curve(path: &Path, records: &[Record]) -> Result<()> {
 }
 
 /// Predicts the held-out images, scores them beside the baselines, and draws image, truth, prediction and overlay of each.
-fn report(
-    device: &Device,
-    model: &UNet,
-    weights: &Weights,
-    samples: &[Sample],
-    sheet: &Path,
-) -> Result<(Baseline, Baselines)> {
-    let smallest = [model.smallest_side(); 2];
-    let parameters = weights.bank_for(&model.build(1, smallest)?.graph)?;
-    let mut predictor = Predictor::new(device.clone(), *model, parameters, None)?;
+fn report(predictor: &mut Predictor, samples: &[Sample], sheet: &Path) -> Result<(Baseline, Baselines)> {
     let mut confusions = [Confusion::new(2), Confusion::new(2), Confusion::new(2)];
     let mut rows = Vec::new();
     for sample in samples {
         let Image { height, width, channels, pixels, .. } = &sample.image;
         let size = [*height, *width];
-        let mut normalised = sample.image.clone();
-        normalised.normalise();
-        let prediction = predictor.predict(&normalised.pixels, size, &mut |_, _| {})?;
+        let prediction = predictor.predict(&sample.image, &mut |_, _| {})?;
         let truth = &sample.classes().values;
         let threshold = otsu_threshold(pixels);
         let thresholded: Vec<u32> = pixels.iter().map(|&value| u32::from(value > threshold)).collect();
-        confusions[0].add(truth, &prediction.labels);
-        confusions[1].add(truth, &vec![0; truth.len()]);
-        confusions[2].add(truth, &thresholded);
+        confusions[0].add(truth, &prediction.labels)?;
+        confusions[1].add(truth, &vec![0; truth.len()])?;
+        confusions[2].add(truth, &thresholded)?;
         let picture = Picture::of_image(pixels, size, *channels);
         rows.push(vec![
             picture.clone(),

@@ -1,5 +1,6 @@
 //! Scores of a segmentation, from the confusion matrix summed over a data set.
 
+use crate::error::{Error, Result};
 use serde::Serialize;
 use std::fmt;
 
@@ -54,7 +55,14 @@ impl Confusion {
     }
 
     /// Adds the pixels of an image. Pixels whose true or predicted label is none of the classes are left out and counted as ignored.
-    pub fn add(&mut self, truth: &[u32], prediction: &[u32]) {
+    ///
+    /// # Errors
+    /// [`Error::Usage`] when there are more of the ones than of the others.
+    pub fn add(&mut self, truth: &[u32], prediction: &[u32]) -> Result<()> {
+        if truth.len() != prediction.len() {
+            let (truth, prediction) = (truth.len(), prediction.len());
+            return Err(Error::Usage(format!("the truth has {truth} pixels, the prediction {prediction}")));
+        }
         for (&truth, &prediction) in truth.iter().zip(prediction) {
             let (truth, prediction) = (truth as usize, prediction as usize);
             if truth < self.classes && prediction < self.classes {
@@ -63,6 +71,13 @@ impl Confusion {
                 self.ignored += 1;
             }
         }
+        Ok(())
+    }
+
+    /// Adds the pixels that were added to another matrix of as many classes.
+    pub fn merge(&mut self, other: &Self) {
+        self.counts.iter_mut().zip(&other.counts).for_each(|(count, more)| *count += more);
+        self.ignored += other.ignored;
     }
 
     /// IoU of everything that is not class 0, classes not told apart; `None` where there is none in truth or prediction.
@@ -168,7 +183,11 @@ mod tests {
     #[test]
     fn scores_of_a_small_case_worked_by_hand() {
         let mut confusion = Confusion::new(3);
-        confusion.add(&[0, 0, 0, 1, 1, 2, 255], &[0, 0, 1, 1, 2, 2, 0]);
+        confusion.add(&[0, 0, 0, 1], &[0, 0, 1, 1]).unwrap();
+        let mut others = Confusion::new(3);
+        others.add(&[1, 2, 255], &[2, 2, 0]).unwrap();
+        confusion.merge(&others);
+        assert!(confusion.add(&[0, 0], &[0]).is_err());
         let scores = confusion.scores();
         assert_eq!((scores.pixels, scores.ignored), (6, 1));
         let iou: Vec<f64> = scores.classes.iter().map(|class| class.iou.unwrap()).collect();
@@ -185,12 +204,12 @@ mod tests {
     #[test]
     fn an_absent_class_counts_as_neither_good_nor_bad() {
         let mut confusion = Confusion::new(3);
-        confusion.add(&[0, 0, 1, 1], &[0, 0, 1, 1]);
+        confusion.add(&[0, 0, 1, 1], &[0, 0, 1, 1]).unwrap();
         let scores = confusion.scores();
         assert_eq!((scores.mean_iou, scores.absent_classes), (Some(1.0), 1));
         assert_eq!((scores.classes[2].iou, scores.classes[2].dice), (None, None));
         let mut empty = Confusion::new(2);
-        empty.add(&[0, 0], &[0, 0]);
+        empty.add(&[0, 0], &[0, 0]).unwrap();
         assert_eq!(empty.foreground_iou(), None);
         assert!(scores.to_string().contains("absent"));
     }

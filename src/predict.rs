@@ -2,15 +2,19 @@
 //! every output pixel has its full context, and context beyond the image is its mirror image.
 
 use crate::array::{Array, Tensor};
+use crate::checkpoint::Weights;
 use crate::data::sampler::reflect;
+use crate::data::{Image, Sample};
 use crate::error::{Error, Result};
 use crate::executor::{Device, Executor};
 use crate::gpu::MemoryPlan;
 use crate::graph::{Bank, NodeId};
+use crate::metrics::Confusion;
 use crate::models::{Network, UNet};
 use crate::op::DeviceProfile;
 use crate::ops::{Argmax, Softmax};
 use crate::shape::Shape;
+use std::path::Path;
 
 /// What a network says about an image, at the image's own size.
 #[derive(Clone, Debug, PartialEq)]
@@ -68,6 +72,15 @@ fn prediction_graph(net: &UNet, tile: [usize; 2]) -> Result<(Network, NodeId, No
 }
 
 impl Predictor {
+    /// The network of a weights file, or of the best (else the last) weights in the folder of a run; tiles as in [`Predictor::new`].
+    ///
+    /// # Errors
+    /// As [`Weights::find`], [`Weights::network`] and [`Predictor::new`].
+    pub fn load(device: Device, weights: &Path, tile: Option<[usize; 2]>) -> Result<Self> {
+        let (net, parameters) = Weights::find(weights)?.network()?;
+        Self::new(device, net, parameters, tile)
+    }
+
     /// A predictor with tiles of this size, or of a size that fits each image and the device.
     ///
     /// # Errors
@@ -151,28 +164,32 @@ impl Predictor {
         Ok(memory.total_bytes() - memory.bank <= MEMORY_BUDGET_BYTES && largest <= binding)
     }
 
-    /// Segments an image, `[height, width, in_channels]`, normalised as in training. `progress` hears the number of tiles done and
-    /// in total.
+    /// Segments an image as it was read: it is normalised first, as in training. `progress` hears the number of tiles done and in
+    /// total.
     ///
     /// Tiles advance by a multiple of 2^depth, under which the network is equivariant, so the result is the same for every tile
     /// size: that of a single pass over the whole mirrored image.
     ///
     /// # Errors
     /// [`Error::Usage`] when the image has no pixels or another number of channels than the network, or the device fails.
-    pub fn predict(
-        &mut self,
-        pixels: &[f32],
-        [height, width]: [usize; 2],
-        progress: &mut dyn FnMut(usize, usize),
-    ) -> Result<Prediction> {
-        let channels = self.net.in_channels;
-        if pixels.is_empty() || pixels.len() != height * width * channels {
+    pub fn predict(&mut self, image: &Image, progress: &mut dyn FnMut(usize, usize)) -> Result<Prediction> {
+        let Image { height, width, channels, .. } = *image;
+        if channels != self.net.in_channels {
             return Err(Error::Usage(format!(
-                "the network takes images of {channels} channel(s): {height}×{width} pixels need {} values, got {}",
-                height * width * channels,
-                pixels.len()
+                "the image has {channels} channel(s), the network was trained on {}; convert the image",
+                self.net.in_channels
             )));
         }
+        if image.pixels.is_empty() || image.pixels.len() != height * width * channels {
+            return Err(Error::Usage(format!(
+                "an image of {height}×{width} pixels and {channels} channel(s) needs {} values, at least one, and has {}",
+                height * width * channels,
+                image.pixels.len()
+            )));
+        }
+        let mut normalised = image.clone();
+        normalised.normalise();
+        let pixels = &normalised.pixels;
         let tile = self.tile_for(height, width)?;
         let net = self.net;
         let halo = net.halo() as isize;
@@ -188,7 +205,7 @@ impl Predictor {
             probabilities: vec![0.0; height * width * classes],
             labels: vec![0; height * width],
         };
-        let loaded = self.load(tile)?;
+        let loaded = self.compile(tile)?;
         let shape = Shape::new([1, tile[0], tile[1], channels]).map_err(Error::Usage)?;
         let (mut done, total) = (0, rows.len() * columns.len());
         for &top in &rows {
@@ -222,8 +239,24 @@ impl Predictor {
         Ok(prediction)
     }
 
+    /// How the prediction of a sample's image compares with its truth.
+    ///
+    /// # Errors
+    /// [`Error::Data`] naming the sample when its image has other channels than the network or its truth another size; as
+    /// [`Predictor::predict`].
+    pub fn score(&mut self, sample: &Sample) -> Result<Confusion> {
+        let named = |error| match error {
+            Error::Usage(problem) => Error::data(&sample.name, problem),
+            other => other,
+        };
+        let prediction = self.predict(&sample.image, &mut |_, _| {}).map_err(named)?;
+        let mut confusion = Confusion::new(self.net.classes);
+        confusion.add(&sample.classes().values, &prediction.labels).map_err(named)?;
+        Ok(confusion)
+    }
+
     /// The executor for a tile size; the last one is kept.
-    fn load(&mut self, tile: [usize; 2]) -> Result<&mut Loaded> {
+    fn compile(&mut self, tile: [usize; 2]) -> Result<&mut Loaded> {
         if self.loaded.as_ref().is_none_or(|loaded| loaded.tile != tile) {
             // The old buffers go before the new ones come.
             self.loaded = None;

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
+use tilewise::data::Image;
 use tilewise::data::sampler::reflect;
 use tilewise::executor::{Device, Executor};
 use tilewise::gpu::Gpu;
@@ -28,14 +29,15 @@ fn parameters() -> Vec<f32> {
     bank
 }
 
-fn image(height: usize, width: usize) -> Vec<f32> {
+fn image(height: usize, width: usize) -> Image {
     let tensor_type = TensorType::f32([height, width]).unwrap();
-    Fill::Normal(1.0).draw(&tensor_type, &mut Random::new(13, 0)).float().data.clone()
+    let pixels = Fill::Normal(1.0).draw(&tensor_type, &mut Random::new(13, 0)).float().data.clone();
+    Image { height, width, channels: 1, bit_depth: 32, pixels, alpha_dropped: false }
 }
 
-fn predict(device: &Device, tile: Option<[usize; 2]>, pixels: &[f32], size: [usize; 2]) -> Vec<f32> {
+fn predict(device: &Device, tile: Option<[usize; 2]>, image: &Image) -> Vec<f32> {
     let mut predictor = Predictor::new(device.clone(), NET, parameters(), tile).unwrap();
-    let prediction = predictor.predict(pixels, size, &mut |_, _| {}).unwrap();
+    let prediction = predictor.predict(image, &mut |_, _| {}).unwrap();
     for (pixel, &label) in prediction.labels.iter().enumerate() {
         let scores = &prediction.logits[3 * pixel..][..3];
         assert!(scores.iter().all(|&score| score <= scores[label as usize]));
@@ -48,18 +50,18 @@ fn predict(device: &Device, tile: Option<[usize; 2]>, pixels: &[f32], size: [usi
 #[test]
 fn the_result_does_not_depend_on_the_tile() {
     let size = [61, 38];
-    let pixels = image(size[0], size[1]);
+    let image = image(size[0], size[1]);
     let whole = size.map(|side| NET.legal_above(side + NET.shrink()));
     let smallest = smallest_tile(&NET);
     for device in devices() {
-        let expected = predict(&device, Some(whole), &pixels, size);
+        let expected = predict(&device, Some(whole), &image);
         assert!(expected.iter().any(|&score| score.abs() > 0.1));
         for tile in [[smallest; 2], [smallest + 8, smallest + 24], [whole[0], smallest]] {
-            let actual = predict(&device, Some(tile), &pixels, size);
+            let actual = predict(&device, Some(tile), &image);
             let worst = actual.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
             assert!(worst <= 1e-5, "{device}: tile {tile:?} differs by {worst}");
         }
-        let chosen = predict(&device, None, &pixels, size);
+        let chosen = predict(&device, None, &image);
         let worst = chosen.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
         assert!(worst <= 1e-5, "{device}: the chosen tile differs by {worst}");
     }
@@ -70,7 +72,7 @@ fn the_result_does_not_depend_on_the_tile() {
 #[test]
 fn misaligned_tiles_give_another_result() {
     let size = [61, 61];
-    let pixels = image(size[0], size[1]);
+    let pixels = image(size[0], size[1]).pixels;
     let side = NET.legal_above(30 + NET.shrink());
     let run = |top: usize| {
         let mut network = UNet { dropout: 0.0, ..NET }.build(1, [side; 2]).unwrap();
@@ -101,10 +103,10 @@ fn misaligned_tiles_give_another_result() {
 #[test]
 fn images_smaller_than_the_context_are_mirrored_again_and_again() {
     for size in [[1, 1], [1, 5], [7, 3]] {
-        let pixels = image(size[0], size[1]);
+        let image = image(size[0], size[1]);
         for device in devices() {
-            let logits = predict(&device, None, &pixels, size);
-            assert!(logits.len() == 3 * pixels.len() && logits.iter().all(|score| score.is_finite()));
+            let logits = predict(&device, None, &image);
+            assert!(logits.len() == 3 * image.pixels.len() && logits.iter().all(|score| score.is_finite()));
         }
     }
 }
@@ -117,7 +119,11 @@ fn unusable_tiles_and_images_are_refused_with_what_would_do() {
     let message = new([92, 92]).unwrap_err().to_string();
     assert!(message.contains(&smallest_tile(&NET).to_string()), "{message}");
     let mut predictor = Predictor::new(Device::Cpu, NET, parameters(), None).unwrap();
-    let message = predictor.predict(&[0.0; 12], [2, 2], &mut |_, _| {}).unwrap_err().to_string();
-    assert!(message.contains("1 channel"), "{message}");
+    let mut colour = Image { channels: 3, pixels: vec![0.0; 12], ..image(2, 2) };
+    let message = predictor.predict(&colour, &mut |_, _| {}).unwrap_err().to_string();
+    assert!(message.contains("3 channel") && message.contains("trained on 1"), "{message}");
+    colour.channels = 1;
+    let message = predictor.predict(&colour, &mut |_, _| {}).unwrap_err().to_string();
+    assert!(message.contains("needs 4 values") && message.contains("has 12"), "{message}");
     assert!(Predictor::new(Device::Cpu, NET, vec![0.0; 3], None).is_err());
 }

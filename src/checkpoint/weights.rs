@@ -6,6 +6,7 @@ use super::layout::Layout;
 use super::metadata::Metadata;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Parameter};
+use crate::models::UNet;
 use half::{bf16, f16};
 use safetensors::tensor::{Dtype, Metadata as Header, TensorInfo};
 use std::collections::BTreeMap;
@@ -96,6 +97,37 @@ impl Weights {
             Some(problem) => Err(fail(problem)),
             None => Ok(Self { path, file, data_start, metadata, tensors }),
         }
+    }
+
+    /// Opens a file, or the best (else the last) weights in the folder of a run.
+    ///
+    /// # Errors
+    /// As [`Weights::load`]; [`Error::Weights`] when the folder has neither.
+    pub fn find(path: &Path) -> Result<Self> {
+        if !path.is_dir() {
+            return Self::load(path);
+        }
+        let mut files = ["best.safetensors", "last.safetensors"].into_iter().map(|name| path.join(name));
+        let file = files.find(|file| file.exists()).ok_or_else(|| Error::Weights {
+            path: path.into(),
+            problem: "this folder has neither best.safetensors nor last.safetensors; give the folder that `train --out` wrote"
+                .into(),
+        })?;
+        Self::load(file)
+    }
+
+    /// The network that the file says it belongs to, and its parameter bank.
+    ///
+    /// # Errors
+    /// [`Error::Weights`] when the file names no network or an impossible one; as [`Weights::bank_for`].
+    pub fn network(&self) -> Result<(UNet, Vec<f32>)> {
+        let net: Option<UNet> = self.metadata.get(Metadata::MODEL).map_err(|problem| self.error(problem))?;
+        let net = net.ok_or_else(|| {
+            self.error("the file does not say which network it belongs to; give weights that `tilewise train` wrote")
+        })?;
+        net.validate().map_err(|problem| self.error(problem.to_string()))?;
+        let parameters = self.bank_for(&net.build(1, [net.smallest_side(); 2])?.graph)?;
+        Ok((net, parameters))
     }
 
     /// The file.

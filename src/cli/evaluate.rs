@@ -1,7 +1,7 @@
 //! `tilewise evaluate`
 
 use super::labels::LabelArguments;
-use super::{Global, Tile, load_network, print, print_json};
+use super::{Global, Tile, print, print_json};
 use clap::Args;
 use serde_json::json;
 use std::path::PathBuf;
@@ -28,42 +28,27 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
-    let (net, parameters) = load_network(&arguments.weights)?;
     let dataset = Dataset::open(&arguments.data, &arguments.labels.options())?;
-    let classes = dataset.class_count();
-    if classes > net.classes {
+    let device = global.open_device()?;
+    let mut predictor = Predictor::load(device, &arguments.weights, arguments.tile.map(|Tile(tile)| tile))?;
+    let (classes, known) = (dataset.class_count(), predictor.net().classes);
+    if classes > known {
         return Err(Error::data(
             &arguments.data,
-            format!(
-                "the data has {classes} classes, the network knows {}; give the mapping it was trained with",
-                net.classes
-            ),
+            format!("the data has {classes} classes, the network knows {known}; give the mapping it was trained with"),
         ));
     }
-    let device = global.open_device()?;
-    let mut predictor = Predictor::new(device, net, parameters, arguments.tile.map(|Tile(tile)| tile))?;
     let count = dataset.pairs().len();
     let bar = global.progress("{msg} {bar:30} {pos}/{len} images, {eta} left");
     bar.set_length(count as u64);
-    let mut total = Confusion::new(net.classes);
+    let mut total = Confusion::new(known);
     let mut images = Vec::with_capacity(count);
     for index in 0..count {
         for sample in dataset.read(&[index])? {
             bar.set_message(sample.name.clone());
-            let mut image = sample.image.clone();
-            if image.channels != net.in_channels {
-                let (found, expected) = (image.channels, net.in_channels);
-                let problem = format!("the image has {found} channel(s), the network was trained on {expected}");
-                return Err(Error::data(&dataset.pairs()[index].image, problem));
-            }
-            image.normalise();
-            let size = [image.height, image.width];
-            let prediction = predictor.predict(&image.pixels, size, &mut |_, _| {})?;
-            let truth = sample.classes();
-            let mut own = Confusion::new(net.classes);
-            own.add(&truth.values, &prediction.labels);
-            total.add(&truth.values, &prediction.labels);
-            let scores = own.scores();
+            let confusion = predictor.score(&sample)?;
+            total.merge(&confusion);
+            let scores = confusion.scores();
             images.push(json!({
                 "name": sample.name, "foreground_iou": scores.foreground_iou, "mean_iou": scores.mean_iou,
                 "pixel_error": scores.pixel_error,

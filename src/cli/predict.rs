@@ -1,6 +1,6 @@
 //! `tilewise predict`
 
-use super::{Global, Tile, create_folder, load_network, print_json};
+use super::{Global, Tile, create_folder, print_json};
 use clap::Args;
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -34,9 +34,8 @@ pub(crate) struct Arguments {
 
 pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
     let images = images(&arguments.input)?;
-    let (net, parameters) = load_network(&arguments.weights)?;
     let device = global.open_device()?;
-    let mut predictor = Predictor::new(device, net, parameters, arguments.tile.map(|Tile(tile)| tile))?;
+    let mut predictor = Predictor::load(device, &arguments.weights, arguments.tile.map(|Tile(tile)| tile))?;
     for folder in ["masks", "probabilities", "overlays"] {
         create_folder(&arguments.out.join(folder))?;
     }
@@ -61,7 +60,7 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
         }));
         if arguments.logits.is_some() {
             let name = if images.len() == 1 { "logits".to_owned() } else { stem };
-            logits.insert(name, ([image.height, image.width, net.classes], prediction.logits));
+            logits.insert(name, ([image.height, image.width, prediction.classes], prediction.logits));
         }
     }
     if let Some(path) = &arguments.logits {
@@ -109,23 +108,18 @@ fn images(input: &Path) -> Result<Vec<PathBuf>> {
 /// Reads an image and predicts it, with progress over its tiles.
 fn segment(global: &Global, predictor: &mut Predictor, path: &Path) -> Result<(Image, Prediction)> {
     let image = Image::read(path)?;
-    let channels = predictor.net().in_channels;
-    if image.channels != channels {
-        let found = image.channels;
-        let problem =
-            format!("the image has {found} channel(s), the network was trained on {channels}; convert the image");
-        return Err(Error::data(path, problem));
-    }
-    let mut normalised = image.clone();
-    normalised.normalise();
     let bar = global.progress("{msg} {bar:30} {pos}/{len} tiles, {eta} left");
     bar.set_message(path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default());
-    let prediction = predictor.predict(&normalised.pixels, [image.height, image.width], &mut |done, total| {
+    let prediction = predictor.predict(&image, &mut |done, total| {
         bar.set_length(total as u64);
         bar.set_position(done as u64);
-    })?;
+    });
     bar.finish_and_clear();
-    Ok((image, prediction))
+    match prediction {
+        Ok(prediction) => Ok((image, prediction)),
+        Err(Error::Usage(problem)) => Err(Error::data(path, problem)),
+        Err(error) => Err(error),
+    }
 }
 
 fn write(out: &Path, stem: &str, image: &Image, prediction: &Prediction) -> Result<()> {

@@ -113,7 +113,7 @@ mod tests {
             let sample = generate(9, index, 192);
             let threshold = otsu_threshold(&sample.image.pixels);
             let bright: Vec<u32> = sample.image.pixels.iter().map(|&value| u32::from(value > threshold)).collect();
-            confusion.add(&sample.classes().values, &bright);
+            confusion.add(&sample.classes().values, &bright).unwrap();
         }
         let iou = confusion.foreground_iou().unwrap();
         assert!((0.5..0.82).contains(&iou), "{iou}");

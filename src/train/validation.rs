@@ -4,7 +4,7 @@ use super::record::Scored;
 use crate::data::Sample;
 use crate::error::{Error, Result};
 use crate::executor::Device;
-use crate::metrics::{Confusion, Scores};
+use crate::metrics::Confusion;
 use crate::models::UNet;
 use crate::predict::{Predictor, smallest_tile};
 
@@ -12,56 +12,41 @@ use crate::predict::{Predictor, smallest_tile};
 #[derive(Debug)]
 pub struct Validator {
     predictor: Predictor,
-    images: Vec<Image>,
-}
-
-#[derive(Debug)]
-struct Image {
-    size: [usize; 2],
-    pixels: Vec<f32>,
-    classes: Vec<u32>,
+    samples: Vec<Sample>,
 }
 
 impl Validator {
     /// A validator with tiles as in training.
     ///
     /// # Errors
-    /// [`Error::Usage`] when an image has other channels than the network; as [`Predictor::new`].
+    /// [`Error::Data`] naming an image that has other channels than the network; as [`Predictor::new`].
     pub fn new(device: &Device, model: UNet, tile: usize, parameters: Vec<f32>, samples: Vec<Sample>) -> Result<Self> {
-        let mut images = Vec::with_capacity(samples.len());
-        for mut sample in samples {
-            if sample.image.channels != model.in_channels {
-                return Err(Error::Usage(format!(
-                    "the validation image {} has {} channels, the training images have {}",
-                    sample.name, sample.image.channels, model.in_channels
-                )));
-            }
-            sample.image.normalise();
-            let classes = sample.classes().into_owned().values;
-            let size = [sample.image.height, sample.image.width];
-            images.push(Image { size, pixels: sample.image.pixels, classes });
+        if let Some(sample) = samples.iter().find(|sample| sample.image.channels != model.in_channels) {
+            let (found, expected) = (sample.image.channels, model.in_channels);
+            let problem = format!("the validation image has {found} channel(s), the training images have {expected}");
+            return Err(Error::data(&sample.name, problem));
         }
         // The tile of training is known to fit the device.
         let tile = tile.max(smallest_tile(&model));
         let predictor = Predictor::new(device.clone(), model, parameters, Some([tile; 2]))?;
-        Ok(Self { predictor, images })
+        Ok(Self { predictor, samples })
     }
 
     /// The number of images.
     pub fn len(&self) -> usize {
-        self.images.len()
+        self.samples.len()
     }
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.images.is_empty()
+        self.samples.is_empty()
     }
 
     /// The scores of these parameters over all images, or `None` when `proceed`, which is told how many images are done, says
     /// no.
     ///
     /// # Errors
-    /// When the device fails.
+    /// When the device fails, or as [`Predictor::score`].
     pub fn score(
         &mut self,
         parameters: Vec<f32>,
@@ -69,15 +54,12 @@ impl Validator {
     ) -> Result<Option<Scored>> {
         self.predictor.set_parameters(parameters)?;
         let mut confusion = Confusion::new(self.predictor.net().classes);
-        let total = self.images.len();
-        for (done, image) in self.images.iter().enumerate() {
-            if !proceed(done, total) {
+        for (done, sample) in self.samples.iter().enumerate() {
+            if !proceed(done, self.samples.len()) {
                 return Ok(None);
             }
-            let prediction = self.predictor.predict(&image.pixels, image.size, &mut |_, _| {})?;
-            confusion.add(&image.classes, &prediction.labels);
+            confusion.merge(&self.predictor.score(sample)?);
         }
-        let scores: Scores = confusion.scores();
-        Ok(Some(Scored::from(&scores)))
+        Ok(Some(Scored::from(&confusion.scores())))
     }
 }
