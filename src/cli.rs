@@ -36,6 +36,7 @@ struct Cli {
 
 /// What every command takes.
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Global options")]
 pub(crate) struct Global {
     /// Where to compute: auto, cpu, or an adapter's index or part of its name as `tilewise devices` lists them
     #[arg(long, global = true, value_name = "auto|cpu|N|NAME", default_value = "auto")]
@@ -95,9 +96,14 @@ impl Global {
     /// A line for the person at the terminal, beside the result.
     pub(crate) fn say(&self, text: &str) {
         if !self.quiet {
-            eprintln!("{text}");
+            note(text);
         }
     }
+}
+
+/// A line on standard error; a reader that has gone away is no reason to stop.
+pub(crate) fn note(text: &str) {
+    let _ = writeln!(io::stderr(), "{text}");
 }
 
 /// Height and width of a tile: `N` or `HEIGHTxWIDTH`.
@@ -125,7 +131,7 @@ pub(crate) fn stop_on_interrupt() -> Arc<AtomicBool> {
             // The second time it is urgent. The last checkpoint is whole.
             std::process::exit(i32::from(Error::Interrupted.exit_code()));
         }
-        eprintln!("\nfinishing the step and saving; press Ctrl-C again to stop at once");
+        note("\nfinishing the step and saving; press Ctrl-C again to stop at once");
     };
     if let Err(problem) = ctrlc::set_handler(handler) {
         tracing::warn!("Ctrl-C will stop at once, without a checkpoint: {problem}");

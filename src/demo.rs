@@ -1,6 +1,6 @@
 //! The demo: images of cells are made, a small U-Net learns to segment them, and pictures show what it learned.
 
-use crate::checkpoint::{Metadata, atomic};
+use crate::checkpoint::{Metadata, Weights, atomic};
 use crate::data::{Image, Sample, cells};
 use crate::error::{Error, Result};
 use crate::executor::Device;
@@ -122,7 +122,7 @@ pub fn run(
         return Err(Error::Interrupted);
     }
     draw_curve(&out.join("loss.svg"), &records)?;
-    let mut predictor = Predictor::load(device.clone(), &out.join("best.safetensors"), None)?;
+    let mut predictor = Predictor::load(device.clone(), &Weights::load(out.join("best.safetensors"))?, None)?;
     let (scores, baselines) = report(&mut predictor, &held_out, &out.join("examples.png"))?;
     let report = Report {
         foreground_iou: scores.foreground_iou,
@@ -142,26 +142,45 @@ pub fn run(
     Ok(report)
 }
 
-/// The name of the file that marks a folder as a demo's, which the next demo may replace.
+/// The name of the file that marks a folder as a demo's, whose files the next demo may replace.
 const MARKER: &str = ".tilewise-demo";
 
-/// Removes an earlier demo and marks the folder.
+/// What a demo writes.
+const FILES: [&str; 9] = [
+    MARKER,
+    "data",
+    "config.toml",
+    "metrics.jsonl",
+    "last.safetensors",
+    "best.safetensors",
+    "summary.json",
+    "loss.svg",
+    "examples.png",
+];
+
+/// Removes the files of an earlier demo and marks the folder.
 fn clear(out: &Path) -> Result<()> {
+    fs::create_dir_all(out).map_err(|error| Error::io("create", out, error))?;
     let marker = out.join(MARKER);
-    if out.exists() && !marker.exists() {
-        let mut entries = fs::read_dir(out).map_err(|error| Error::io("read", out, error))?;
-        if entries.next().is_some() {
-            let out = out.display();
+    let mut found = Vec::new();
+    for entry in fs::read_dir(out).map_err(|error| Error::io("read", out, error))? {
+        let path = entry.map_err(|error| Error::io("read", out, error))?.path();
+        let ours = path.file_name().is_some_and(|name| FILES.iter().any(|file| name == *file));
+        if !ours || !marker.exists() {
             return Err(Error::Usage(format!(
-                "{out} holds something that is not an earlier demo: give --out another folder"
+                "{} is not an earlier demo's: move it elsewhere, or give --out another folder",
+                path.display()
             )));
         }
+        found.push(path);
     }
-    if marker.exists() {
-        fs::remove_dir_all(out).map_err(|error| Error::io("remove", out, error))?;
+    // The marker last: until then the folder is known for what it is.
+    found.sort_by_key(|path| *path == marker);
+    for path in found {
+        let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+        removed.map_err(|error| Error::io("remove", &path, error))?;
     }
-    fs::create_dir_all(out).map_err(|error| Error::io("create", out, error))?;
-    fs::write(&marker, "tilewise demo replaces this folder\n").map_err(|error| Error::io("write", marker, error))
+    fs::write(&marker, "tilewise demo replaces these files\n").map_err(|error| Error::io("write", marker, error))
 }
 
 /// Generates the images for training, validation and the report, and keeps them as data sets for `train` and `evaluate`.
@@ -187,7 +206,8 @@ fn draw_curve(path: &Path, records: &[Record]) -> Result<()> {
     )
 }
 
-/// Predicts the held-out images, scores them beside the baselines, and draws image, truth, prediction and overlay of each.
+/// Predicts the held-out images, scores them beside the baselines, and draws image, truth, probability, prediction and overlay of
+/// each.
 fn report(predictor: &mut Predictor, samples: &[Sample], sheet: &Path) -> Result<(Baseline, Baselines)> {
     let mut confusions = [Confusion::new(2), Confusion::new(2), Confusion::new(2)];
     let mut rows = Vec::new();
@@ -204,13 +224,14 @@ fn report(predictor: &mut Predictor, samples: &[Sample], sheet: &Path) -> Result
         let picture = Picture::of_image(pixels, size, *channels);
         rows.push(vec![
             picture.clone(),
-            Picture::of_classes(truth, size),
+            Picture::of_classes(&sample.instances().values, size),
             Picture::of_probabilities(&prediction.probabilities, size, prediction.classes),
+            Picture::of_classes(&prediction.labels, size),
             picture.overlaid(&prediction.labels),
         ]);
     }
     if let Some(first) = rows.first_mut() {
-        for (picture, title) in first.iter_mut().zip(["image", "truth", "probability", "prediction"]) {
+        for (picture, title) in first.iter_mut().zip(["image", "truth", "probability", "prediction", "overlay"]) {
             *picture = picture.titled(title);
         }
     }

@@ -8,7 +8,7 @@ fn main() -> ExitCode {
     match cli::run() {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("error: {error}");
+            cli::note(&format!("error: {error}"));
             ExitCode::from(error.exit_code())
         }
     }

@@ -14,7 +14,6 @@ use crate::models::{Network, UNet};
 use crate::op::DeviceProfile;
 use crate::ops::{Argmax, Softmax};
 use crate::shape::Shape;
-use std::path::Path;
 
 /// What a network says about an image, at the image's own size.
 #[derive(Clone, Debug, PartialEq)]
@@ -72,12 +71,12 @@ fn prediction_graph(net: &UNet, tile: [usize; 2]) -> Result<(Network, NodeId, No
 }
 
 impl Predictor {
-    /// The network of a weights file, or of the best (else the last) weights in the folder of a run; tiles as in [`Predictor::new`].
+    /// The network of a weights file; tiles as in [`Predictor::new`].
     ///
     /// # Errors
-    /// As [`Weights::find`], [`Weights::network`] and [`Predictor::new`].
-    pub fn load(device: Device, weights: &Path, tile: Option<[usize; 2]>) -> Result<Self> {
-        let (net, parameters) = Weights::find(weights)?.network()?;
+    /// As [`Weights::network`] and [`Predictor::new`].
+    pub fn load(device: Device, weights: &Weights, tile: Option<[usize; 2]>) -> Result<Self> {
+        let (net, parameters) = weights.network()?;
         Self::new(device, net, parameters, tile)
     }
 
@@ -124,8 +123,8 @@ impl Predictor {
         &self.net
     }
 
-    /// The tile for an image of this size: the given one, or one that covers the image if that fits the device and a memory budget
-    /// of 1 GiB, or else the largest that does.
+    /// The tile for an image of this size: the given one, or the smallest that covers the image in as few tiles as the device and
+    /// a memory budget of 1 GiB allow.
     ///
     /// # Errors
     /// [`Error::Memory`] when not even the smallest tile fits.
@@ -133,25 +132,23 @@ impl Predictor {
         if let Some(tile) = self.tile {
             return Ok(tile);
         }
-        let whole = |side: usize| {
-            let side = self.net.legal_above((side + self.net.shrink()).min(LARGEST_AUTOMATIC_SIDE));
-            side.max(smallest_tile(&self.net))
-        };
-        let mut tile = [whole(height), whole(width)];
+        let extents = [height, width];
+        let mut tile = extents.map(|extent| smallest_tile_in(&self.net, extent, 1));
+        let mut counts = [1, 1];
         loop {
-            if self.fits(tile)? {
+            let largest = tile[0].max(tile[1]);
+            if largest <= LARGEST_AUTOMATIC_SIDE && self.fits(tile)? {
                 return Ok(tile);
             }
             let longer = usize::from(tile[1] > tile[0]);
-            let shorter = self.net.legal_below(tile[longer] * 3 / 4).unwrap_or(0);
-            if shorter < smallest_tile(&self.net) {
+            if largest == smallest_tile(&self.net) {
                 return Err(Error::Memory(format!(
-                    "not even a tile of {0}×{0} pixels fits {1}; use a smaller network or `--device cpu`",
-                    smallest_tile(&self.net),
+                    "not even a tile of {largest}×{largest} pixels fits {}; use a smaller network or `--device cpu`",
                     self.device
                 )));
             }
-            tile[longer] = shorter;
+            counts[longer] += 1;
+            tile[longer] = smallest_tile_in(&self.net, extents[longer], counts[longer]);
         }
     }
 
@@ -284,6 +281,13 @@ fn advance(net: &UNet, side: usize, extent: usize) -> Result<usize> {
     if net.output_side(side)? >= extent { Ok(extent) } else { tile_step(net, side) }
 }
 
+/// The smallest tile of which `count` cover `extent` pixels.
+fn smallest_tile_in(net: &UNet, extent: usize, count: usize) -> usize {
+    // Several tiles advance by a multiple of the stride.
+    let output = if count == 1 { extent } else { extent.div_ceil(count).next_multiple_of(net.stride()) };
+    net.legal_above(output + net.shrink()).max(smallest_tile(net))
+}
+
 /// The smallest tile whose step is not zero.
 pub fn smallest_tile(net: &UNet) -> usize {
     net.legal_above(net.shrink() + net.stride())
@@ -292,6 +296,24 @@ pub fn smallest_tile(net: &UNet) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn few_tiles_are_no_larger_than_they_must_be() {
+        let net = UNet { depth: 3, ..UNet::default() };
+        // 1024 in two tiles: 512 pixels of output and the halo, where the largest tile would have 1012.
+        assert_eq!(smallest_tile_in(&net, 1024, 2), 604);
+        for extent in [1, 50, 127, 388, 1000, 1024] {
+            for count in 1..=8 {
+                let side = smallest_tile_in(&net, extent, count);
+                let needed = extent.div_ceil(advance(&net, side, extent).unwrap());
+                assert!(net.is_legal(side) && needed <= count, "{extent} pixels in {count} tiles of {side}: {needed}");
+                let smaller = side - net.stride();
+                let enough =
+                    smaller >= smallest_tile(&net) && extent.div_ceil(advance(&net, smaller, extent).unwrap()) <= count;
+                assert!(!enough, "{extent} pixels in {count} tiles: {smaller} would do, not {side}");
+            }
+        }
+    }
 
     #[test]
     fn the_smallest_tile_is_the_first_that_advances() {

@@ -6,6 +6,8 @@ use std::path::Path;
 use std::process::{Command, Output};
 use tilewise::checkpoint::{Metadata, Section, save};
 use tilewise::data::cells;
+use tilewise::data::dataset::Mapping;
+use tilewise::data::raster::write_grey8;
 use tilewise::models::UNet;
 
 const NET: UNet = UNet { in_channels: 1, classes: 2, base_channels: 2, depth: 2, dropout: 0.0 };
@@ -151,10 +153,94 @@ fn what_cannot_be_predicted_is_refused_by_name() {
 }
 
 #[test]
+fn predict_never_writes_over_what_it_reads() {
+    let (folder, weights, data) = fixture();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let predict = |input: &str, out: &str| {
+        ["predict", "--device", "cpu", "--weights", &weights, "--input", input, "--out", out].map(str::to_owned)
+    };
+    let refused = |arguments: [String; 9], parts: &[&str]| fails(2, &arguments.each_ref().map(String::as_str), parts);
+    std::fs::rename(path("data/instances"), path("data/masks")).unwrap();
+    let before = std::fs::read(path("data/masks/cells-0000.png")).unwrap();
+    refused(predict(&format!("{data}/images"), &data), &["is a data set", "another folder"]);
+    std::fs::rename(path("data/masks"), path("data/overlays")).unwrap();
+    refused(predict(&path("data/overlays"), &data), &["overwritten by its own result"]);
+    assert!(std::fs::read(path("data/overlays/cells-0000.png")).unwrap() == before);
+    for name in ["a.png", "a.q.png", "a.tif"] {
+        std::fs::create_dir_all(path("twins")).unwrap();
+        std::fs::copy(path("data/images/cells-0000.png"), path("twins") + "/" + name).unwrap();
+    }
+    fails(3, &predict(&path("twins"), &path("out")).each_ref().map(String::as_str), &["a.tif", "same output names"]);
+}
+
+#[test]
+fn one_bad_image_does_not_cost_the_others() {
+    let (folder, weights, data) = fixture();
+    let images = folder.path().join("data/images");
+    std::fs::write(images.join("broken.png"), b"\x89PNG\r\n\x1a\nnothing").unwrap();
+    std::fs::write(images.join("._hidden.png"), b"nothing").unwrap();
+    let out = folder.path().join("out");
+    let input = format!("{data}/images");
+    let output = tilewise(&[
+        "predict",
+        "--device",
+        "cpu",
+        "--json",
+        "--weights",
+        &weights,
+        "--input",
+        &input,
+        "--out",
+        out.to_str().unwrap(),
+    ]);
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.code() == Some(3) && message.contains("1 of 3 images"), "{message}");
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((json["images"].as_array().unwrap().len(), json["failed"].as_array().unwrap().len()), (2, 1));
+    assert!(json["failed"][0].as_str().unwrap().contains("broken.png"));
+}
+
+#[test]
+fn evaluate_reads_label_values_as_training_did() {
+    let folder = tempfile::tempdir().unwrap();
+    let net = UNet { classes: 3, ..NET };
+    let graph = net.build(1, [net.smallest_side(); 2]).unwrap().graph;
+    let bank = graph.initial_parameters(1);
+    let mapping = Mapping::Values { map: "0=0,128=1,255=2".parse().unwrap(), ignore: None };
+    let metadata = Metadata::new().with(Metadata::MODEL, &net).with(Metadata::MAPPING, &mapping);
+    let weights = folder.path().join("weights.safetensors");
+    save(&weights, &graph, &[Section { prefix: "", bank: &bank }], &metadata).unwrap();
+    let data = folder.path().join("data");
+    for name in ["images", "masks"] {
+        std::fs::create_dir_all(data.join(name)).unwrap();
+    }
+    let values: Vec<u8> = (0..48 * 48).map(|pixel| if pixel % 5 == 0 { 255 } else { 0 }).collect();
+    write_grey8(&data.join("images/a.png"), 48, 48, &values).unwrap();
+    write_grey8(&data.join("masks/a.png"), 48, 48, &values).unwrap();
+    let (weights, data) = (weights.to_str().unwrap(), data.to_str().unwrap());
+    let arguments = ["evaluate", "--device", "cpu", "--json", "--weights", weights, "--data", data];
+    let counts = |more: &[&str]| -> Vec<u64> {
+        let json: serde_json::Value = serde_json::from_str(&succeeds(&[&arguments[..], more].concat())).unwrap();
+        json["classes"].as_array().unwrap().iter().map(|class| class["pixels"].as_u64().unwrap()).collect()
+    };
+    let foreground = (48 * 48_u64).div_ceil(5);
+    assert_eq!(counts(&[]), [48 * 48 - foreground, 0, foreground], "255 is class 2, though no 128 is there");
+    assert_eq!(counts(&["--map", "0=0,255=1"]), [48 * 48 - foreground, foreground, 0], "a flag has the last word");
+}
+
+#[test]
 fn a_folder_that_is_no_demo_is_left_alone() {
     let folder = tempfile::tempdir().unwrap();
     let precious = folder.path().join("precious.txt");
     std::fs::write(&precious, "mine").unwrap();
     fails(2, &["demo", "--device", "cpu", "--out", folder.path().to_str().unwrap()], &["not an earlier demo", "--out"]);
+    assert_eq!(std::fs::read_to_string(&precious).unwrap(), "mine");
+    // Nor what somebody keeps beside an earlier demo.
+    std::fs::write(folder.path().join(".tilewise-demo"), "").unwrap();
+    fails(
+        2,
+        &["demo", "--device", "cpu", "--out", folder.path().to_str().unwrap()],
+        &["precious.txt", "move it elsewhere"],
+    );
     assert_eq!(std::fs::read_to_string(precious).unwrap(), "mine");
 }

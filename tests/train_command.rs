@@ -222,7 +222,7 @@ fn what_makes_no_sense_is_refused_with_advice() {
         (&["--lr", "0"], 2, &["learning_rate"]),
         (&["--steps", "many"], 2, &["--steps"]),
         (&["--val", "/nowhere"], 3, &["/nowhere"]),
-        (&["--resume"], 6, &["config.toml"]),
+        (&["--resume"], 2, &["holds no run", "leave --resume out"]),
         (&elsewhere, 6, &["cannot create"]),
     ];
     for (more, expected, parts) in cases {
@@ -236,4 +236,59 @@ fn what_makes_no_sense_is_refused_with_advice() {
     let no_data = Command::new(TILEWISE).args(["train", "--out", "run", "--device", "cpu"]).current_dir(&data).output();
     let (code, text) = ended(&no_data.unwrap());
     assert!(code == 2 && text.contains("--data DIR"), "{text}");
+}
+
+#[test]
+fn a_reader_that_leaves_does_not_stop_it() {
+    let folder = workplace();
+    let mut command = Command::new(TILEWISE);
+    let mut running = command
+        .args(arguments(folder.path(), &["--steps", "3"]))
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(running.stderr.take());
+    assert_eq!(running.wait().unwrap().code(), Some(0));
+    assert_eq!(checkpoint_step(folder.path()), 3);
+}
+
+#[test]
+fn a_run_that_could_not_save_at_all_can_be_started_again() {
+    let folder = workplace();
+    let script = "trap '' XFSZ; ulimit -f 8; exec \"$0\" \"$@\"";
+    let arguments = arguments(folder.path(), &["--steps", "2"]);
+    let output = Command::new("sh").args(["-c", script, TILEWISE]).args(&arguments).output().unwrap();
+    let (code, text) = ended(&output);
+    assert!(code == 6 && text.contains("nothing is lost"), "{text}");
+    let (code, text) = ended(&Command::new(TILEWISE).args(arguments).output().unwrap());
+    assert_eq!((code, checkpoint_step(folder.path())), (0, 2), "{text}");
+}
+
+#[test]
+fn a_run_goes_on_from_any_folder_and_a_finished_one_keeps_its_summary() {
+    let folder = workplace();
+    let relative = ["--data", "data", "--val", "val", "--out", "run", "--steps", "2"];
+    let start = Command::new(TILEWISE).args(arguments(folder.path(), &relative)).current_dir(folder.path()).output();
+    assert_eq!(ended(&start.unwrap()).0, 0);
+    let run = folder.path().join("run");
+    let summary = fs::read(run.join("summary.json")).unwrap();
+    let resume = |more: &[&str]| {
+        let elsewhere = folder.path().join("val");
+        let command = ["train", "--device", "cpu", "--resume", "--out", "../run"];
+        ended(&Command::new(TILEWISE).args(command).args(more).current_dir(elsewhere).output().unwrap())
+    };
+    let (code, text) = resume(&[]);
+    assert!(code == 0 && text.contains("all 2 steps were done before"), "{text}");
+    assert!(fs::read(run.join("summary.json")).unwrap() == summary, "nothing was done, so nothing is overwritten");
+    let (code, text) = resume(&["--steps", "3"]);
+    assert_eq!((code, checkpoint_step(folder.path())), (0, 3), "{text}");
+}
+
+#[test]
+fn validating_on_what_it_trains_on_is_pointed_out() {
+    let folder = workplace();
+    let data = folder.path().join("data");
+    let (code, text) = ended(&train(folder.path(), &["--steps", "1", "--val", data.to_str().unwrap()]));
+    assert!(code == 0 && text.contains("3 validation image(s) are also trained on"), "{text}");
 }

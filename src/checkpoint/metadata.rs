@@ -23,6 +23,8 @@ impl Default for Metadata {
 impl Metadata {
     /// The key of the network's configuration, the fields of a U-Net.
     pub const MODEL: &'static str = "model";
+    /// The key of how label values became classes, a [`Mapping`](crate::data::dataset::Mapping).
+    pub const MAPPING: &'static str = "mapping";
     /// The key of the number of training steps behind the weights.
     pub const STEP: &'static str = "step";
 

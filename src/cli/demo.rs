@@ -1,12 +1,12 @@
 //! `tilewise demo`
 
 use super::train::View;
-use super::{Global, print, print_json, stop_on_interrupt};
+use super::{Global, note, print, print_json, stop_on_interrupt};
 use clap::Args;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use tilewise::Result;
 use tilewise::demo::{self, Baseline};
+use tilewise::{Error, Result};
 
 /// What `demo` takes.
 #[derive(Debug, Args)]
@@ -23,7 +23,13 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
     let mut view = View::new(global, demo::config(seed).batch);
     let report = demo::run(&device, seed, &arguments.out, &stop, &mut |event| view.show(event));
     view.finish();
-    let report = report?;
+    let report = match report {
+        Err(error @ Error::Interrupted) => {
+            note("stopped before there was anything to show; the next demo starts anew");
+            return Ok(ExitCode::from(error.exit_code()));
+        }
+        other => other?,
+    };
     if global.json {
         print_json(&report)?;
         return Ok(ExitCode::SUCCESS);
@@ -43,7 +49,7 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
     ))?;
     let file = |name: &str| arguments.out.join(name).display().to_string();
     print(&format!(
-        "pictures: {} (image, truth, probability, overlay), {}\nweights:  {}\nnext:     tilewise predict --weights {} --input {} --out predictions\n",
+        "pictures: {} (image, truth, probability, prediction, overlay), {}\nweights:  {}\nnext:     tilewise predict --weights {} --input {} --out predictions\n",
         file("examples.png"),
         file("loss.svg"),
         file("best.safetensors"),

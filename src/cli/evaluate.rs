@@ -4,9 +4,11 @@ use super::labels::LabelArguments;
 use super::{Global, Tile, print, print_json};
 use clap::Args;
 use serde_json::json;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use tilewise::checkpoint::{Metadata, Weights};
 use tilewise::data::Dataset;
+use tilewise::data::dataset::Mapping;
 use tilewise::metrics::Confusion;
 use tilewise::predict::Predictor;
 use tilewise::{Error, Result};
@@ -28,9 +30,11 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
-    let dataset = Dataset::open(&arguments.data, &arguments.labels.options())?;
+    let weights = Weights::find(&arguments.weights)?;
+    let dataset = open(&arguments.data, &weights, &arguments.labels)?;
+    global.say(&format!("mapping: {}", dataset.survey().mapping));
     let device = global.open_device()?;
-    let mut predictor = Predictor::load(device, &arguments.weights, arguments.tile.map(|Tile(tile)| tile))?;
+    let mut predictor = Predictor::load(device, &weights, arguments.tile.map(|Tile(tile)| tile))?;
     let (classes, known) = (dataset.class_count(), predictor.net().classes);
     if classes > known {
         return Err(Error::data(
@@ -46,7 +50,10 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
     for index in 0..count {
         for sample in dataset.read(&[index])? {
             bar.set_message(sample.name.clone());
-            let confusion = predictor.score(&sample)?;
+            let confusion = predictor.score(&sample).map_err(|error| match error {
+                Error::Data { problem, .. } => Error::data(&dataset.pairs()[index].image, problem),
+                other => other,
+            })?;
             total.merge(&confusion);
             let scores = confusion.scores();
             images.push(json!({
@@ -67,4 +74,18 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
         print(&format!("{count} images, pixels pooled\n\n{scores}"))?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The data set, with the meaning of its label values that the weights were trained with where no flag says otherwise.
+fn open(folder: &Path, weights: &Weights, labels: &LabelArguments) -> Result<Dataset> {
+    let options = labels.options();
+    let trained: Option<Mapping> =
+        weights.metadata().get(Metadata::MAPPING).map_err(|problem| weights.error(problem))?;
+    let said = options.classes.is_some() || options.map.is_some() || options.ignore.is_some();
+    match trained {
+        Some(mapping) if !said && folder.join("masks").is_dir() => {
+            Dataset::open(folder, &options.with_mapping(&mapping))
+        }
+        _ => Dataset::open(folder, &options),
+    }
 }

@@ -1,11 +1,13 @@
 //! `tilewise predict`
 
-use super::{Global, Tile, create_folder, print_json};
+use super::{Global, Tile, create_folder, note, print_json};
 use clap::Args;
 use serde_json::json;
 use std::collections::BTreeMap;
+use std::fs::OpenOptions;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use tilewise::checkpoint::{Weights, atomic};
 use tilewise::data::raster::{EXTENSIONS, write_grey8};
 use tilewise::data::{Image, LabelMap};
 use tilewise::picture::Picture;
@@ -18,10 +20,10 @@ pub(crate) struct Arguments {
     /// A weights file, or the folder of a run (its best weights are taken)
     #[arg(long, value_name = "FILE|RUN")]
     weights: PathBuf,
-    /// An image, or a folder of images: PNG or TIFF, 8 or 16 bit, any size
+    /// An image, or a folder of images: PNG or TIFF, 8 or 16 bit, up to 65,535 pixels a side
     #[arg(long, value_name = "FILE|DIR")]
     input: PathBuf,
-    /// Where to write: masks/ (class values), probabilities/ (of foreground) and overlays/, a PNG per image
+    /// Where to write: masks/ (class values, indexed colour), probabilities/ (of foreground) and overlays/, a PNG per image
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
     /// Side of the input tiles, as N or HEIGHTxWIDTH; by default what covers the image and fits the device
@@ -34,17 +36,32 @@ pub(crate) struct Arguments {
 
 pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
     let images = images(&arguments.input)?;
+    let outputs = Outputs::new(&arguments.out, &images)?;
+    let weights = Weights::find(&arguments.weights)?;
     let device = global.open_device()?;
-    let mut predictor = Predictor::load(device, &arguments.weights, arguments.tile.map(|Tile(tile)| tile))?;
-    for folder in ["masks", "probabilities", "overlays"] {
-        create_folder(&arguments.out.join(folder))?;
+    let mut predictor = Predictor::load(device, &weights, arguments.tile.map(|Tile(tile)| tile))?;
+    outputs.create()?;
+    if let Some(path) = &arguments.logits {
+        // Before hours of work: can it be written?
+        let file = OpenOptions::new().append(true).create(true).open(path);
+        file.map_err(|error| Error::io("create", path, error))?;
     }
     let mut logits = BTreeMap::new();
     let mut results = Vec::new();
+    let mut failures = Vec::new();
     for path in &images {
-        let (image, prediction) = segment(global, &mut predictor, path)?;
-        let stem = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
-        write(&arguments.out, &stem, &image, &prediction)?;
+        let (image, prediction) = match segment(global, &mut predictor, path) {
+            Ok(segmented) => segmented,
+            // One bad file among many is no reason to leave out the others.
+            Err(error @ (Error::Data { .. } | Error::Io { .. })) if images.len() > 1 => {
+                note(&format!("error: {error}"));
+                failures.push(error);
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        let stem = stem(path);
+        outputs.write(&stem, &image, &prediction)?;
         let foreground = prediction.labels.iter().filter(|&&label| label != 0).count();
         let share = foreground as f64 / prediction.labels.len() as f64;
         let [tile_height, tile_width] = predictor.tile_for(image.height, image.width)?;
@@ -66,18 +83,22 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
     if let Some(path) = &arguments.logits {
         save_logits(path, &logits)?;
     }
+    let failed: Vec<String> = failures.iter().map(ToString::to_string).collect();
     if global.json {
-        print_json(&json!({ "images": results, "out": arguments.out }))?;
+        print_json(&json!({ "images": results, "failed": failed, "out": arguments.out }))?;
     }
-    global.say(&format!(
-        "wrote masks, probabilities and overlays of {} image(s) to {}",
-        images.len(),
-        arguments.out.display()
-    ));
-    Ok(ExitCode::SUCCESS)
+    let done = results.len();
+    global.say(&format!("wrote masks, probabilities and overlays of {done} image(s) to {}", arguments.out.display()));
+    match failures.first() {
+        None => Ok(ExitCode::SUCCESS),
+        Some(error) => {
+            note(&format!("error: {} of {} images could not be segmented", failures.len(), images.len()));
+            Ok(ExitCode::from(error.exit_code()))
+        }
+    }
 }
 
-/// The image itself, or the images of a folder in order of their names.
+/// The image itself, or the images of a folder in order of their names. Hidden files are passed over.
 fn images(input: &Path) -> Result<Vec<PathBuf>> {
     let metadata = std::fs::metadata(input).map_err(|error| Error::io("read", input, error))?;
     if metadata.is_file() {
@@ -88,7 +109,8 @@ fn images(input: &Path) -> Result<Vec<PathBuf>> {
     for entry in entries {
         let path = entry.map_err(|error| Error::io("read", input, error))?.path();
         let extension = path.extension().map(|extension| extension.to_string_lossy().to_lowercase());
-        if extension.is_some_and(|extension| EXTENSIONS.contains(&extension.as_str())) {
+        let hidden = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));
+        if !hidden && extension.is_some_and(|extension| EXTENSIONS.contains(&extension.as_str())) {
             images.push(path);
         }
     }
@@ -96,13 +118,68 @@ fn images(input: &Path) -> Result<Vec<PathBuf>> {
     if images.is_empty() {
         return Err(Error::data(input, format!("there are no images here; supported are {}", EXTENSIONS.join(", "))));
     }
-    for pair in images.windows(2) {
-        if pair[0].file_stem() == pair[1].file_stem() {
-            let problem = format!("{} would give the same output names; rename one of them", pair[1].display());
-            return Err(Error::data(&pair[0], problem));
+    let mut seen = BTreeMap::new();
+    for path in &images {
+        if let Some(other) = seen.insert(stem(path), path) {
+            let problem = format!("{} would give the same output names; rename one of them", path.display());
+            return Err(Error::data(other, problem));
         }
     }
     Ok(images)
+}
+
+/// The name of an image without its extension.
+fn stem(path: &Path) -> String {
+    path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
+/// The folders that are written, which never hold what is read.
+struct Outputs {
+    masks: PathBuf,
+    probabilities: PathBuf,
+    overlays: PathBuf,
+}
+
+impl Outputs {
+    fn new(out: &Path, images: &[PathBuf]) -> Result<Self> {
+        let [masks, probabilities, overlays] = ["masks", "probabilities", "overlays"].map(|name| out.join(name));
+        if out.join("images").is_dir() && masks.is_dir() {
+            let out = out.display();
+            return Err(Error::Usage(format!(
+                "{out} is a data set, whose masks/ would be overwritten: give --out another folder"
+            )));
+        }
+        for folder in [&masks, &probabilities, &overlays] {
+            let Ok(folder) = folder.canonicalize() else { continue };
+            let inside = images.iter().find(|path| {
+                path.canonicalize().is_ok_and(|path| path.parent().is_some_and(|parent| parent == folder))
+            });
+            if let Some(path) = inside {
+                return Err(Error::Usage(format!(
+                    "{} would be overwritten by its own result: give --out another folder",
+                    path.display()
+                )));
+            }
+        }
+        Ok(Self { masks, probabilities, overlays })
+    }
+
+    fn create(&self) -> Result<()> {
+        [&self.masks, &self.probabilities, &self.overlays].into_iter().try_for_each(|folder| create_folder(folder))
+    }
+
+    fn write(&self, stem: &str, image: &Image, prediction: &Prediction) -> Result<()> {
+        let name = format!("{stem}.png");
+        let size = [image.height, image.width];
+        let mask = LabelMap { height: image.height, width: image.width, values: prediction.labels.clone() };
+        mask.write_classes(self.masks.join(&name))?;
+        let probabilities = Picture::of_probabilities(&prediction.probabilities, size, prediction.classes);
+        let grey: Vec<u8> = probabilities.rgb.chunks(3).map(|pixel| pixel[0]).collect();
+        write_grey8(&self.probabilities.join(&name), image.height, image.width, &grey)?;
+        Picture::of_image(&image.pixels, size, image.channels)
+            .overlaid(&prediction.labels)
+            .write(self.overlays.join(name))
+    }
 }
 
 /// Reads an image and predicts it, with progress over its tiles.
@@ -122,17 +199,6 @@ fn segment(global: &Global, predictor: &mut Predictor, path: &Path) -> Result<(I
     }
 }
 
-fn write(out: &Path, stem: &str, image: &Image, prediction: &Prediction) -> Result<()> {
-    let file = |folder: &str| out.join(folder).join(format!("{stem}.png"));
-    let size = [image.height, image.width];
-    let mask = LabelMap { height: image.height, width: image.width, values: prediction.labels.clone() };
-    mask.write_classes(file("masks"))?;
-    let probabilities = Picture::of_probabilities(&prediction.probabilities, size, prediction.classes);
-    let grey: Vec<u8> = probabilities.rgb.chunks(3).map(|pixel| pixel[0]).collect();
-    write_grey8(&file("probabilities"), image.height, image.width, &grey)?;
-    Picture::of_image(&image.pixels, size, image.channels).overlaid(&prediction.labels).write(file("overlays"))
-}
-
 /// Raw scores by name, with their extents.
 type Logits = BTreeMap<String, ([usize; 3], Vec<f32>)>;
 
@@ -147,5 +213,5 @@ fn save_logits(path: &Path, logits: &Logits) -> Result<()> {
         })
         .collect::<Result<Vec<_>>>()?;
     let bytes = safetensors::serialize(views, None).map_err(|error| fail(error.to_string()))?;
-    std::fs::write(path, bytes).map_err(|error| Error::io("write", path, error))
+    atomic::write(path, |file| file.write_all(&bytes))
 }

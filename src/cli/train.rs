@@ -1,14 +1,14 @@
 //! `tilewise train`
 
 use super::labels::LabelArguments;
-use super::{Global, print_json, stop_on_interrupt};
+use super::{Global, note, print_json, stop_on_interrupt};
 use clap::Args;
 use indicatif::{HumanDuration, ProgressBar};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 use tilewise::checkpoint::Metadata;
-use tilewise::data::dataset::{Mapping, Options};
+use tilewise::data::dataset::Options;
 use tilewise::data::{Dataset, Sample};
 use tilewise::train::{Config, Event, Job, Progress, Scored, Status, Summary, train};
 use tilewise::{Error, Result};
@@ -49,7 +49,8 @@ pub(crate) struct Arguments {
     /// The dropout rate at the end of the contracting path [default: 0]
     #[arg(long, value_name = "RATE")]
     dropout: Option<f32>,
-    /// The side of the input tiles; `explain` shows which are legal [default: fits the images, at most 388 pixels of output]
+    /// The side of the input tiles; of an illegal one the nearest legal ones are named [default: fits the images, at most 388 pixels
+    /// of output]
     #[arg(long, value_name = "PIXELS")]
     tile: Option<usize>,
     /// Tiles a step; the paper has 1 [default: 2]
@@ -75,7 +76,16 @@ impl Arguments {
     /// The configuration: the run's, the file's or the default one, with the flags on top.
     fn config(&self, seed: Option<u32>) -> Result<Config> {
         let mut config = match &self.config {
-            _ if self.resume => Config::read(&self.out.join("config.toml"))?,
+            _ if self.resume => {
+                let path = self.out.join("config.toml");
+                if !path.exists() {
+                    let out = self.out.display();
+                    return Err(Error::Usage(format!(
+                        "{out} holds no run to go on with (no config.toml): leave --resume out to start one there"
+                    )));
+                }
+                Config::read(&path)?
+            }
             Some(path) => Config::read(path)?,
             None => Config::default(),
         };
@@ -165,26 +175,28 @@ fn read(global: &Global, config: &Config) -> Result<Data> {
     let folder = config.data.as_deref().ok_or_else(|| {
         Error::Usage("give the folder of training images with --data DIR: images/ with masks/ or instances/".into())
     })?;
-    let mut options = config.labels()?;
+    let options = config.labels()?;
     let dataset = Dataset::open(folder, &options)?;
     global.say(&format!("{}\n{}\n", folder.display(), dataset.survey()));
     let classes = dataset.class_count();
     let mapping = &dataset.survey().mapping;
     let all = |dataset: &Dataset| dataset.read(&(0..dataset.pairs().len()).collect::<Vec<_>>());
     let (training, validation) = if let Some(folder) = &config.val {
-        // The same value must mean the same class, whether or not all of them occur here too.
-        if let Mapping::Values { map, ignore } = mapping {
-            options.classes = None;
-            options.map = Some(map.clone());
-            options.ignore = *ignore;
-        }
-        let validation = Dataset::open(folder, &options)?;
+        let validation = Dataset::open(folder, &options.with_mapping(mapping))?;
         global.say(&format!("validation: {}\n{}\n", folder.display(), validation.survey()));
         if validation.class_count() != classes {
             let problem = format!("{} classes here, {classes} in the training data", validation.class_count());
             return Err(Error::data(folder, format!("{problem}; give both the same kind of labels")));
         }
-        (all(&dataset)?, all(&validation)?)
+        let (training, validation) = (all(&dataset)?, all(&validation)?);
+        let seen =
+            validation.iter().filter(|held_out| training.iter().any(|sample| sample.image == held_out.image)).count();
+        if seen > 0 {
+            global.say(&format!(
+                "note: {seen} validation image(s) are also trained on, so the scores will look too good\n"
+            ));
+        }
+        (training, validation)
     } else if let Some(share) = config.hold_out {
         let (training, held_out) = dataset.split(share, config.seed)?;
         global.say(&format!("held out for validation: {} of {} images\n", held_out.len(), dataset.pairs().len()));
@@ -193,7 +205,7 @@ fn read(global: &Global, config: &Config) -> Result<Data> {
         global.say("no validation images, so the best weights cannot be told: give --val DIR or --hold-out 0.1\n");
         (all(&dataset)?, Vec::new())
     };
-    Ok(Data { training, validation, classes, metadata: Metadata::new().with("mapping", mapping) })
+    Ok(Data { training, validation, classes, metadata: Metadata::new().with(Metadata::MAPPING, mapping) })
 }
 
 /// Progress, as a bar in a terminal and as a line now and then elsewhere.
@@ -228,22 +240,22 @@ impl View {
             Event::Ready { trainer, tile } if self.describe => {
                 let model = trainer.model();
                 let output = tile - model.shrink();
-                eprintln!(
+                note(&format!(
                     "U-Net of depth {} and base {}, {} parameters; {} tile(s) of {tile}×{tile} a step, {output}×{output} of them scored",
                     model.depth,
                     model.base_channels,
                     trainer.graph().parameter_count(),
                     self.batch
-                );
+                ));
                 if trainer.steps_done() > 0 {
-                    eprintln!("going on after step {}", trainer.steps_done());
+                    note(&format!("going on after step {}", trainer.steps_done()));
                 }
             }
             Event::Step(progress) => self.step(progress),
             Event::Evaluating { done, total } => {
                 self.bar.set_message(format!("evaluating image {} of {total}", done + 1));
             }
-            Event::Ready { .. } | Event::Saved { .. } => {}
+            Event::Ready { .. } => {}
         }
     }
 
@@ -259,7 +271,7 @@ impl View {
         self.bar.set_message(text.clone());
         let due = self.last_line.is_none_or(|last| last.elapsed() >= LINE_EVERY);
         if self.plain && (due || record.scored.is_some() || record.step == progress.steps) {
-            eprintln!("{text}");
+            note(&text);
             self.last_line = Some(Instant::now());
         }
     }

@@ -41,6 +41,20 @@ pub struct Options {
     pub ignore: Option<u32>,
 }
 
+impl Options {
+    /// These options with the meaning that another data set gave its label values, so that the same value means the same class
+    /// whether or not all of them occur. Cell numbers have no such meaning to hand on.
+    #[must_use]
+    pub fn with_mapping(&self, mapping: &Mapping) -> Self {
+        match mapping {
+            Mapping::Instances => self.clone(),
+            Mapping::Values { map, ignore } => {
+                Self { classes: None, map: Some(map.clone()), ignore: *ignore, ..self.clone() }
+            }
+        }
+    }
+}
+
 /// Which of the two kinds of truth a data set has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -71,7 +85,7 @@ impl Dataset {
     /// * there is no `images` folder, or not exactly one of `masks` and `instances`, or no image;
     /// * a file has no partner, two have the same name, or one is not PNG or TIFF;
     /// * a file is damaged, or an image and its truth differ in size;
-    /// * images differ in their number of channels;
+    /// * images differ in their number of channels, or each has the same value everywhere;
     /// * a label value is not a class (file, value and first pixel are named), or the classes cannot be told from the
     ///   values;
     /// * all pixels are of one class.
@@ -80,6 +94,7 @@ impl Dataset {
         let (kind, pairs) = files::pairs(folder, &options.mask_suffix)?;
         let summaries = in_order(&pairs, |pair| summarise(pair, kind))?;
         survey::refuse_mixed_channels(&pairs, &summaries)?;
+        survey::refuse_constant(folder, &summaries)?;
         let mapping = choose_mapping(folder, kind, &pairs, &summaries, options)?;
         let survey = Survey::new(kind, &pairs, &summaries, mapping);
         survey.refuse_single_class(folder)?;

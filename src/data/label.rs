@@ -2,8 +2,9 @@
 
 use std::path::Path;
 
-use super::raster::{Raster, write_grey8, write_grey16};
+use super::raster::{Raster, write_grey16, write_indexed};
 use crate::error::{Error, Result};
+use crate::picture::class_colour;
 
 /// One number per pixel.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,13 +58,15 @@ impl LabelMap {
         Ok(Self { height: raster.height, width: raster.width, values })
     }
 
-    /// Writes class numbers as an 8-bit grey PNG.
+    /// Writes class numbers as an 8-bit PNG of indexed colour: a program reads numbers, a person sees a colour for each class.
     ///
     /// # Errors
     /// [`Error::Io`] when the file cannot be written, [`Error::Data`] for a number above 255.
     pub fn write_classes(&self, path: impl AsRef<Path>) -> Result<()> {
         let path = path.as_ref();
-        write_grey8(path, self.height, self.width, &self.narrowed(path)?)
+        let numbers: Vec<u8> = self.narrowed(path)?;
+        let colours: Vec<[u8; 3]> = (0..=u8::MAX).map(|class| class_colour(class.into())).collect();
+        write_indexed(path, self.height, self.width, &numbers, &colours)
     }
 
     /// Writes instance numbers as a 16-bit grey PNG.

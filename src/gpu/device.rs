@@ -26,11 +26,11 @@ impl FromStr for DeviceChoice {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        Ok(match text.trim() {
+        Ok(match text.trim().to_ascii_lowercase().as_str() {
             "" => return Err("give auto, cpu, an index or a part of an adapter's name".into()),
             "auto" => Self::Auto,
             "cpu" => Self::Cpu,
-            other => other.parse().map_or_else(|_| Self::Name(other.into()), Self::Index),
+            other => other.parse().map_or_else(|_| Self::Name(text.trim().into()), Self::Index),
         })
     }
 }

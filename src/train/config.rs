@@ -45,12 +45,13 @@ pub struct Config {
     pub depth: usize,
     /// The dropout rate at the end of the contracting path. Default 0: none.
     pub dropout: f32,
-    /// The side of the input tiles. Default: what gives the smallest image whole, but not more than 388 pixels of output.
+    /// The side of the input tiles. Default: what gives the image of median size whole, but not more than 388 pixels of output.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tile: Option<usize>,
     /// Tiles a step. Default 2; the paper has 1.
     pub batch: usize,
     /// The learning rate after the warm-up, for PyTorch's form of SGD. Default 0.03.
+    #[serde(alias = "lr")]
     pub learning_rate: f32,
     /// Steps over which the learning rate rises linearly from 0. Default 100.
     pub warmup: u32,
@@ -141,12 +142,15 @@ impl Config {
         toml::from_str(&text).map_err(|error| Error::data(path, error.to_string().trim_end()))
     }
 
-    /// The text of the TOML file.
+    /// The text of the TOML file, with absolute paths, so that it means the same from every folder.
     ///
     /// # Errors
     /// [`Error::Usage`] when a path is not Unicode.
     pub fn to_toml(&self) -> Result<String> {
-        toml::to_string(self).map_err(|error| Error::Usage(format!("this configuration cannot be written: {error}")))
+        let absolute = |path: &PathBuf| std::path::absolute(path).unwrap_or_else(|_| path.clone());
+        let config =
+            Self { data: self.data.as_ref().map(absolute), val: self.val.as_ref().map(absolute), ..self.clone() };
+        toml::to_string(&config).map_err(|error| Error::Usage(format!("this configuration cannot be written: {error}")))
     }
 
     /// Checks every value that does not depend on the data.
@@ -217,8 +221,10 @@ impl Config {
     /// The side of the input tiles for these images.
     pub fn tile_for(&self, samples: &[Sample]) -> usize {
         let model = self.model(1, 2);
-        let smallest = samples.iter().map(|sample| sample.image.height.min(sample.image.width)).min().unwrap_or(1);
-        self.tile.unwrap_or_else(|| model.legal_above(smallest.min(LARGEST_AUTOMATIC_OUTPUT) + model.shrink()))
+        let mut sides: Vec<usize> = samples.iter().map(|sample| sample.image.height.min(sample.image.width)).collect();
+        sides.sort_unstable();
+        let typical = sides.get(sides.len() / 2).copied().unwrap_or(1);
+        self.tile.unwrap_or_else(|| model.legal_above(typical.min(LARGEST_AUTOMATIC_OUTPUT) + model.shrink()))
     }
 
     /// The border weight for a sample's kind of labels.
@@ -288,7 +294,7 @@ mod tests {
         let path = folder.path().join("config.toml");
         for config in [
             Config::default(),
-            Config { minutes: Some(1.5), tile: Some(188), data: Some("some/folder".into()), ..Config::default() },
+            Config { minutes: Some(1.5), tile: Some(188), data: Some("/some/folder".into()), ..Config::default() },
         ] {
             config.validate().unwrap();
             let text = config.to_toml().unwrap();

@@ -60,13 +60,6 @@ pub enum Event<'a> {
         /// Images in total.
         total: usize,
     },
-    /// A weights file is complete.
-    Saved {
-        /// The file.
-        path: &'a Path,
-        /// The step it holds.
-        step: u32,
-    },
 }
 
 /// The keys of a checkpoint's metadata that only training reads.
@@ -121,7 +114,6 @@ pub fn train(mut job: Job<'_>, observer: &mut dyn FnMut(&Event<'_>)) -> Result<S
     } else {
         Some(Validator::new(job.device, model, tile, trainer.parameters()?, validation)?)
     };
-    folder.write_config(job.config)?;
     let metrics = Metrics::open(&folder.metrics, trainer.steps_done())?;
     observer(&Event::Ready { trainer: &trainer, tile });
     let resumed_from = trainer.steps_done();
@@ -141,16 +133,19 @@ pub fn train(mut job: Job<'_>, observer: &mut dyn FnMut(&Event<'_>)) -> Result<S
         observer,
     };
     if run.saved.is_none() {
-        // Before hours of work: can the folder hold a checkpoint?
+        // Before hours of work, and before anything else says that there is a run: can the folder hold a checkpoint?
         run.save()?;
     }
+    run.folder.write_config(job.config)?;
     let (status, failure) = match run.go() {
         Ok(status) => (status, None),
         Err(diverged @ Error::Diverged(_)) => (Status::Diverged, Some(diverged)),
         Err(error) => return Err(error),
     };
     let summary = run.summary(status, tile, resumed_from);
-    run.folder.write_summary(&summary)?;
+    if summary.step > resumed_from || resumed_from == 0 {
+        run.folder.write_summary(&summary)?;
+    }
     failure.map_or(Ok(summary), Err)
 }
 
@@ -346,14 +341,14 @@ impl Run<'_, '_> {
         }
         self.trainer.save(&self.folder.last, &metadata).map_err(|error| self.explained(error))?;
         self.saved = Some(step);
-        (self.observer)(&Event::Saved { path: &self.folder.last, step });
+        tracing::info!("saved step {step} to {}", self.folder.last.display());
         Ok(())
     }
 
     fn save_best(&mut self, best: Best) -> Result<()> {
         let metadata = self.metadata().with(key::BEST, &best);
         self.trainer.save_parameters(&self.folder.best, &metadata).map_err(|error| self.explained(error))?;
-        (self.observer)(&Event::Saved { path: &self.folder.best, step: best.step });
+        tracing::info!("saved step {}, the best so far, to {}", best.step, self.folder.best.display());
         Ok(())
     }
 

@@ -49,7 +49,7 @@ pub(super) fn pairs(folder: &Path, mask_suffix: &str) -> Result<(LabelKind, Vec<
         Some(suffix) => format!("if `{suffix}` marks a mask, say so with --mask-suffix={suffix}"),
         None => "image and truth need the same name; add what is missing or remove these".to_owned(),
     };
-    Err(Error::data(folder, format!("files without a partner ({count}): {}; {advice}", names.join(", "))))
+    Err(Error::data(folder, format!("files without a partner ({count}): {}; {advice}", abridged(&names))))
 }
 
 /// The folder of the truth, and what kind it is.
@@ -90,14 +90,15 @@ fn files_by_name(folder: &Path, suffix: &str) -> Result<BTreeMap<String, PathBuf
     let mut files = BTreeMap::new();
     for name in names_inside(folder)? {
         let path = folder.join(&name);
-        if passed_over(&name) {
+        let extension = path.extension().map(|extension| extension.to_string_lossy().to_ascii_lowercase());
+        let image = extension.is_some_and(|extension| EXTENSIONS.contains(&extension.as_str()));
+        if name.starts_with('.') || (!image && passed_over(&name)) {
             continue;
         }
         if path.is_dir() {
             return Err(Error::data(path, "a folder among the image files; move it elsewhere or move its files up"));
         }
-        let extension = path.extension().map(|extension| extension.to_string_lossy().to_ascii_lowercase());
-        if !extension.is_some_and(|extension| EXTENSIONS.contains(&extension.as_str())) {
+        if !image {
             let supported = EXTENSIONS.join(", ");
             return Err(Error::data(path, format!("not a supported image file ({supported}); convert or remove it")));
         }
@@ -115,7 +116,7 @@ fn files_by_name(folder: &Path, suffix: &str) -> Result<BTreeMap<String, PathBuf
 fn passed_over(name: &str) -> bool {
     let upper = name.to_ascii_uppercase();
     let known = ["README", "LICENSE", "LICENCE", "THUMBS.DB", "DESKTOP.INI"];
-    name.starts_with('.') || known.iter().any(|start| upper.starts_with(start))
+    known.iter().any(|start| upper.starts_with(start))
 }
 
 /// The names in a folder, sorted.

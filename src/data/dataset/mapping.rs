@@ -120,7 +120,7 @@ impl Mapping {
     /// The error for a value that has no class.
     fn unmapped(&self, path: &Path, value: u32, [x, y]: [usize; 2]) -> Error {
         let advice = match self {
-            Self::Values { map, .. } if !map.is_identity() => {
+            Self::Values { map, .. } if !map.is_identity() || map.0.len() == 1 => {
                 format!("is not in the map {map}; add it there, or leave such pixels out with --ignore={value}")
             }
             _ => {

@@ -81,6 +81,16 @@ pub(super) fn refuse_mixed_channels(pairs: &[Pair], summaries: &[Summary]) -> Re
     }
 }
 
+/// Refuses images that all have the same value everywhere: there is nothing to see in them.
+pub(super) fn refuse_constant(folder: &Path, summaries: &[Summary]) -> Result<()> {
+    if summaries.iter().any(|summary| summary.range.0 < summary.range.1) {
+        return Ok(());
+    }
+    let problem =
+        "every image has the same value everywhere, so there is nothing to learn from; check how they were saved";
+    Err(Error::data(folder.join("images"), problem))
+}
+
 /// How many cells the images have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct InstanceCounts {
@@ -188,7 +198,10 @@ impl Survey {
             LabelKind::Instances => "no image has a cell".to_owned(),
             LabelKind::Masks => format!("all pixels that count are of one class (label values: {})", values.join(", ")),
         };
-        Err(Error::data(folder, format!("{found}, so there is nothing to learn; check how the masks were saved")))
+        Err(Error::data(
+            folder,
+            format!("{found}, so there is nothing to learn or to measure; check how the masks were saved"),
+        ))
     }
 }
 

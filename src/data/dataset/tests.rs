@@ -189,7 +189,7 @@ fn values_that_leave_doubt_are_listed_with_the_options_that_end_it() {
 fn cell_numbers_in_a_mask_folder_are_recognised() {
     let scene = Scene::new(&["images", "masks"]);
     let numbers: Vec<u16> = (0..64).collect();
-    write_grey8(&scene.path("images/a.png"), 8, 8, &[1; 64]).unwrap();
+    write_grey16(&scene.path("images/a.png"), 8, 8, &numbers).unwrap();
     write_grey16(&scene.path("masks/a.png"), 8, 8, &numbers).unwrap();
     scene.refused(&unasked(), &["64 different label values (0, 1, 2, ", "rename the folder to instances"]);
     assert_eq!(
@@ -297,7 +297,7 @@ fn the_survey_says_what_there_is() {
 
 #[test]
 fn what_is_unusual_but_allowed_is_noted() {
-    let scene = Scene::with_masks(&[BINARY]);
+    let scene = Scene::with_masks(&[BINARY; 2]);
     write_grey16(&scene.path("images/a.png"), 2, 4, &[9; 8]).unwrap();
     let notes = scene.survey(&map("0=0,255=1,9=2")).notes.join("\n");
     for part in [
@@ -323,4 +323,21 @@ fn a_split_holds_out_a_share_that_depends_on_the_seed() {
     assert!(dataset.split(1.0, 1).unwrap_err().to_string().contains("between 0 and 1, got 1"));
     let one = Scene::with_masks(&[BINARY]).open(&unasked()).unwrap();
     assert!(one.split(0.5, 1).unwrap_err().to_string().contains("one image cannot be divided"));
+}
+
+#[test]
+fn images_without_content_are_refused() {
+    let scene = Scene::with_masks(&[BINARY]);
+    write_grey8(&scene.path("images/a.png"), 2, 4, &[7; 8]).unwrap();
+    scene.refused(&unasked(), &["images", "every image has the same value everywhere"]);
+}
+
+#[test]
+fn an_image_may_be_called_readme_or_license() {
+    let scene = Scene::with_masks(&[BINARY, BINARY]);
+    for folder in ["images", "masks"] {
+        fs::rename(scene.path(&format!("{folder}/a.png")), scene.path(&format!("{folder}/license-plate.png"))).unwrap();
+        fs::write(scene.path(&format!("{folder}/LICENSE.txt")), "free").unwrap();
+    }
+    assert_eq!(scene.survey(&unasked()).images, 2);
 }

@@ -71,7 +71,15 @@ fn sample(line: &[u8], index: usize, bit_depth: u8) -> f32 {
 /// # Errors
 /// [`Error::Io`] when the file cannot be written, [`Error::Usage`] when the values do not fill the image.
 pub fn write_grey8(path: &Path, height: usize, width: usize, values: &[u8]) -> Result<()> {
-    write(path, [height, width, 1], ColorType::Grayscale, BitDepth::Eight, values)
+    write(path, [height, width, 1], ColorType::Grayscale, BitDepth::Eight, values, None)
+}
+
+/// Writes an 8-bit PNG from `[height, width]` indices of these colours.
+///
+/// # Errors
+/// [`Error::Io`] when the file cannot be written, [`Error::Usage`] when the values do not fill the image.
+pub fn write_indexed(path: &Path, height: usize, width: usize, values: &[u8], palette: &[[u8; 3]]) -> Result<()> {
+    write(path, [height, width, 1], ColorType::Indexed, BitDepth::Eight, values, Some(palette))
 }
 
 /// Writes a 16-bit grey PNG from `[height, width]` values.
@@ -80,7 +88,7 @@ pub fn write_grey8(path: &Path, height: usize, width: usize, values: &[u8]) -> R
 /// [`Error::Io`] when the file cannot be written, [`Error::Usage`] when the values do not fill the image.
 pub fn write_grey16(path: &Path, height: usize, width: usize, values: &[u16]) -> Result<()> {
     let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_be_bytes()).collect();
-    write(path, [height, width, 2], ColorType::Grayscale, BitDepth::Sixteen, &bytes)
+    write(path, [height, width, 2], ColorType::Grayscale, BitDepth::Sixteen, &bytes, None)
 }
 
 /// Writes an 8-bit RGB PNG from `[height, width, 3]` values.
@@ -88,10 +96,17 @@ pub fn write_grey16(path: &Path, height: usize, width: usize, values: &[u16]) ->
 /// # Errors
 /// [`Error::Io`] when the file cannot be written, [`Error::Usage`] when the values do not fill the image.
 pub fn write_rgb8(path: &Path, height: usize, width: usize, values: &[u8]) -> Result<()> {
-    write(path, [height, width, 3], ColorType::Rgb, BitDepth::Eight, values)
+    write(path, [height, width, 3], ColorType::Rgb, BitDepth::Eight, values, None)
 }
 
-fn write(path: &Path, size: [usize; 3], colour: ColorType, depth: BitDepth, bytes: &[u8]) -> Result<()> {
+fn write(
+    path: &Path,
+    size: [usize; 3],
+    colour: ColorType,
+    depth: BitDepth,
+    bytes: &[u8],
+    palette: Option<&[[u8; 3]]>,
+) -> Result<()> {
     let [height, width, pixel_bytes] = size;
     if bytes.len() != height * width * pixel_bytes || bytes.is_empty() {
         let found = bytes.len();
@@ -110,6 +125,9 @@ fn write(path: &Path, size: [usize; 3], colour: ColorType, depth: BitDepth, byte
     let mut encoder = Encoder::new(&mut buffered, png_width, png_height);
     encoder.set_color(colour);
     encoder.set_depth(depth);
+    if let Some(palette) = palette {
+        encoder.set_palette(palette.as_flattened());
+    }
     let mut writer = encoder.write_header().map_err(failed)?;
     writer.write_image_data(bytes).map_err(failed)?;
     writer.finish().map_err(failed)?;
