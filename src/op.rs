@@ -54,8 +54,8 @@ pub trait Op: Debug + Send + Sync + 'static {
     /// Floating-point operations of one evaluation (a multiply-add counts as two).
     fn flops(&self, inputs: &[TensorType], output: &TensorType) -> u64;
 
-    /// The largest error of a result in `f32` that rounding explains, against the reference in `f64`.
-    fn bound(&self, inputs: &[&Tensor<f64>], output: &Tensor<f64>) -> Bound;
+    /// The largest error in `f32` that rounding explains of `output`, which is result number `result` of the reference in `f64`.
+    fn bound(&self, inputs: &[&Tensor<f64>], output: &Tensor<f64>, result: usize) -> Bound;
 }
 
 /// An [`Op`] of any type. Implemented for every op; nothing else needs to.

@@ -52,8 +52,8 @@ pub fn check_case(gpu: &Gpu, case: &Case, candidate: usize, seed: u32) -> Result
     let inputs: Vec<&Tensor<f64>> = inputs.iter().collect();
     let references = case.op.reference_f64(&inputs);
     let mut worst = 0.0f64;
-    for (actual, reference) in results.iter().zip(&references) {
-        let bounds = case.op.bound(&inputs, reference).elements(case.op.as_ref(), &inputs, reference);
+    for (result, (actual, reference)) in results.iter().zip(&references).enumerate() {
+        let bounds = case.op.bound(&inputs, reference, result).elements(case.op.as_ref(), &inputs, reference);
         let comparison = match (actual, reference) {
             (Tensor::Float(actual), Tensor::Float(reference)) => compare(&actual.data, &reference.data, &bounds),
             (Tensor::Uint(actual), Tensor::Uint(reference)) => {

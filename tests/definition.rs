@@ -45,7 +45,7 @@ impl Op for WeightedSum {
     fn flops(&self, _: &[TensorType], _: &TensorType) -> u64 {
         0
     }
-    fn bound(&self, _: &[&Tensor<f64>], _: &Tensor<f64>) -> Bound {
+    fn bound(&self, _: &[&Tensor<f64>], _: &Tensor<f64>, _: usize) -> Bound {
         Bound::Exact
     }
 }
@@ -68,7 +68,7 @@ impl Op for WeightedSumGrad {
     fn flops(&self, _: &[TensorType], _: &TensorType) -> u64 {
         0
     }
-    fn bound(&self, _: &[&Tensor<f64>], _: &Tensor<f64>) -> Bound {
+    fn bound(&self, _: &[&Tensor<f64>], _: &Tensor<f64>, _: usize) -> Bound {
         Bound::Exact
     }
 }
@@ -226,8 +226,8 @@ fn bounds_hold_for_f32_and_reject_one_percent() {
             let types: Vec<TensorType> = inputs.iter().map(Tensor::tensor_type).collect();
             assert_eq!(references[0].tensor_type(), case.op.output(&types).unwrap(), "{name}");
             assert_eq!(references.len(), case.op.writes().len().max(1), "{name}");
-            for (actual, reference) in narrow.iter().zip(&references) {
-                let bounds = case.op.bound(&wide, reference).elements(case.op.as_ref(), &wide, reference);
+            for (result, (actual, reference)) in narrow.iter().zip(&references).enumerate() {
+                let bounds = case.op.bound(&wide, reference, result).elements(case.op.as_ref(), &wide, reference);
                 let (Tensor::Float(actual), Tensor::Float(reference)) = (actual, reference) else {
                     assert_eq!(actual.uint(), reference.uint(), "{name}");
                     continue;
@@ -272,7 +272,7 @@ fn differences_reject_wrong_gradients() {
         fn flops(&self, _: &[TensorType], _: &TensorType) -> u64 {
             0
         }
-        fn bound(&self, _: &[&Tensor<f64>], _: &Tensor<f64>) -> Bound {
+        fn bound(&self, _: &[&Tensor<f64>], _: &Tensor<f64>, _: usize) -> Bound {
             Bound::Exact
         }
     }

@@ -54,7 +54,7 @@ impl Op for Add {
         output.shape.elements() as u64
     }
 
-    fn bound(&self, _: &[&Tensor<f64>], _: &Tensor<f64>) -> Bound {
+    fn bound(&self, _: &[&Tensor<f64>], _: &Tensor<f64>, _: usize) -> Bound {
         Bound::Relative(crate::op::UNIT_ROUNDOFF)
     }
 }

@@ -59,7 +59,7 @@ impl Op for Argmax {
         inputs[0].shape.elements() as u64
     }
 
-    fn bound(&self, _: &[&Tensor<f64>], _: &Tensor<f64>) -> Bound {
+    fn bound(&self, _: &[&Tensor<f64>], _: &Tensor<f64>, _: usize) -> Bound {
         Bound::Exact
     }
 }

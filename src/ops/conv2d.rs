@@ -149,7 +149,7 @@ impl Op for Conv2d {
         geometry.flops(geometry.out_extents)
     }
 
-    fn bound(&self, inputs: &[&Tensor<f64>], _: &Tensor<f64>) -> Bound {
+    fn bound(&self, inputs: &[&Tensor<f64>], _: &Tensor<f64>, _: usize) -> Bound {
         let weight = &inputs[1].float().shape;
         Bound::Terms(weight.elements() / weight.channels() + 1)
     }
@@ -202,7 +202,7 @@ impl Op for Conv2dGradInput {
         geometry.flops(geometry.out_extents)
     }
 
-    fn bound(&self, inputs: &[&Tensor<f64>], _: &Tensor<f64>) -> Bound {
+    fn bound(&self, inputs: &[&Tensor<f64>], _: &Tensor<f64>, _: usize) -> Bound {
         let &[kh, kw, _, c_out] = inputs[0].float().shape.extents() else { return Bound::Exact };
         Bound::Terms(kh * kw * c_out)
     }
@@ -259,7 +259,7 @@ impl Op for Conv2dGradWeight {
         geometry.flops(geometry.out_extents)
     }
 
-    fn bound(&self, inputs: &[&Tensor<f64>], _: &Tensor<f64>) -> Bound {
+    fn bound(&self, inputs: &[&Tensor<f64>], _: &Tensor<f64>, _: usize) -> Bound {
         let grad_output = &inputs[1].float().shape;
         Bound::Terms(grad_output.elements() / grad_output.channels())
     }
@@ -312,7 +312,7 @@ impl Op for Conv2dGradBias {
         inputs[0].shape.elements() as u64
     }
 
-    fn bound(&self, inputs: &[&Tensor<f64>], _: &Tensor<f64>) -> Bound {
+    fn bound(&self, inputs: &[&Tensor<f64>], _: &Tensor<f64>, _: usize) -> Bound {
         let grad_output = &inputs[0].float().shape;
         Bound::Terms(grad_output.elements() / grad_output.channels())
     }

@@ -129,7 +129,7 @@ impl Op for ConvTranspose2d {
         geometry.flops(geometry.in_extents)
     }
 
-    fn bound(&self, inputs: &[&Tensor<f64>], _: &Tensor<f64>) -> Bound {
+    fn bound(&self, inputs: &[&Tensor<f64>], _: &Tensor<f64>, _: usize) -> Bound {
         let weight = &inputs[1].float().shape;
         Bound::Terms(weight.elements() / weight.channels() + 1)
     }
@@ -177,7 +177,7 @@ impl Op for ConvTranspose2dGradInput {
         geometry.flops(geometry.in_extents)
     }
 
-    fn bound(&self, inputs: &[&Tensor<f64>], _: &Tensor<f64>) -> Bound {
+    fn bound(&self, inputs: &[&Tensor<f64>], _: &Tensor<f64>, _: usize) -> Bound {
         let &[kh, kw, _, c_out] = inputs[0].float().shape.extents() else { return Bound::Exact };
         Bound::Terms(kh * kw * c_out)
     }
@@ -229,7 +229,7 @@ impl Op for ConvTranspose2dGradWeight {
         geometry.flops(geometry.in_extents)
     }
 
-    fn bound(&self, inputs: &[&Tensor<f64>], _: &Tensor<f64>) -> Bound {
+    fn bound(&self, inputs: &[&Tensor<f64>], _: &Tensor<f64>, _: usize) -> Bound {
         let x = &inputs[0].float().shape;
         Bound::Terms(x.elements() / x.channels())
     }

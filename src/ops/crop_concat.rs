@@ -109,7 +109,7 @@ impl Op for CropConcat {
         0
     }
 
-    fn bound(&self, _: &[&Tensor<f64>], _: &Tensor<f64>) -> Bound {
+    fn bound(&self, _: &[&Tensor<f64>], _: &Tensor<f64>, _: usize) -> Bound {
         Bound::Exact
     }
 }
@@ -166,7 +166,7 @@ impl Op for CropConcatGradSkip {
         0
     }
 
-    fn bound(&self, _: &[&Tensor<f64>], _: &Tensor<f64>) -> Bound {
+    fn bound(&self, _: &[&Tensor<f64>], _: &Tensor<f64>, _: usize) -> Bound {
         Bound::Exact
     }
 }
@@ -205,7 +205,7 @@ impl Op for CropConcatGradUp {
         0
     }
 
-    fn bound(&self, _: &[&Tensor<f64>], _: &Tensor<f64>) -> Bound {
+    fn bound(&self, _: &[&Tensor<f64>], _: &Tensor<f64>, _: usize) -> Bound {
         Bound::Exact
     }
 }

@@ -211,7 +211,7 @@ impl Op for CrossEntropyScale {
         inputs[0].shape.elements() as u64
     }
 
-    fn bound(&self, inputs: &[&Tensor<f64>], output: &Tensor<f64>) -> Bound {
+    fn bound(&self, inputs: &[&Tensor<f64>], output: &Tensor<f64>, _: usize) -> Bound {
         let scale = output.float().data[0].abs();
         // Sums of ones are exact up to 2²⁴, and those of weights bounded by their magnitude; the division has 2.5 ULP.
         let magnitude = if self.by_weight { inputs[1].float().data.iter().map(|w| w.abs()).sum() } else { 1.0 / scale };
@@ -279,7 +279,7 @@ impl Op for CrossEntropy {
         4 * inputs[0].shape.elements() as u64
     }
 
-    fn bound(&self, inputs: &[&Tensor<f64>], _: &Tensor<f64>) -> Bound {
+    fn bound(&self, inputs: &[&Tensor<f64>], _: &Tensor<f64>, _: usize) -> Bound {
         let (logits, labels, weights) = (inputs[0].float(), &inputs[1].uint().data, &inputs[2].float().data);
         let (pixels, classes) = (logits.shape.pixels(), logits.shape.channels());
         let mut bound = 0.0;
@@ -343,7 +343,7 @@ impl Op for CrossEntropyGrad {
         8 * inputs[0].shape.elements() as u64
     }
 
-    fn bound(&self, inputs: &[&Tensor<f64>], output: &Tensor<f64>) -> Bound {
+    fn bound(&self, inputs: &[&Tensor<f64>], output: &Tensor<f64>, _: usize) -> Bound {
         let (logits, labels, weights) = (inputs[0].float(), &inputs[1].uint().data, &inputs[2].float().data);
         let factor = (inputs[3].float().data[0] * inputs[4].float().data[0]).abs();
         let classes = logits.shape.channels();

@@ -87,7 +87,7 @@ impl Op for Dropout {
         output.shape.elements() as u64
     }
 
-    fn bound(&self, _: &[&Tensor<f64>], _: &Tensor<f64>) -> Bound {
+    fn bound(&self, _: &[&Tensor<f64>], _: &Tensor<f64>, _: usize) -> Bound {
         Bound::Relative((2.0 + UNIT_ROUNDOFF) * UNIT_ROUNDOFF)
     }
 }

@@ -118,7 +118,7 @@ impl Op for MaxPool2d {
         (output.shape.elements() * self.kernel_size * self.kernel_size) as u64
     }
 
-    fn bound(&self, _: &[&Tensor<f64>], _: &Tensor<f64>) -> Bound {
+    fn bound(&self, _: &[&Tensor<f64>], _: &Tensor<f64>, _: usize) -> Bound {
         Bound::Exact
     }
 }
@@ -174,7 +174,7 @@ impl Op for MaxPool2dGrad {
         output.shape.elements() as u64
     }
 
-    fn bound(&self, _: &[&Tensor<f64>], _: &Tensor<f64>) -> Bound {
+    fn bound(&self, _: &[&Tensor<f64>], _: &Tensor<f64>, _: usize) -> Bound {
         Bound::Exact
     }
 }

@@ -58,7 +58,7 @@ impl Op for Relu {
         output.shape.elements() as u64
     }
 
-    fn bound(&self, _: &[&Tensor<f64>], _: &Tensor<f64>) -> Bound {
+    fn bound(&self, _: &[&Tensor<f64>], _: &Tensor<f64>, _: usize) -> Bound {
         Bound::Exact
     }
 }
@@ -91,7 +91,7 @@ impl Op for ReluGrad {
         output.shape.elements() as u64
     }
 
-    fn bound(&self, _: &[&Tensor<f64>], _: &Tensor<f64>) -> Bound {
+    fn bound(&self, _: &[&Tensor<f64>], _: &Tensor<f64>, _: usize) -> Bound {
         Bound::Exact
     }
 }

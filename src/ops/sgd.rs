@@ -41,6 +41,9 @@ impl Graph {
     }
 }
 
+/// The position of the velocities among the results; the parameters come before them.
+const VELOCITIES: usize = 1;
+
 impl Op for Sgd {
     fn name(&self) -> &'static str {
         "sgd"
@@ -92,19 +95,17 @@ impl Op for Sgd {
         6 * output.shape.elements() as u64
     }
 
-    fn bound(&self, inputs: &[&Tensor<f64>], output: &Tensor<f64>) -> Bound {
+    fn bound(&self, inputs: &[&Tensor<f64>], output: &Tensor<f64>, result: usize) -> Bound {
         let [w, g, v] = [0, 1, 2].map(|input| &inputs[input].float().data);
         let rate = inputs[3].float().data[0].abs();
         let [momentum, decay] = [self.settings.momentum, self.settings.weight_decay].map(f64::from);
-        // Two results are held against bounds, the parameters and the velocities.
-        let velocities = *output == self.reference(inputs)[1];
         let elements = w.iter().zip(g).zip(v).zip(&output.float().data);
         let bound = |(((w, g), v), new): (((&f64, &f64), &f64), &f64)| {
             // λw is rounded once by itself and in two sums, μv by itself and in one, g in two.
             let velocity = 3.0 * (decay * w).abs() + 2.0 * g.abs() + 2.0 * (momentum * v).abs();
             let magnitude = (decay * w).abs() + g.abs() + (momentum * v).abs();
             // Then ηv is rounded, and the difference.
-            let sum = if velocities { velocity } else { rate * (velocity + magnitude) + new.abs() };
+            let sum = if result == VELOCITIES { velocity } else { rate * (velocity + magnitude) + new.abs() };
             sum * UNIT_ROUNDOFF / (1.0 - 8.0 * UNIT_ROUNDOFF)
         };
         Bound::Elements(elements.map(bound).collect())
@@ -163,6 +164,20 @@ mod tests {
         let second = sgd.reference(&[&first[0], &bank([0.0, 1.0]), &first[1], &rate]);
         let (w, v) = (first[0].float().data[0], 0.5 * 3.25 + 0.25 * (1.0 - 0.1 * 3.25));
         assert_eq!(second, [bank([w - 0.1 * v, -2.0 - 0.1 * 0.5]), bank([v, 0.5])]);
+    }
+
+    #[test]
+    fn the_bound_is_that_of_the_result_asked_for_even_where_both_are_equal() {
+        let one = |value: f64| -> Tensor<f64> { Array::filled(TensorType::f32([1]).unwrap().shape, value).into() };
+        let sgd = Sgd { settings: SgdSettings { momentum: 0.5, weight_decay: 0.0 } };
+        let inputs = [&one(2.0), &one(1.0), &one(0.0), &one(1.0)];
+        let results = sgd.reference(&inputs);
+        assert_eq!(results[0], results[VELOCITIES]);
+        let roundings = |result: usize| match sgd.bound(&inputs, &results[result], result) {
+            Bound::Elements(bounds) => (bounds[0] / UNIT_ROUNDOFF).round(),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!([roundings(0), roundings(VELOCITIES)], [4.0, 2.0]);
     }
 
     #[test]

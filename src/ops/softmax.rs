@@ -111,7 +111,7 @@ impl Op for Softmax {
         4 * output.shape.elements() as u64
     }
 
-    fn bound(&self, inputs: &[&Tensor<f64>], output: &Tensor<f64>) -> Bound {
+    fn bound(&self, inputs: &[&Tensor<f64>], output: &Tensor<f64>, _: usize) -> Bound {
         let channels = inputs[0].float().shape.channels();
         let pixels = inputs[0].float().data.chunks(channels).zip(output.float().data.chunks(channels));
         Bound::Elements(pixels.flat_map(|(x, y)| Rounding::of(x).probabilities(y)).collect())
@@ -151,7 +151,7 @@ impl Op for SoftmaxGrad {
         4 * output.shape.elements() as u64
     }
 
-    fn bound(&self, inputs: &[&Tensor<f64>], _: &Tensor<f64>) -> Bound {
+    fn bound(&self, inputs: &[&Tensor<f64>], _: &Tensor<f64>, _: usize) -> Bound {
         let (y, grad) = (inputs[0].float(), inputs[1].float());
         let channels = y.shape.channels();
         let mut bounds = Vec::with_capacity(y.data.len());
