@@ -34,7 +34,7 @@ fn training_step(criterion: &mut Criterion) {
                 (step.image, Fill::Normal(1.0)),
                 (step.labels, Fill::Labels { classes: 2, ignore: None }),
                 (step.weights, Fill::Positive),
-                (step.learning_rate, Fill::Constant(1e-6)),
+                (step.rates, Fill::Constant(1e-6)),
             ] {
                 executor.write(node, fill.draw(&step.graph.node(node).tensor_type, &mut random))?;
             }

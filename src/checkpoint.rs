@@ -18,8 +18,11 @@ pub use metadata::Metadata;
 pub use save::{Section, save};
 pub use weights::Weights;
 
-/// The name before which a parameter's name stands for its velocity in SGD with momentum.
-pub const VELOCITY: &str = "optim.velocity.";
-
 /// Tensors whose names begin so belong to a trainer, not to the network.
 const OPTIMIZER: &str = "optim.";
+
+/// What stands before a parameter's name in the name of its optimiser state, `state` being `PyTorch`'s word for it, such as
+/// `momentum_buffer`.
+pub fn state_prefix(state: &str) -> String {
+    format!("{OPTIMIZER}{state}.")
+}

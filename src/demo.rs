@@ -71,7 +71,7 @@ pub fn config(seed: u32) -> Config {
         depth: 3,
         tile: Some(188),
         batch: 2,
-        learning_rate: 0.05,
+        learning_rate: Some(0.05),
         warmup: 30,
         cooldown: 500,
         momentum: 0.9,

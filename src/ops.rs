@@ -1,5 +1,6 @@
 //! The ops, one file each, and their registry.
 
+mod adam;
 mod add;
 mod argmax;
 mod conv2d;
@@ -12,6 +13,7 @@ mod relu;
 mod sgd;
 mod softmax;
 
+pub use adam::{Adam, AdamSettings};
 pub use add::Add;
 pub use argmax::Argmax;
 pub use conv_transpose2d::{ConvTranspose2d, ConvTranspose2dGradInput, ConvTranspose2dGradWeight};
@@ -41,6 +43,7 @@ pub struct Entry {
 
 /// Every op.
 pub const REGISTRY: &[Entry] = &[
+    Entry { name: "adam", page: include_str!("../docs/ops/adam.md"), cases: adam::cases },
     Entry { name: "add", page: include_str!("../docs/ops/add.md"), cases: add::cases },
     Entry { name: "argmax", page: include_str!("../docs/ops/argmax.md"), cases: argmax::cases },
     Entry { name: "conv2d", page: include_str!("../docs/ops/conv2d.md"), cases: conv2d::cases },

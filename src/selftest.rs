@@ -213,7 +213,7 @@ pub fn training_step(gpu: &Gpu, seed: u32) -> Result<KernelReport> {
         (Some(step.image), Fill::Normal(1.0)),
         (Some(step.labels), Fill::Labels { classes: 3, ignore: None }),
         (Some(step.weights), Fill::Positive),
-        (Some(step.learning_rate), Fill::Constant(0.01)),
+        (Some(step.rates), Fill::Constant(0.01)),
         (step.generator, Fill::Bits),
     ] {
         if let Some(node) = node {

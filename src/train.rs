@@ -10,7 +10,7 @@
 //! |---|---|
 //! | `config.toml` | the [`Config`], every value spelled out |
 //! | `metrics.jsonl` | a [`Record`] a step, one a line; no times of the clock, so that it can be compared |
-//! | `last.safetensors` | weights, velocities, and where the run stands |
+//! | `last.safetensors` | weights, optimiser state, and where the run stands |
 //! | `best.safetensors` | the weights with the best foreground IoU on the validation images |
 //! | `summary.json` | a [`Summary`] of the last call |
 
@@ -23,7 +23,7 @@ mod record;
 mod trainer;
 mod validation;
 
-pub use config::{BorderUse, Config};
+pub use config::{BorderUse, Config, OptimizerKind};
 pub use job::{Event, Job, train};
 pub use record::{Best, Progress, Record, Scored, Status, Summary};
 pub use trainer::Trainer;

@@ -29,7 +29,7 @@ fn the_papers_network_runs_and_its_logits_equal_the_reference() {
     for (node, fill) in [
         (step.labels, Fill::Labels { classes: 2, ignore: None }),
         (step.weights, Fill::Positive),
-        (step.learning_rate, Fill::Constant(1e-3)),
+        (step.rates, Fill::Constant(1e-3)),
     ] {
         plan.write(node, &fill.draw(&step.graph.node(node).tensor_type, &mut random)).unwrap();
     }

@@ -31,7 +31,7 @@ fn inputs(step: &TrainingStep) -> BTreeMap<NodeId, Tensor<f32>> {
         (step.image, Fill::Normal(1.0)),
         (step.labels, Fill::Labels { classes: 3, ignore: None }),
         (step.weights, Fill::Positive),
-        (step.learning_rate, Fill::Constant(0.01)),
+        (step.rates, Fill::Constant(0.01)),
         (step.generator.unwrap(), Fill::Bits),
     ];
     fills.into_iter().map(|(node, fill)| (node, fill.draw(&step.graph.node(node).tensor_type, &mut random))).collect()

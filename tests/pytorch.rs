@@ -9,9 +9,9 @@ use tilewise::array::{Array, Tensor};
 use tilewise::cpu::{self, Banks};
 use tilewise::gpu::{Gpu, Plan, PlanOptions};
 use tilewise::graph::{Bank, Graph, NodeId, Parameter};
-use tilewise::models::{Training, UNet};
+use tilewise::models::{Optimizer, Training, UNet};
 use tilewise::op::{Backward, Op};
-use tilewise::ops::{Conv2d, CrossEntropySettings, Reduction, SgdSettings};
+use tilewise::ops::{AdamSettings, Conv2d, CrossEntropySettings, Reduction, SgdSettings};
 use tilewise::shape::{Shape, TensorType};
 
 /// A file of tensors written by PyTorch.
@@ -254,36 +254,57 @@ fn number(settings: &serde_json::Value, name: &str) -> f64 {
     settings[name].as_f64().unwrap_or_else(|| panic!("no setting {name}"))
 }
 
-#[test]
-fn sgd_equals_pytorch() {
+/// Three updates of one parameter: `update` adds the optimiser, `rates` are what the host gives it at a step, `states` its banks.
+fn optimiser_equals_pytorch(
+    case: &str,
+    update: impl FnOnce(&mut Graph, NodeId) -> tilewise::Result<NodeId>,
+    rates: impl Fn(i32) -> Vec<f64>,
+    states: &[&str],
+) {
     let golden = golden("ops.safetensors");
-    let settings = &golden.settings["cases"]["sgd"];
+    let values = |tensor: &str| golden.values(&format!("{case}.{tensor}"));
     let mut graph = Graph::new();
-    let count = golden.values("sgd.param").len();
+    let count = values("param").len();
     graph.parameter("param", [count], tilewise::graph::Init::Zeros).unwrap();
-    let learning_rate = graph.input("learning_rate", TensorType::f32([1]).unwrap());
-    let sgd = SgdSettings {
-        momentum: number(settings, "momentum") as f32,
-        weight_decay: number(settings, "weight_decay") as f32,
-    };
-    graph.sgd("update", learning_rate, sgd).unwrap();
+    let input = graph.input("rates", TensorType::f32([rates(1).len()]).unwrap());
+    update(&mut graph, input).unwrap();
     let padded = |values: &[f64]| {
         let mut bank = values.to_vec();
         bank.resize(graph.bank_elements(), 0.0);
         bank
     };
     let mut banks: Banks<f64> = graph.banks().into_iter().map(|bank| (bank, padded(&[]))).collect();
-    banks.insert(Bank::Parameters, padded(golden.values("sgd.param")));
-    let rate = Array { shape: Shape::new([1]).unwrap(), data: vec![number(settings, "lr")] };
-    let inputs = BTreeMap::from([(learning_rate, rate.into())]);
+    banks.insert(Bank::Parameters, padded(values("param")));
     for step in 1..=3 {
-        banks.insert(Bank::Gradients, padded(golden.values(&format!("sgd.grad{step}"))));
-        cpu::evaluate(&graph, &inputs, &mut banks).unwrap();
-        let expected = golden.values(&format!("sgd.after{step}"));
-        // Momentum and decay are f32 settings, 2⁻²⁵ away from PyTorch's f64 ones.
-        assert_close("sgd", &banks[&Bank::Parameters][..count], expected, 1e-7);
+        banks.insert(Bank::Gradients, padded(values(&format!("grad{step}"))));
+        let rates = Array { shape: graph.shape(input).clone(), data: rates(step) };
+        cpu::evaluate(&graph, &BTreeMap::from([(input, rates.into())]), &mut banks).unwrap();
+        assert_close(case, &banks[&Bank::Parameters][..count], values(&format!("after{step}")), EXACT);
     }
-    assert_close("momentum", &banks[&Bank::OptimizerState(0)][..count], golden.values("sgd.momentum3"), 1e-7);
+    for (state, bank) in states.iter().zip((0..).map(Bank::OptimizerState)) {
+        assert_close(state, &banks[&bank][..count], values(state), EXACT);
+    }
+}
+
+#[test]
+fn optimisers_equal_pytorch() {
+    let golden = golden("ops.safetensors");
+    let settings = &golden.settings["cases"]["sgd"];
+    let [momentum, weight_decay] = ["momentum", "weight_decay"].map(|name| number(settings, name) as f32);
+    let sgd = SgdSettings { momentum, weight_decay };
+    let states = Optimizer::Sgd(sgd).state();
+    let update = |graph: &mut Graph, rates| graph.sgd("update", rates, sgd);
+    optimiser_equals_pytorch("sgd", update, |_| vec![number(settings, "lr")], states);
+    for (case, decoupled) in [("adam", false), ("adamw", true)] {
+        let settings = &golden.settings["cases"][case];
+        let [beta1, beta2] = [0, 1].map(|index| settings["betas"][index].as_f64().unwrap());
+        let [epsilon, weight_decay] = ["eps", "weight_decay"].map(|name| number(settings, name) as f32);
+        let adam = AdamSettings { beta1: beta1 as f32, beta2: beta2 as f32, epsilon, weight_decay, decoupled };
+        let states = Optimizer::Adam(adam).state();
+        let update = |graph: &mut Graph, rates| graph.adam("update", rates, adam);
+        let rates = |step| vec![number(settings, "lr"), 1.0 - beta1.powi(step), 1.0 - beta2.powi(step)];
+        optimiser_equals_pytorch(case, update, rates, states);
+    }
 }
 
 struct SmallUNet {
@@ -366,7 +387,8 @@ fn the_unet_on_a_device_equals_pytorch_and_trains_like_it() {
     let gpu = Gpu::any().unwrap_or_else(|error| panic!("{error}"));
     let small = SmallUNet::new();
     let golden = &small.golden;
-    let training = Training { loss: SmallUNet::loss(Reduction::MeanOverPixels), sgd: small.sgd() };
+    let training =
+        Training { loss: SmallUNet::loss(Reduction::MeanOverPixels), optimizer: Optimizer::Sgd(small.sgd()) };
     let network = small.net.build(small.batch, [small.side; 2]).unwrap();
     let mut step = network.training_step(&training).unwrap();
     step.graph.mark_output("logits", step.logits);
@@ -379,7 +401,7 @@ fn the_unet_on_a_device_equals_pytorch_and_trains_like_it() {
     plan.write(step.image, &Tensor::<f64>::from(golden.activation("input")).cast()).unwrap();
     plan.write(step.labels, &golden.labels("labels").cast()).unwrap();
     plan.write(step.weights, &Tensor::<f64>::from(golden.plain("pixel_weights")).cast()).unwrap();
-    plan.write(step.learning_rate, &rate.into()).unwrap();
+    plan.write(step.rates, &rate.into()).unwrap();
     let wide = |values: &[f32]| values.iter().map(|&value| f64::from(value)).collect::<Vec<f64>>();
     for (index, &expected) in golden.values("training_losses").iter().enumerate() {
         plan.run().unwrap();
@@ -433,8 +455,8 @@ fn a_larger_unet_equals_pytorch() {
     let golden = Golden::read(std::env::var("TILEWISE_GOLDEN").unwrap());
     let net = UNet { in_channels: 1, classes: 2, base_channels: 16, depth: 3, dropout: 0.0 };
     let loss = CrossEntropySettings { reduction: Reduction::MeanOverPixels, ignore: None };
-    let sgd = SgdSettings { momentum: 0.99, weight_decay: 0.0 };
-    let mut step = net.build(1, [124; 2]).unwrap().training_step(&Training { loss, sgd }).unwrap();
+    let optimizer = Optimizer::Sgd(SgdSettings { momentum: 0.99, weight_decay: 0.0 });
+    let mut step = net.build(1, [124; 2]).unwrap().training_step(&Training { loss, optimizer }).unwrap();
     step.graph.mark_output("logits", step.logits);
     let name = |prefix: &'static str| move |parameter: &Parameter| format!("{prefix}.{}", milesial(3, parameter));
     let parameters = golden.bank(&step.graph, &name("param"));
@@ -443,7 +465,7 @@ fn a_larger_unet_equals_pytorch() {
         (step.image, golden.activation("input").into()),
         (step.labels, golden.labels("labels")),
         (step.weights, golden.plain("weight_map").into()),
-        (step.learning_rate, rate.into()),
+        (step.rates, rate.into()),
     ]);
     let mut banks = cpu::banks::<f64>(&step.graph, &vec![0.0; step.graph.bank_elements()]);
     banks.insert(Bank::Parameters, parameters.clone());

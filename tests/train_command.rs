@@ -9,7 +9,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
-use tilewise::checkpoint::{Metadata, VELOCITY, Weights};
+use tilewise::checkpoint::{Metadata, Weights, state_prefix};
 use tilewise::data::cells::write_dataset;
 use tilewise::random::Random;
 use tilewise::train::{Config, Record};
@@ -89,7 +89,7 @@ fn checkpoint_step(folder: &Path) -> u32 {
     let graph = Config { base: 4, depth: 1, ..Config::default() }.model(1, 2).build(1, [36, 36]).unwrap().graph;
     let weights = Weights::load(last(folder)).unwrap();
     weights.bank_for(&graph).unwrap();
-    weights.bank_with(&graph, VELOCITY).unwrap();
+    weights.bank_with(&graph, &state_prefix("momentum_buffer")).unwrap();
     weights.metadata().get(Metadata::STEP).unwrap().unwrap()
 }
 

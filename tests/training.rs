@@ -6,12 +6,12 @@
 use std::fs;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use tilewise::checkpoint::{Metadata, Section, VELOCITY, Weights, save};
+use tilewise::checkpoint::{Metadata, Section, Weights, save, state_prefix};
 use tilewise::data::{Image, LabelMap, Sample, Truth};
 use tilewise::executor::Device;
 use tilewise::gpu::Gpu;
 use tilewise::random::Random;
-use tilewise::train::{Config, Event, Job, Record, Status, Summary, train};
+use tilewise::train::{Config, Event, Job, OptimizerKind, Record, Status, Summary, train};
 use tilewise::{Error, Result};
 
 /// A noisy picture of bright discs, numbered one by one.
@@ -53,6 +53,11 @@ fn config() -> Config {
         save_every: 5,
         ..Config::default()
     }
+}
+
+/// The same with the optimiser that has more of a state.
+fn adam() -> Config {
+    Config { optimizer: OptimizerKind::AdamW, weight_decay: 0.01, ..config() }
 }
 
 /// A call of [`train`], with `stop_when` deciding at each event whether the user asks to stop.
@@ -116,7 +121,7 @@ fn gpu() -> Device {
 }
 
 /// However a run is cut, it ends with the same bytes.
-fn resumes_exactly(device: &Device) {
+fn resumes_exactly(config: &dyn Fn() -> Config, device: &Device) {
     let folder = tempfile::tempdir().unwrap();
     let (whole, killed) = (folder.path().join("whole"), folder.path().join("killed"));
     // A copy after step 12 is what a kill there would leave: the checkpoint of step 10 and twelve lines of metrics.
@@ -159,47 +164,64 @@ fn resumes_exactly(device: &Device) {
 
 #[test]
 fn a_run_resumes_to_the_same_bytes_on_the_cpu() {
-    resumes_exactly(&Device::Cpu);
+    resumes_exactly(&config, &Device::Cpu);
+    resumes_exactly(&adam, &Device::Cpu);
 }
 
 #[test]
 fn a_run_resumes_to_the_same_bytes_on_a_device() {
-    resumes_exactly(&gpu());
+    resumes_exactly(&config, &gpu());
 }
 
 /// If the comparison above could not fail, it would prove nothing: each part of the state that is lost must show.
 #[test]
 fn losing_any_part_of_the_state_changes_the_result() {
-    let folder = tempfile::tempdir().unwrap();
-    let (whole, half) = (folder.path().join("whole"), folder.path().join("half"));
-    straight(&config(), &Device::Cpu, &whole);
-    straight(&Config { steps: 10, ..config() }, &Device::Cpu, &half);
-    let graph = config().model(1, 2).build(1, [36, 36]).unwrap().graph;
-    let weights = Weights::load(half.join("last.safetensors")).unwrap();
-    let (parameters, velocity) = (weights.bank_for(&graph).unwrap(), weights.bank_with(&graph, VELOCITY).unwrap());
-    let metadata = weights.metadata().clone();
-    let rewritten = |name: &str, velocity: &[f32], metadata: &Metadata| {
-        let out = folder.path().join(name);
-        copy_folder(&half, &out);
-        let sections = [Section { prefix: "", bank: &parameters }, Section { prefix: VELOCITY, bank: velocity }];
-        save(&out.join("last.safetensors"), &graph, &sections, metadata).unwrap();
-        call(&config(), &Device::Cpu, &out, true, &mut |_| false).unwrap();
-        files(&out)
-    };
-    let expected = files(&whole);
-    assert_eq!(rewritten("unchanged", &velocity, &metadata), expected);
-    let forgotten = vec![0.0; velocity.len()];
-    assert_ne!(rewritten("no velocity", &forgotten, &metadata)[0], expected[0]);
-    assert_ne!(rewritten("another step", &velocity, &metadata.clone().with(Metadata::STEP, &9))[2], expected[2]);
-    let no_best = rewritten("no best", &velocity, &metadata.with("best", &None::<u32>));
-    assert_eq!(no_best[2], expected[2], "what was best so far does not change the steps");
+    for (config, states) in [(config(), vec!["momentum_buffer"]), (adam(), vec!["exp_avg", "exp_avg_sq"])] {
+        let folder = tempfile::tempdir().unwrap();
+        let (whole, half) = (folder.path().join("whole"), folder.path().join("half"));
+        straight(&config, &Device::Cpu, &whole);
+        straight(&Config { steps: 10, ..config.clone() }, &Device::Cpu, &half);
+        let graph = config.model(1, 2).build(1, [36, 36]).unwrap().graph;
+        let weights = Weights::load(half.join("last.safetensors")).unwrap();
+        let metadata = weights.metadata().clone();
+        let mut banks = vec![(String::new(), weights.bank_for(&graph).unwrap())];
+        for prefix in states.iter().map(|state| state_prefix(state)) {
+            let bank = weights.bank_with(&graph, &prefix).unwrap();
+            banks.push((prefix, bank));
+        }
+        let rewritten = |name: &str, banks: &[(String, Vec<f32>)], metadata: &Metadata| {
+            let out = folder.path().join(name);
+            copy_folder(&half, &out);
+            let sections: Vec<Section<'_>> = banks.iter().map(|(prefix, bank)| Section { prefix, bank }).collect();
+            save(&out.join("last.safetensors"), &graph, &sections, metadata).unwrap();
+            call(&config, &Device::Cpu, &out, true, &mut |_| false).unwrap();
+            files(&out)
+        };
+        let expected = files(&whole);
+        assert_eq!(rewritten("unchanged", &banks, &metadata), expected);
+        for (index, state) in states.iter().enumerate() {
+            let mut banks = banks.clone();
+            banks[index + 1].1.fill(0.0);
+            assert_ne!(rewritten(state, &banks, &metadata)[0], expected[0], "no {state}");
+        }
+        assert_ne!(rewritten("another step", &banks, &metadata.clone().with(Metadata::STEP, &9))[2], expected[2]);
+        let no_best = rewritten("no best", &banks, &metadata.with("best", &None::<u32>));
+        assert_eq!(no_best[2], expected[2], "what was best so far does not change the steps");
+    }
 }
 
 /// Overfits a few pictures: the loss falls, and the weights separate discs from background on pictures never seen.
 fn learns(device: &Device) {
     let folder = tempfile::tempdir().unwrap();
-    let config =
-        Config { steps: 150, base: 8, dropout: 0.0, learning_rate: 0.01, warmup: 10, evaluate_every: 50, ..config() };
+    let config = Config {
+        steps: 150,
+        base: 8,
+        dropout: 0.0,
+        learning_rate: Some(0.01),
+        warmup: 10,
+        evaluate_every: 50,
+        ..config()
+    };
     let summary = straight(&config, device, folder.path());
     let losses: Vec<f32> = records(folder.path()).iter().map(|record| record.loss).collect();
     let mean = |losses: &[f32]| losses.iter().sum::<f32>() / losses.len() as f32;
@@ -225,7 +247,7 @@ fn a_small_network_learns_on_a_device() {
 #[test]
 fn a_loss_that_is_not_finite_ends_the_run_and_keeps_the_checkpoint() {
     let folder = tempfile::tempdir().unwrap();
-    let config = Config { learning_rate: 1e20, warmup: 0, save_every: 1, ..config() };
+    let config = Config { learning_rate: Some(1e20), warmup: 0, save_every: 1, ..config() };
     let error = call(&config, &Device::Cpu, folder.path(), false, &mut |_| false).unwrap_err();
     let message = error.to_string();
     assert_eq!(error.exit_code(), 7, "{message}");

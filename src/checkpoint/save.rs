@@ -13,7 +13,7 @@ use std::path::Path;
 /// A bank to save: each parameter's slice becomes a tensor named `prefix` and the parameter's name.
 #[derive(Clone, Copy, Debug)]
 pub struct Section<'a> {
-    /// Nothing for the parameters themselves, [`VELOCITY`](super::VELOCITY) for the optimiser's state.
+    /// Nothing for the parameters themselves, [`state_prefix`](super::state_prefix) for the optimiser's state.
     pub prefix: &'a str,
     /// The bank's elements.
     pub bank: &'a [f32],

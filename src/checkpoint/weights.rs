@@ -255,10 +255,12 @@ fn truncated(found: u64, expected: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Section, VELOCITY, save};
+    use super::super::{Section, save};
     use super::*;
     use crate::graph::Init;
     use proptest::prelude::*;
+
+    const VELOCITY: &str = "optim.momentum_buffer.";
 
     /// A graph of a weight of 3×2 taps from 4 to 5 channels and its bias.
     fn graph() -> Graph {

@@ -4,13 +4,14 @@ use super::labels::LabelArguments;
 use super::{Global, note, print_json, stop_on_interrupt};
 use clap::Args;
 use indicatif::{HumanDuration, ProgressBar};
+use serde::de::{DeserializeOwned, IntoDeserializer, value};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 use tilewise::checkpoint::Metadata;
 use tilewise::data::dataset::Options;
 use tilewise::data::{Dataset, Sample};
-use tilewise::train::{Config, Event, Job, Progress, Scored, Status, Summary, train};
+use tilewise::train::{Config, Event, Job, OptimizerKind, Progress, Scored, Status, Summary, train};
 use tilewise::{Error, Result};
 
 /// What `train` takes. A flag wins over the configuration file.
@@ -56,10 +57,13 @@ pub(crate) struct Arguments {
     /// Tiles a step; the paper has 1 [default: 2]
     #[arg(long, value_name = "N")]
     batch: Option<usize>,
-    /// The learning rate [default: 0.03]
+    /// sgd, adam or adamw [default: sgd]
+    #[arg(long, value_name = "NAME", value_parser = parse::<OptimizerKind>)]
+    optimizer: Option<OptimizerKind>,
+    /// The learning rate [default: 0.03 for sgd, 0.001 for the others]
     #[arg(long = "lr", value_name = "RATE")]
     learning_rate: Option<f32>,
-    /// The momentum; the paper has 0.99, with a tenth of the learning rate [default: 0.9]
+    /// The momentum of sgd; the paper has 0.99, with a tenth of the learning rate [default: 0.9]
     #[arg(long, value_name = "SHARE")]
     momentum: Option<f32>,
     /// Steps between evaluations on the validation images [default: 100]
@@ -104,7 +108,8 @@ impl Arguments {
         set(&mut config.dropout, self.dropout);
         set_some(&mut config.tile, self.tile);
         set(&mut config.batch, self.batch);
-        set(&mut config.learning_rate, self.learning_rate);
+        set(&mut config.optimizer, self.optimizer);
+        set_some(&mut config.learning_rate, self.learning_rate);
         set(&mut config.momentum, self.momentum);
         set(&mut config.evaluate_every, self.evaluate_every);
         set(&mut config.save_every, self.save_every);
@@ -114,9 +119,19 @@ impl Arguments {
         set_some(&mut config.classes, classes);
         set_some(&mut config.map, map.map(|map| map.to_string()));
         set_some(&mut config.ignore, ignore);
+        if let (Some(_), OptimizerKind::Adam | OptimizerKind::AdamW) = (self.momentum, config.optimizer) {
+            let problem =
+                "--momentum belongs to --optimizer sgd; Adam has beta1 and beta2, as keys of the --config file";
+            return Err(Error::Usage(problem.into()));
+        }
         config.validate()?;
         Ok(config)
     }
+}
+
+/// The value that a configuration file would have as this text.
+fn parse<T: DeserializeOwned>(text: &str) -> Result<T, String> {
+    T::deserialize(text.into_deserializer()).map_err(|error: value::Error| error.to_string())
 }
 
 fn set<T>(setting: &mut T, flag: Option<T>) {

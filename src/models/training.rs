@@ -3,7 +3,7 @@
 use super::Network;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, NodeId};
-use crate::ops::{CrossEntropySettings, Reduction, SgdSettings};
+use crate::ops::{AdamSettings, CrossEntropySettings, Reduction, SgdSettings};
 use crate::shape::TensorType;
 
 /// What is minimised, and how.
@@ -11,8 +11,35 @@ use crate::shape::TensorType;
 pub struct Training {
     /// The loss.
     pub loss: CrossEntropySettings,
-    /// The optimiser.
-    pub sgd: SgdSettings,
+    /// How the parameters follow their gradients.
+    pub optimizer: Optimizer,
+}
+
+/// How parameters follow their gradients.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Optimizer {
+    /// Stochastic gradient descent with momentum.
+    Sgd(SgdSettings),
+    /// Adam or `AdamW`.
+    Adam(AdamSettings),
+}
+
+impl Optimizer {
+    /// `PyTorch`'s names of the arrays of its state, the first for [`Bank::OptimizerState(0)`](crate::graph::Bank).
+    pub fn state(&self) -> &'static [&'static str] {
+        match self {
+            Self::Sgd(_) => &["momentum_buffer"],
+            Self::Adam(_) => &["exp_avg", "exp_avg_sq"],
+        }
+    }
+
+    /// What the host writes to [`TrainingStep::rates`] for a step, counted from 0.
+    pub fn rates(&self, learning_rate: f32, step: u32) -> Vec<f32> {
+        match self {
+            Self::Sgd(_) => vec![learning_rate],
+            Self::Adam(settings) => settings.rates(learning_rate, step).into(),
+        }
+    }
 }
 
 impl Default for Training {
@@ -21,7 +48,7 @@ impl Default for Training {
     fn default() -> Self {
         Self {
             loss: CrossEntropySettings { reduction: Reduction::MeanOverWeights, ignore: None },
-            sgd: SgdSettings { momentum: 0.99, weight_decay: 0.0 },
+            optimizer: Optimizer::Sgd(SgdSettings { momentum: 0.99, weight_decay: 0.0 }),
         }
     }
 }
@@ -37,8 +64,8 @@ pub struct TrainingStep {
     pub labels: NodeId,
     /// The weight of each pixel of the output, `[n, h', w']`.
     pub weights: NodeId,
-    /// The learning rate of the step, `[1]`.
-    pub learning_rate: NodeId,
+    /// The learning rate of the step and what else changes with it, as [`Optimizer::rates`] has them.
+    pub rates: NodeId,
     /// Seed and step of the generator for dropout, `u32 [2]`; `None` without dropout.
     pub generator: Option<NodeId>,
     /// The scores before the softmax; an output only if marked so.
@@ -48,7 +75,7 @@ pub struct TrainingStep {
 }
 
 impl Network {
-    /// The graph of one training step: weighted cross-entropy, its gradient, an SGD update.
+    /// The graph of one training step: weighted cross-entropy, its gradient, an update.
     ///
     /// # Errors
     /// When an op on the way has no gradient.
@@ -60,9 +87,13 @@ impl Network {
         let weights = graph.input("weights", TensorType::f32([n, h, w]).map_err(Error::Usage)?);
         let loss = graph.cross_entropy("loss", logits, labels, weights, training.loss)?;
         let (mut graph, _) = graph.gradients(loss, &[])?;
-        let learning_rate = graph.input("learning_rate", TensorType::f32([1]).map_err(Error::Usage)?);
-        graph.sgd("update", learning_rate, training.sgd)?;
+        let count = training.optimizer.rates(0.0, 0).len();
+        let rates = graph.input("rates", TensorType::f32([count]).map_err(Error::Usage)?);
+        match training.optimizer {
+            Optimizer::Sgd(settings) => graph.sgd("update", rates, settings)?,
+            Optimizer::Adam(settings) => graph.adam("update", rates, settings)?,
+        };
         graph.mark_output("loss", loss);
-        Ok(TrainingStep { graph, image, labels, weights, learning_rate, generator, logits, loss })
+        Ok(TrainingStep { graph, image, labels, weights, rates, generator, logits, loss })
     }
 }

@@ -3,8 +3,8 @@
 use crate::data::dataset::Options;
 use crate::data::{Border, Sample, Truth};
 use crate::error::{Error, Result};
-use crate::models::UNet;
-use crate::ops::{CrossEntropySettings, Reduction, SgdSettings};
+use crate::models::{Optimizer, UNet};
+use crate::ops::{AdamSettings, CrossEntropySettings, Reduction, SgdSettings};
 use serde::{Deserialize, Serialize};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -50,16 +50,26 @@ pub struct Config {
     pub tile: Option<usize>,
     /// Tiles a step. Default 2; the paper has 1.
     pub batch: usize,
-    /// The learning rate after the warm-up, for PyTorch's form of SGD. Default 0.03.
-    #[serde(alias = "lr")]
-    pub learning_rate: f32,
+    /// How the weights follow their gradients: `sgd` (default, the paper's), `adam` or `adamw`.
+    pub optimizer: OptimizerKind,
+    /// The learning rate after the warm-up, for PyTorch's forms of the optimisers. Default: 0.03 for SGD, 0.001 for the others.
+    #[serde(alias = "lr", skip_serializing_if = "Option::is_none")]
+    pub learning_rate: Option<f32>,
     /// Steps over which the learning rate rises linearly from 0. Default 100.
     pub warmup: u32,
     /// Steps at the end over which the learning rate falls linearly to 0. Default 0: it stays.
     pub cooldown: u32,
-    /// How much of the velocity stays from step to step. Default 0.9; the paper has 0.99, which wants a tenth of the learning rate.
+    /// For SGD, how much of the velocity stays from step to step. Default 0.9; the paper has 0.99, which wants a tenth of the
+    /// learning rate.
     pub momentum: f32,
-    /// The share of each weight that is added to its gradient. Default 0.
+    /// For Adam, how much of the mean of the gradient stays from step to step. Default 0.9.
+    pub beta1: f32,
+    /// For Adam, how much of the mean of its square stays. Default 0.999.
+    pub beta2: f32,
+    /// For Adam, what is added to the root of that mean. Default 1e-8.
+    pub epsilon: f32,
+    /// The share of each weight that is added to its gradient; for `adamw`, the share that a learning rate of 1 would take off the
+    /// weight. Default 0.
     pub weight_decay: f32,
     /// By what the weighted loss of a batch is divided: `mean_over_weights` (default), `mean_over_pixels`, or `sum`, which is the
     /// paper's and needs a learning rate smaller by the number of pixels.
@@ -81,6 +91,19 @@ pub struct Config {
     pub save_every: u32,
 }
 
+/// How the weights follow their gradients.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OptimizerKind {
+    /// Stochastic gradient descent with momentum.
+    #[default]
+    Sgd,
+    /// Adam; its weight decay is part of the gradient.
+    Adam,
+    /// Adam with weight decay apart from the gradient.
+    AdamW,
+}
+
 /// When pixels between cells weigh more.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -100,6 +123,7 @@ const LARGEST_AUTOMATIC_OUTPUT: usize = 388;
 impl Default for Config {
     fn default() -> Self {
         let Border { sigma, .. } = Border::default();
+        let AdamSettings { beta1, beta2, epsilon, .. } = AdamSettings::default();
         Self {
             data: None,
             val: None,
@@ -115,10 +139,14 @@ impl Default for Config {
             dropout: 0.0,
             tile: None,
             batch: 2,
-            learning_rate: 0.03,
+            optimizer: OptimizerKind::Sgd,
+            learning_rate: None,
             warmup: 100,
             cooldown: 0,
             momentum: 0.9,
+            beta1,
+            beta2,
+            epsilon,
             weight_decay: 0.0,
             loss: Reduction::MeanOverWeights,
             balance: false,
@@ -173,11 +201,16 @@ impl Config {
             }
         }
         let positive = |value: f32| value > 0.0 && value.is_finite();
-        if !positive(self.learning_rate) {
-            return fail("learning_rate", self.learning_rate.to_string(), "above 0, such as 0.0005");
+        if !positive(self.peak_learning_rate()) {
+            return fail("learning_rate", self.peak_learning_rate().to_string(), "above 0, such as 0.0005");
         }
-        if !(0.0..1.0).contains(&self.momentum) {
-            return fail("momentum", self.momentum.to_string(), "at least 0 and below 1");
+        for (key, value) in [("momentum", self.momentum), ("beta1", self.beta1), ("beta2", self.beta2)] {
+            if !(0.0..1.0).contains(&value) {
+                return fail(key, value.to_string(), "at least 0 and below 1");
+            }
+        }
+        if !positive(self.epsilon) {
+            return fail("epsilon", self.epsilon.to_string(), "above 0, such as 1e-8");
         }
         if self.weight_decay < 0.0 || !self.weight_decay.is_finite() {
             return fail("weight_decay", self.weight_decay.to_string(), "at least 0");
@@ -244,15 +277,29 @@ impl Config {
     }
 
     /// The settings of the optimiser.
-    pub fn sgd(&self) -> SgdSettings {
-        SgdSettings { momentum: self.momentum, weight_decay: self.weight_decay }
+    pub fn optimizer_settings(&self) -> Optimizer {
+        let Self { momentum, beta1, beta2, epsilon, weight_decay, .. } = *self;
+        let adam = |decoupled| Optimizer::Adam(AdamSettings { beta1, beta2, epsilon, weight_decay, decoupled });
+        match self.optimizer {
+            OptimizerKind::Sgd => Optimizer::Sgd(SgdSettings { momentum, weight_decay }),
+            OptimizerKind::Adam => adam(false),
+            OptimizerKind::AdamW => adam(true),
+        }
+    }
+
+    /// The learning rate after the warm-up: the given one, or one that suits the optimiser.
+    pub fn peak_learning_rate(&self) -> f32 {
+        self.learning_rate.unwrap_or(match self.optimizer {
+            OptimizerKind::Sgd => 0.03,
+            OptimizerKind::Adam | OptimizerKind::AdamW => 0.001,
+        })
     }
 
     /// The learning rate of a step, counted from 0.
     pub fn learning_rate_at(&self, step: u32) -> f32 {
         let rising = (step + 1) as f32 / self.warmup.max(1) as f32;
         let falling = self.steps.saturating_sub(step) as f32 / self.cooldown.max(1) as f32;
-        self.learning_rate * rising.min(falling).clamp(0.0, 1.0)
+        self.peak_learning_rate() * rising.min(falling).clamp(0.0, 1.0)
     }
 
     /// Checks that a stopped run with this configuration may go on with another one.
@@ -325,9 +372,11 @@ mod tests {
             (Config { batch: 0, ..default() }, "batch"),
             (Config { base: 0, ..default() }, "base"),
             (Config { depth: 9, ..default() }, "depth"),
-            (Config { learning_rate: f32::NAN, ..default() }, "learning_rate"),
-            (Config { learning_rate: 0.0, ..default() }, "learning_rate"),
+            (Config { learning_rate: Some(f32::NAN), ..default() }, "learning_rate"),
+            (Config { learning_rate: Some(0.0), ..default() }, "learning_rate"),
             (Config { momentum: 1.0, ..default() }, "momentum"),
+            (Config { beta2: 1.0, ..default() }, "beta2"),
+            (Config { epsilon: 0.0, ..default() }, "epsilon"),
             (Config { weight_decay: -1.0, ..default() }, "weight_decay"),
             (Config { border_sigma: 0.0, ..default() }, "border_sigma"),
             (Config { hold_out: Some(1.0), ..default() }, "hold_out"),
@@ -343,11 +392,11 @@ mod tests {
 
     #[test]
     fn the_learning_rate_rises_to_its_value() {
-        let config = Config { learning_rate: 1.0, warmup: 4, ..Config::default() };
+        let config = Config { learning_rate: Some(1.0), warmup: 4, ..Config::default() };
         let rates: Vec<f32> = (0..6).map(|step| config.learning_rate_at(step)).collect();
         assert_eq!(rates, [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]);
         assert_eq!(Config { warmup: 0, ..config }.learning_rate_at(0).to_bits(), 1.0_f32.to_bits());
-        let config = Config { learning_rate: 1.0, warmup: 0, cooldown: 4, steps: 6, ..Config::default() };
+        let config = Config { learning_rate: Some(1.0), warmup: 0, cooldown: 4, steps: 6, ..Config::default() };
         let rates: Vec<f32> = (0..6).map(|step| config.learning_rate_at(step)).collect();
         assert_eq!(rates, [1.0, 1.0, 1.0, 0.75, 0.5, 0.25]);
     }

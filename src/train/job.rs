@@ -365,7 +365,7 @@ impl Run<'_, '_> {
     }
 
     fn diverged(&self, problem: &str) -> Error {
-        let rate = self.job.config.learning_rate;
+        let rate = self.job.config.peak_learning_rate();
         let lower = rate / 3.0;
         Error::Diverged(format!(
             "training has diverged: {problem}; {}. Start again, or go on from there with --resume, at a lower rate: --lr {lower:.0e} \

@@ -3,23 +3,21 @@
 use super::config::Config;
 use super::record::Record;
 use crate::array::{Array, Tensor};
-use crate::checkpoint::{self, Metadata, Section, VELOCITY, Weights};
+use crate::checkpoint::{self, Metadata, Section, Weights, state_prefix};
 use crate::data::Prepared;
 use crate::data::sampler::{Batch, Choice, Sampler, Tile};
 use crate::error::Result;
 use crate::executor::{Device, Executor};
 use crate::graph::{Bank, Graph, NodeId};
-use crate::models::{Training, TrainingStep, UNet};
+use crate::models::{Optimizer, Training, TrainingStep, UNet};
 use std::path::Path;
-
-/// The velocities of SGD with momentum.
-const VELOCITY_BANK: Bank = Bank::OptimizerState(0);
 
 /// A network in training: every call of [`Trainer::step`] is one update.
 #[derive(Debug)]
 pub struct Trainer {
     config: Config,
     model: UNet,
+    optimizer: Optimizer,
     nodes: TrainingStep,
     executor: Executor,
     sampler: Sampler,
@@ -47,11 +45,12 @@ impl Trainer {
         let output = model.output_side(tile)?;
         let tile = Tile { input: [tile; 2], output: [output; 2] };
         let sampler = Sampler::new(samples, tile, Choice::default(), config.seed)?;
-        let training = Training { loss: config.cross_entropy(), sgd: config.sgd() };
+        let optimizer = config.optimizer_settings();
+        let training = Training { loss: config.cross_entropy(), optimizer };
         let nodes = model.build(config.batch, tile.input)?.training_step(&training)?;
         let initial = nodes.graph.initial_parameters(config.seed);
         let executor = Executor::new(device, &nodes.graph, &initial)?;
-        Ok(Self { config: config.clone(), model, nodes, executor, sampler, step: 0, next: None })
+        Ok(Self { config: config.clone(), model, optimizer, nodes, executor, sampler, step: 0, next: None })
     }
 
     /// The graph of a step.
@@ -84,14 +83,14 @@ impl Trainer {
             None => self.inputs(self.step)?,
         };
         let learning_rate = self.config.learning_rate_at(self.step);
-        let TrainingStep { image, labels, weights, learning_rate: rate, generator, loss, .. } = self.nodes;
+        let TrainingStep { image, labels, weights, rates, generator, loss, .. } = self.nodes;
         let graph = &self.nodes.graph;
         let float = |node: NodeId, data: Vec<f32>| Tensor::Float(Array { shape: graph.shape(node).clone(), data });
         let uint = |node: NodeId, data: Vec<u32>| Tensor::Uint(Array { shape: graph.shape(node).clone(), data });
         self.executor.write(image, float(image, inputs.image))?;
         self.executor.write(labels, uint(labels, inputs.labels))?;
         self.executor.write(weights, float(weights, inputs.weights))?;
-        self.executor.write(rate, float(rate, vec![learning_rate]))?;
+        self.executor.write(rates, float(rates, self.optimizer.rates(learning_rate, self.step)))?;
         if let Some(generator) = generator {
             self.executor.write(generator, uint(generator, vec![self.config.seed, self.step]))?;
         }
@@ -138,9 +137,17 @@ impl Trainer {
     /// # Errors
     /// As [`checkpoint::save`].
     pub fn save(&self, path: &Path, metadata: &Metadata) -> Result<()> {
-        let (parameters, velocity) = (self.parameters()?, self.executor.read_bank(VELOCITY_BANK)?);
-        let sections = [Section { prefix: "", bank: &parameters }, Section { prefix: VELOCITY, bank: &velocity }];
+        let mut banks = vec![(String::new(), self.parameters()?)];
+        for (prefix, bank) in self.state() {
+            banks.push((prefix, self.executor.read_bank(bank)?));
+        }
+        let sections: Vec<Section<'_>> = banks.iter().map(|(prefix, bank)| Section { prefix, bank }).collect();
         checkpoint::save(path, self.graph(), &sections, metadata)
+    }
+
+    /// The banks of the optimiser's state, each with what it is called in a checkpoint.
+    fn state(&self) -> impl Iterator<Item = (String, Bank)> + use<> {
+        self.optimizer.state().iter().map(|state| state_prefix(state)).zip((0..).map(Bank::OptimizerState))
     }
 
     /// Takes the place of the trainer that wrote a checkpoint.
@@ -149,15 +156,17 @@ impl Trainer {
     /// [`Error::Weights`](crate::Error::Weights) when the file is not a checkpoint of this network; then nothing has changed.
     pub fn restore(&mut self, weights: &Weights) -> Result<()> {
         let step = weights.metadata().get(Metadata::STEP).map_err(|problem| weights.error(problem))?;
-        let Some(step) = step.filter(|_| weights.has(VELOCITY)) else {
+        let Some(step) = step.filter(|_| self.state().all(|(prefix, _)| weights.has(&prefix))) else {
             return Err(
                 weights.error("these are weights without the state of a training; resume from last.safetensors")
             );
         };
         let parameters = weights.bank_for(&self.nodes.graph)?;
-        let velocity = weights.bank_with(&self.nodes.graph, VELOCITY)?;
-        self.executor.write_bank(Bank::Parameters, &parameters)?;
-        self.executor.write_bank(VELOCITY_BANK, &velocity)?;
+        let mut banks = vec![(Bank::Parameters, parameters)];
+        for (prefix, bank) in self.state() {
+            banks.push((bank, weights.bank_with(&self.nodes.graph, &prefix)?));
+        }
+        banks.iter().try_for_each(|(bank, values)| self.executor.write_bank(*bank, values))?;
         (self.step, self.next) = (step, None);
         Ok(())
     }

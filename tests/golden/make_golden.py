@@ -246,21 +246,60 @@ def cross_entropy_case(random):
     return {"op": "cross_entropy", "ignore_label": IGNORE}, tensors
 
 
-def sgd_case(random):
-    settings = {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.01}
+def dice_case(random):
+    """The soft Dice loss over the foreground classes, each pooled over the batch; no pixel of class 3 is there."""
+    smoothing = 0.5
+    logits = random.normal(2, 4, 5, 6, std=2.0).requires_grad_(True)
+    labels = random.integers(0, 3, 2, 5, 6)
+    labels[random.uniform(2, 5, 6) < 0.2] = IGNORE
+    weights = random.uniform(2, 5, 6, low=0.2, high=5.0)
+    weights[random.uniform(2, 5, 6) < 0.2] = 0
+    kept = (labels != IGNORE) & (weights != 0)
+    overlaps = []
+    for label in range(1, 4):
+        p, g = logits.softmax(1)[:, label][kept], (labels == label)[kept].double()
+        overlaps.append((2 * (p * g).sum() + smoothing) / (p.sum() + g.sum() + smoothing))
+    loss = 1 - torch.stack(overlaps).mean()
+    loss.backward()
+    tensors = {"logits": given(logits), "labels": given(labels), "pixel_weights": given(weights)}
+    tensors |= {"loss": result(loss), "grad.logits": result(logits.grad)}
+    return {"op": "dice", "smoothing": smoothing, "ignore_label": IGNORE}, tensors
+
+
+def optimiser_case(random, op, optimiser, settings, states):
+    """Three updates; the settings are float32 numbers."""
+    settings = {name: torch.tensor(value).double().tolist() for name, value in settings.items()}
     param = nn.Parameter(random.normal(37))
     tensors = {"param": given(param)}
-    sgd = torch.optim.SGD([param], **settings)
+    optimiser = optimiser([param], **settings)
     for step in (1, 2, 3):
         param.grad = random.normal(37)
-        sgd.step()
+        optimiser.step()
         tensors |= {f"grad{step}": given(param.grad), f"after{step}": result(param)}
-    tensors["momentum3"] = result(sgd.state[param]["momentum_buffer"])
-    return {"op": "sgd", **settings}, tensors
+    tensors |= {state: result(optimiser.state[param][state]) for state in states}
+    return {"op": op, **settings}, tensors
+
+
+def clip_grad_norm_case(random):
+    """Two parameters, their gradients clipped to less and to more than they have."""
+    params = [nn.Parameter(torch.zeros(count, dtype=torch.float64)) for count in (37, 5)]
+    tensors, settings = {}, {"op": "clip_grad_norm", "max_norm.less": 2.5, "max_norm.more": 100.0}
+    gradients = [random.normal(len(param)) for param in params]
+    for case in ("less", "more"):
+        for param, gradient in zip(params, gradients):
+            param.grad = gradient.clone()
+        norm = nn.utils.clip_grad_norm_(params, settings[f"max_norm.{case}"])
+        tensors |= {f"norm.{case}": result(norm)}
+        tensors |= {f"clipped{index}.{case}": result(param.grad) for index, param in enumerate(params)}
+    tensors |= {f"grad{index}": given(gradient) for index, gradient in enumerate(gradients)}
+    return settings, tensors
 
 
 def ops():
     random = Random(7)
+    sgd = {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.01}
+    adam = {"lr": 0.1, "betas": (0.9, 0.99), "eps": 1e-3, "weight_decay": 0.1}
+    moments = ("exp_avg", "exp_avg_sq")
     pool = {"op": "max_pool2d", "kernel": [2, 2], "stride": 2, "ties": "the first maximum in row order takes the gradient"}
     cases = {
         "conv3x3": conv_case(random, "conv2d", (2, 3, 9, 8), (5, 3, 3, 3), 1),
@@ -281,7 +320,11 @@ def ops():
             random, {"op": "softmax", "axis": "channels"}, random.normal(2, 5, 3, 4, std=3.0), lambda x: x.softmax(1)
         ),
         "cross_entropy": cross_entropy_case(random),
-        "sgd": sgd_case(random),
+        "sgd": optimiser_case(random, "sgd", torch.optim.SGD, sgd, ("momentum_buffer",)),
+        "adam": optimiser_case(random, "adam", torch.optim.Adam, adam, moments),
+        "adamw": optimiser_case(random, "adam", torch.optim.AdamW, adam, moments),
+        "clip_grad_norm": clip_grad_norm_case(random),
+        "dice": dice_case(random),
     }
     tensors = {f"{case}.{key}": value for case, (_, values) in cases.items() for key, value in values.items()}
     save("ops.safetensors", tensors, {"cases": {case: settings for case, (settings, _) in cases.items()}})
