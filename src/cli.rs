@@ -1,5 +1,6 @@
 //! The command line: one file per command.
 
+mod check_data;
 mod demo;
 mod devices;
 mod evaluate;
@@ -63,6 +64,8 @@ enum Command {
     Devices,
     /// Check every kernel against its CPU reference on your device, then one training step of a small U-Net
     Selftest,
+    /// Find what is wrong with a folder of images and truth, before an hour is lost; exit code 0: nothing, 1: warnings, 3: errors
+    CheckData(check_data::Arguments),
     /// Train a U-Net on your images, or go on with a run that was stopped
     Train(train::Arguments),
     /// Segment images of any size with trained weights
@@ -169,6 +172,7 @@ pub(crate) fn run() -> Result<ExitCode> {
         Command::Demo(arguments) => demo::run(&global, &arguments),
         Command::Devices => devices::run(&global),
         Command::Selftest => selftest::run(&global),
+        Command::CheckData(arguments) => check_data::run(&global, &arguments),
         Command::Train(arguments) => train::run(&global, &arguments),
         Command::Predict(arguments) => predict::run(&global, &arguments),
         Command::Evaluate(arguments) => evaluate::run(&global, &arguments),

@@ -72,7 +72,7 @@ fn explain_prints_the_papers_figure() {
 
 #[test]
 fn every_command_has_help_and_the_listing_always_offers_the_cpu() {
-    for command in ["demo", "train", "predict", "evaluate", "devices", "selftest", "explain"] {
+    for command in ["demo", "check-data", "train", "predict", "evaluate", "devices", "selftest", "explain"] {
         let help = succeeds(&[command, "--help"]);
         assert!(help.contains("--device") && help.contains("--seed"), "{command}: {help}");
     }
@@ -150,6 +150,44 @@ fn what_cannot_be_predicted_is_refused_by_name() {
     // A colour image for a grey network.
     image::RgbImage::from_fn(20, 20, |x, y| image::Rgb([x as u8, y as u8, 9])).save(path("colour.png")).unwrap();
     fails(3, predict(&weights, &path("colour.png"), &[]), &["3 channel", "trained on 1"]);
+}
+
+#[test]
+fn a_stack_is_predicted_page_by_page() {
+    let (folder, weights, _data) = fixture();
+    let stack = folder.path().join("stack.tif");
+    let mut encoder = tiff::encoder::TiffEncoder::new(std::fs::File::create(&stack).unwrap()).unwrap();
+    for first in [1, 2] {
+        let values: Vec<u8> = (0..40 * 40).map(|pixel| (pixel * first % 251) as u8).collect();
+        encoder.write_image::<tiff::encoder::colortype::Gray8>(40, 40, &values).unwrap();
+    }
+    drop(encoder);
+    let out = folder.path().join("out");
+    let (stack, out_text) = (stack.to_str().unwrap(), out.to_str().unwrap());
+    succeeds(&["predict", "--device", "cpu", "--weights", &weights, "--input", stack, "--out", out_text]);
+    assert!(["stack-0000.png", "stack-0001.png"].iter().all(|name| out.join("masks").join(name).exists()));
+}
+
+#[test]
+fn check_data_lists_everything_and_its_code_tells_errors_from_warnings() {
+    let (folder, _weights, data) = fixture();
+    let code = |arguments: &[&str]| {
+        let output = tilewise(arguments);
+        (output.status.code(), String::from_utf8(output.stdout).unwrap())
+    };
+    let (clean, text) = code(&["check-data", &data, "--files"]);
+    assert!(clean == Some(0) && text.contains("ready to train on") && text.contains("cells-0001: 48 x 48"), "{text}");
+    let map = folder.path().join("weights.png");
+    let (warned, text) = code(&["check-data", &data, "--val", &data, "--weights-map", map.to_str().unwrap()]);
+    assert!(warned == Some(1) && text.contains("the same image as "), "{text}");
+    let picture = image::open(map).unwrap();
+    assert!(picture.width() > 3 * 48 && picture.height() > 2 * 48);
+    std::fs::write(folder.path().join("data/images/b.jpg"), "x").unwrap();
+    std::fs::remove_file(folder.path().join("data/instances/cells-0001.png")).unwrap();
+    let (wrong, text) = code(&["check-data", &data, "--json"]);
+    let json: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert!(wrong == Some(3) && json[0]["errors"].as_array().unwrap().len() == 2, "{text}");
+    assert_eq!(json[0]["files"][0]["name"], "cells-0000");
 }
 
 #[test]

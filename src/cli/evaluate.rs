@@ -51,7 +51,7 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
         for sample in dataset.read(&[index])? {
             bar.set_message(sample.name.clone());
             let confusion = predictor.score(&sample).map_err(|error| match error {
-                Error::Data { problem, .. } => Error::data(&dataset.pairs()[index].image, problem),
+                Error::Data { problem, .. } => dataset.pairs()[index].image.error(problem),
                 other => other,
             })?;
             total.merge(&confusion);

@@ -8,7 +8,7 @@ use std::fs::OpenOptions;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use tilewise::checkpoint::{Weights, atomic};
-use tilewise::data::raster::{EXTENSIONS, write_grey8};
+use tilewise::data::raster::{EXTENSIONS, Page, write_grey8};
 use tilewise::data::{Image, LabelMap};
 use tilewise::picture::Picture;
 use tilewise::predict::{Prediction, Predictor};
@@ -20,7 +20,7 @@ pub(crate) struct Arguments {
     /// A weights file, or the folder of a run (its best weights are taken)
     #[arg(long, value_name = "FILE|RUN")]
     weights: PathBuf,
-    /// An image, or a folder of images: PNG or TIFF, 8 or 16 bit, up to 65,535 pixels a side
+    /// An image or TIFF stack, or a folder of these: PNG or TIFF, 8 or 16 bit, up to 65,535 pixels a side
     #[arg(long, value_name = "FILE|DIR")]
     input: PathBuf,
     /// Where to write: masks/ (class values, indexed colour), probabilities/ (of foreground) and overlays/, a PNG per image
@@ -49,8 +49,8 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
     let mut logits = BTreeMap::new();
     let mut results = Vec::new();
     let mut failures = Vec::new();
-    for path in &images {
-        let (image, prediction) = match segment(global, &mut predictor, path) {
+    for page in &images {
+        let (image, prediction) = match segment(global, &mut predictor, page) {
             Ok(segmented) => segmented,
             // One bad file among many is no reason to leave out the others.
             Err(error @ (Error::Data { .. } | Error::Io { .. })) if images.len() > 1 => {
@@ -60,23 +60,23 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
             }
             Err(error) => return Err(error),
         };
-        let stem = stem(path);
-        outputs.write(&stem, &image, &prediction)?;
+        let name = page.name();
+        outputs.write(&name, &image, &prediction)?;
         let foreground = prediction.labels.iter().filter(|&&label| label != 0).count();
         let share = foreground as f64 / prediction.labels.len() as f64;
         let [tile_height, tile_width] = predictor.tile_for(image.height, image.width)?;
         global.say(&format!(
-            "{stem}: {}×{}, {:.1} % foreground, tile {tile_height}×{tile_width}",
+            "{name}: {}×{}, {:.1} % foreground, tile {tile_height}×{tile_width}",
             image.height,
             image.width,
             100.0 * share
         ));
         results.push(json!({
-            "image": path, "height": image.height, "width": image.width, "foreground_share": share,
+            "image": page.path, "page": page.index, "height": image.height, "width": image.width, "foreground_share": share,
             "tile": [tile_height, tile_width],
         }));
         if arguments.logits.is_some() {
-            let name = if images.len() == 1 { "logits".to_owned() } else { stem };
+            let name = if images.len() == 1 { "logits".to_owned() } else { name };
             logits.insert(name, ([image.height, image.width, prediction.classes], prediction.logits));
         }
     }
@@ -98,39 +98,39 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
     }
 }
 
-/// The image itself, or the images of a folder in order of their names. Hidden files are passed over.
-fn images(input: &Path) -> Result<Vec<PathBuf>> {
+/// The images of the file, or of the files of a folder in order of their names: several of a TIFF stack. Hidden files are passed
+/// over.
+fn images(input: &Path) -> Result<Vec<Page>> {
     let metadata = std::fs::metadata(input).map_err(|error| Error::io("read", input, error))?;
+    let mut files = Vec::new();
     if metadata.is_file() {
-        return Ok(vec![input.to_owned()]);
-    }
-    let entries = std::fs::read_dir(input).map_err(|error| Error::io("read", input, error))?;
-    let mut images = Vec::new();
-    for entry in entries {
-        let path = entry.map_err(|error| Error::io("read", input, error))?.path();
-        let extension = path.extension().map(|extension| extension.to_string_lossy().to_lowercase());
-        let hidden = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));
-        if !hidden && extension.is_some_and(|extension| EXTENSIONS.contains(&extension.as_str())) {
-            images.push(path);
+        files.push(input.to_owned());
+    } else {
+        for entry in std::fs::read_dir(input).map_err(|error| Error::io("read", input, error))? {
+            let path = entry.map_err(|error| Error::io("read", input, error))?.path();
+            let extension = path.extension().map(|extension| extension.to_string_lossy().to_lowercase());
+            let hidden = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));
+            if !hidden && extension.is_some_and(|extension| EXTENSIONS.contains(&extension.as_str())) {
+                files.push(path);
+            }
         }
     }
-    images.sort();
-    if images.is_empty() {
+    files.sort();
+    if files.is_empty() {
         return Err(Error::data(input, format!("there are no images here; supported are {}", EXTENSIONS.join(", "))));
     }
+    let mut images = Vec::new();
+    for path in &files {
+        // What is wrong with a file is said when it is its turn.
+        images.extend(Page::of_file(path).unwrap_or_else(|_| vec![path.as_path().into()]));
+    }
     let mut seen = BTreeMap::new();
-    for path in &images {
-        if let Some(other) = seen.insert(stem(path), path) {
-            let problem = format!("{} would give the same output names; rename one of them", path.display());
-            return Err(Error::data(other, problem));
+    for image in &images {
+        if let Some(other) = seen.insert(image.name(), image) {
+            return Err(other.error(format!("{image} would give the same output names; rename one of them")));
         }
     }
     Ok(images)
-}
-
-/// The name of an image without its extension.
-fn stem(path: &Path) -> String {
-    path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
 /// The folders that are written, which never hold what is read.
@@ -141,7 +141,7 @@ struct Outputs {
 }
 
 impl Outputs {
-    fn new(out: &Path, images: &[PathBuf]) -> Result<Self> {
+    fn new(out: &Path, images: &[Page]) -> Result<Self> {
         let [masks, probabilities, overlays] = ["masks", "probabilities", "overlays"].map(|name| out.join(name));
         if out.join("images").is_dir() && masks.is_dir() {
             let out = out.display();
@@ -151,7 +151,7 @@ impl Outputs {
         }
         for folder in [&masks, &probabilities, &overlays] {
             let Ok(folder) = folder.canonicalize() else { continue };
-            let inside = images.iter().find(|path| {
+            let inside = images.iter().map(|image| &image.path).find(|path| {
                 path.canonicalize().is_ok_and(|path| path.parent().is_some_and(|parent| parent == folder))
             });
             if let Some(path) = inside {
@@ -183,10 +183,10 @@ impl Outputs {
 }
 
 /// Reads an image and predicts it, with progress over its tiles.
-fn segment(global: &Global, predictor: &mut Predictor, path: &Path) -> Result<(Image, Prediction)> {
-    let image = Image::read(path)?;
+fn segment(global: &Global, predictor: &mut Predictor, page: &Page) -> Result<(Image, Prediction)> {
+    let image = Image::read_page(page)?;
     let bar = global.progress("{msg} {bar:30} {pos}/{len} tiles, {eta} left");
-    bar.set_message(path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default());
+    bar.set_message(page.name());
     let prediction = predictor.predict(&image, &mut |done, total| {
         bar.set_length(total as u64);
         bar.set_position(done as u64);
@@ -194,7 +194,7 @@ fn segment(global: &Global, predictor: &mut Predictor, path: &Path) -> Result<(I
     bar.finish_and_clear();
     match prediction {
         Ok(prediction) => Ok((image, prediction)),
-        Err(Error::Usage(problem)) => Err(Error::data(path, problem)),
+        Err(Error::Usage(problem)) => Err(page.error(problem)),
         Err(error) => Err(error),
     }
 }

@@ -6,24 +6,26 @@
 //! ```
 
 mod files;
+mod inspection;
 mod mapping;
 mod survey;
+mod warning;
 
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 
 pub use files::Pair;
+pub use inspection::{FileReport, Inspection};
 pub use mapping::{Mapping, ValueMap};
 pub use survey::{ConstantPredictor, InstanceCounts, Survey};
+pub use warning::{Warning, WarningKind};
 
 use super::image::Image;
 use super::label::LabelMap;
 use super::sample::{Sample, Truth};
 use crate::error::{Error, Result};
 use crate::random::Random;
-use mapping::choose_mapping;
-use survey::summarise;
 
 /// The stream of a seed that splits are drawn from.
 const STREAM: u32 = 0x5b11_7000;
@@ -77,7 +79,7 @@ impl Dataset {
     /// Pairs the files of a folder by name, reads each once, and chooses how label values become classes.
     ///
     /// Hidden files, README and LICENSE files are passed over; nothing else is ignored silently. Files are in the order
-    /// of their names.
+    /// of their names; TIFF stacks are read page by page. [`Inspection`] lists everything that is wrong, this stops at the first.
     ///
     /// # Errors
     /// [`Error::Usage`] when options contradict each other or the data set. [`Error::Io`] when something cannot be read.
@@ -90,15 +92,7 @@ impl Dataset {
     ///   values;
     /// * all pixels are of one class.
     pub fn open(folder: impl AsRef<Path>, options: &Options) -> Result<Self> {
-        let folder = folder.as_ref();
-        let (kind, pairs) = files::pairs(folder, &options.mask_suffix)?;
-        let summaries = in_order(&pairs, |pair| summarise(pair, kind))?;
-        survey::refuse_mixed_channels(&pairs, &summaries)?;
-        survey::refuse_constant(folder, &summaries)?;
-        let mapping = choose_mapping(folder, kind, &pairs, &summaries, options)?;
-        let survey = Survey::new(kind, &pairs, &summaries, mapping);
-        survey.refuse_single_class(folder)?;
-        Ok(Self { folder: folder.to_owned(), pairs, survey })
+        Inspection::new(folder, options).into_dataset()
     }
 
     /// The folder.
@@ -138,8 +132,8 @@ impl Dataset {
     }
 
     fn read_pair(&self, pair: &Pair) -> Result<Sample> {
-        let image = Image::read(&pair.image)?;
-        let mut labels = LabelMap::read(&pair.label)?;
+        let image = Image::read_page(&pair.image)?;
+        let mut labels = LabelMap::read_page(&pair.label)?;
         files::refuse_other_size(pair, &image, &labels)?;
         let truth = match self.survey.kind {
             LabelKind::Instances => Truth::Instances(labels),

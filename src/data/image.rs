@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use super::raster::Raster;
-use crate::error::{Error, Result};
+use super::raster::{Page, Raster};
+use crate::error::Result;
 
 /// An image of any bit depth, channels last.
 #[derive(Clone, Debug, PartialEq)]
@@ -26,10 +26,17 @@ impl Image {
     /// Reads a PNG or TIFF file. Palettes are replaced by their colours; 1-bit images keep the values 0 and 1.
     ///
     /// # Errors
-    /// As [`Raster::read`]; also [`Error::Data`] when a palette index has no colour.
+    /// As [`Raster::read`]; also [`Error::Data`](crate::Error::Data) when a palette index has no colour.
     pub fn read(path: impl AsRef<Path>) -> Result<Self> {
-        let path = path.as_ref();
-        let mut raster = Raster::read(path)?;
+        Self::read_page(&path.as_ref().into())
+    }
+
+    /// Reads an image of a file that may have several.
+    ///
+    /// # Errors
+    /// As [`Image::read`].
+    pub fn read_page(page: &Page) -> Result<Self> {
+        let mut raster = Raster::read(page)?;
         if let Some(palette) = raster.palette.take() {
             let mut colours = Vec::with_capacity(3 * raster.samples.len());
             for (pixel, &index) in raster.samples.iter().enumerate() {
@@ -39,7 +46,7 @@ impl Image {
                     let problem = format!(
                         "the palette has {known} colours, but the pixel at x={x}, y={y} is {index}; save it again"
                     );
-                    return Err(Error::data(path, problem));
+                    return Err(page.error(problem));
                 };
                 colours.extend(colour.map(f32::from));
             }

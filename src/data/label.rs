@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::raster::{Raster, write_grey16, write_indexed};
+use super::raster::{Page, Raster, write_grey16, write_indexed};
 use crate::error::{Error, Result};
 use crate::picture::class_colour;
 
@@ -24,17 +24,24 @@ impl LabelMap {
     /// As [`Raster::read`]; also [`Error::Data`] for colours, several bands, lossy compression, and values that are
     /// negative or not whole.
     pub fn read(path: impl AsRef<Path>) -> Result<Self> {
-        let path = path.as_ref();
-        let raster = Raster::read(path)?;
+        Self::read_page(&path.as_ref().into())
+    }
+
+    /// Reads an image of a file that may have several.
+    ///
+    /// # Errors
+    /// As [`LabelMap::read`].
+    pub fn read_page(page: &Page) -> Result<Self> {
+        let raster = Raster::read(page)?;
         if raster.lossy {
             let problem =
                 "the labels are compressed with loss, which invents values; save them uncompressed or with deflate";
-            return Err(Error::data(path, problem));
+            return Err(page.error(problem));
         }
         if !matches!(raster.channels, 1 | 3) {
             let bands = raster.channels;
             let problem = format!("labels have one value per pixel, this file has {bands}; save the label band alone");
-            return Err(Error::data(path, problem));
+            return Err(page.error(problem));
         }
         let mut values = Vec::with_capacity(raster.height * raster.width);
         for (pixel, samples) in raster.samples.chunks(raster.channels).enumerate() {
@@ -47,11 +54,11 @@ impl LabelMap {
                      grey or indexed colour with one class number per pixel",
                     colour.join(", ")
                 );
-                return Err(Error::data(path, problem));
+                return Err(page.error(problem));
             }
             if value < 0.0 || value.fract() != 0.0 || f64::from(value) > f64::from(u32::MAX) {
                 let problem = format!("the label at x={x}, y={y} is {value}; labels are whole numbers from 0");
-                return Err(Error::data(path, problem));
+                return Err(page.error(problem));
             }
             values.push(value as u32);
         }

@@ -6,9 +6,10 @@
 mod png_format;
 mod tiff_format;
 
+use std::fmt;
 use std::fs::File;
 use std::io::{BufReader, Read, Seek, SeekFrom};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 
@@ -22,6 +23,9 @@ pub const MAX_SIDE: u64 = 65_535;
 
 /// The most memory that the samples of one image may take.
 pub const MAX_SIZE_BYTES: u64 = 1 << 30;
+
+/// The most pages of a TIFF stack.
+pub const MAX_PAGES: usize = 10_000;
 
 /// The samples of an image file, unscaled.
 #[derive(Clone, Debug, PartialEq)]
@@ -44,27 +48,95 @@ pub struct Raster {
     pub lossy: bool,
 }
 
+/// One image of a file: the file itself, or a page of a TIFF stack.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Page {
+    /// The file.
+    pub path: PathBuf,
+    /// The page, from 0, of a file that has several.
+    pub index: Option<usize>,
+}
+
+impl Page {
+    /// The images of a file, in their order.
+    ///
+    /// # Errors
+    /// As [`Raster::read`], as far as it shows without reading pixels; [`Error::Data`] for more than [`MAX_PAGES`].
+    pub fn of_file(path: &Path) -> Result<Vec<Self>> {
+        let count = match open(path)? {
+            (Format::Png, _) => 1,
+            (Format::Tiff, reader) => tiff_format::pages(path, reader)?,
+        };
+        let index = |page| (count > 1).then_some(page);
+        Ok((0..count).map(|page| Self { path: path.to_owned(), index: index(page) }).collect())
+    }
+
+    /// What to call it: the file's name without its extension, and the page: `stack-0007`.
+    pub fn name(&self) -> String {
+        let stem = self.path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+        self.index.map_or(stem.clone(), |page| format!("{stem}-{page:04}"))
+    }
+
+    /// An [`Error::Data`] about it.
+    pub fn error(&self, problem: impl Into<String>) -> Error {
+        Error::data(&self.path, self.located(problem))
+    }
+
+    fn located(&self, problem: impl Into<String>) -> String {
+        let problem = problem.into();
+        self.index.map_or(problem.clone(), |page| format!("page {page}: {problem}"))
+    }
+}
+
+impl From<&Path> for Page {
+    /// The only image of a file.
+    fn from(path: &Path) -> Self {
+        Self { path: path.to_owned(), index: None }
+    }
+}
+
+impl fmt::Display for Page {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.path.display())?;
+        self.index.map_or(Ok(()), |page| write!(f, " page {page}"))
+    }
+}
+
+enum Format {
+    Png,
+    Tiff,
+}
+
+/// Opens a file and recognises its format by its first bytes.
+fn open(path: &Path) -> Result<(Format, BufReader<File>)> {
+    let failed = |source| Error::io("read", path, source);
+    let mut reader = BufReader::new(File::open(path).map_err(failed)?);
+    let mut start = Vec::with_capacity(START_BYTES as usize);
+    reader.by_ref().take(START_BYTES).read_to_end(&mut start).map_err(failed)?;
+    reader.seek(SeekFrom::Start(0)).map_err(failed)?;
+    match start.as_slice() {
+        [0x89, b'P', b'N', b'G', ..] => Ok((Format::Png, reader)),
+        [b'I', b'I', 42 | 43, 0, ..] | [b'M', b'M', 0, 42 | 43, ..] => Ok((Format::Tiff, reader)),
+        _ => Err(Error::data(path, foreign(&start))),
+    }
+}
+
 impl Raster {
-    /// Reads a PNG or TIFF file, recognised by its first bytes.
+    /// Reads an image of a PNG or TIFF file.
     ///
     /// # Errors
     /// [`Error::Io`] when the file cannot be read; [`Error::Data`] when it is of another format, damaged, larger than
-    /// [`MAX_SIDE`] or [`MAX_SIZE_BYTES`], has several pages, or stores samples in a way that is not supported.
-    pub fn read(path: &Path) -> Result<Self> {
-        let file = File::open(path).map_err(|source| Error::io("read", path, source))?;
-        let mut reader = BufReader::new(file);
-        let mut start = Vec::with_capacity(START_BYTES as usize);
-        reader
-            .by_ref()
-            .take(START_BYTES)
-            .read_to_end(&mut start)
-            .and_then(|_| reader.seek(SeekFrom::Start(0)))
-            .map_err(|source| Error::io("read", path, source))?;
-        match start.as_slice() {
-            [0x89, b'P', b'N', b'G', ..] => png_format::read(path, reader),
-            [b'I', b'I', 42 | 43, 0, ..] | [b'M', b'M', 0, 42 | 43, ..] => tiff_format::read(path, reader),
-            _ => Err(Error::data(path, foreign(&start))),
-        }
+    /// [`MAX_SIDE`] or [`MAX_SIZE_BYTES`], has several pages and none is named, or stores samples in a way that is not supported.
+    pub fn read(page: &Page) -> Result<Self> {
+        let path = &page.path;
+        let raster = match open(path)? {
+            (Format::Png, reader) => png_format::read(path, reader),
+            (Format::Tiff, reader) => tiff_format::read(path, reader, page.index),
+        };
+        raster.map_err(|error| match error {
+            Error::Data { path, problem } => Error::Data { path, problem: page.located(problem) },
+            other => other,
+        })
     }
 
     /// Column and row of the pixel that holds a sample.
@@ -148,14 +220,14 @@ mod tests {
         for (content, expected) in cases {
             let path = folder.path().join("a.png");
             std::fs::write(&path, content).unwrap();
-            let message = Raster::read(&path).unwrap_err().to_string();
+            let message = Raster::read(&path.as_path().into()).unwrap_err().to_string();
             assert!(message.contains("a.png: ") && message.contains(expected), "{message}");
         }
     }
 
     #[test]
     fn a_missing_file_is_an_input_output_error() {
-        let error = Raster::read(Path::new("no/such/file.png")).unwrap_err();
+        let error = Raster::read(&Path::new("no/such/file.png").into()).unwrap_err();
         assert_eq!(error.exit_code(), 6);
         assert!(error.to_string().starts_with("cannot read no/such/file.png"), "{error}");
     }

@@ -7,40 +7,50 @@ use std::path::{Path, PathBuf};
 use super::LabelKind;
 use crate::data::image::Image;
 use crate::data::label::LabelMap;
-use crate::data::raster::EXTENSIONS;
+use crate::data::raster::{EXTENSIONS, Page};
 use crate::error::{Error, Result};
 
 /// An image and its truth.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pair {
-    /// The name of the image without its extension.
+    /// The name of the image without its extension, and its page in a stack.
     pub name: String,
     /// The image.
-    pub image: PathBuf,
+    pub image: Page,
     /// The mask or the instances.
-    pub label: PathBuf,
+    pub label: Page,
 }
 
-/// The pairs of a data set, in the order of their names.
-pub(super) fn pairs(folder: &Path, mask_suffix: &str) -> Result<(LabelKind, Vec<Pair>)> {
+/// The pairs of a data set, in the order of their names. What does not belong to a pair becomes an error in the list.
+pub(super) fn pairs(folder: &Path, mask_suffix: &str, errors: &mut Vec<Error>) -> Result<(LabelKind, Vec<Pair>)> {
     let (kind, labels) = label_folder(folder)?;
-    let images = files_by_name(&folder.join("images"), "")?;
-    let mut labels = files_by_name(&labels, mask_suffix)?;
+    let images = files_by_name(&folder.join("images"), "", errors)?;
+    let mut labels = files_by_name(&labels, mask_suffix, errors)?;
     if images.is_empty() {
-        let supported = EXTENSIONS.join(", ");
-        return Err(Error::data(folder.join("images"), format!("no images; put some there ({supported})")));
+        if errors.is_empty() {
+            let supported = EXTENSIONS.join(", ");
+            errors.push(Error::data(folder.join("images"), format!("no images; put some there ({supported})")));
+        }
+        return Ok((kind, Vec::new()));
     }
     let mut pairs = Vec::with_capacity(images.len());
     let mut lonely = Vec::new();
     for (name, image) in images {
         match labels.remove(&name) {
-            Some(label) => pairs.push(Pair { name, image, label }),
+            Some(label) => match pages(&image, &label) {
+                Ok(pages) => pairs.extend(pages),
+                Err(error) => errors.push(error),
+            },
             None => lonely.push(image),
         }
     }
-    if lonely.is_empty() && labels.is_empty() {
-        return Ok((kind, pairs));
+    if !lonely.is_empty() || !labels.is_empty() {
+        errors.push(without_partner(folder, lonely, labels));
     }
+    Ok((kind, pairs))
+}
+
+fn without_partner(folder: &Path, mut lonely: Vec<PathBuf>, labels: BTreeMap<String, PathBuf>) -> Error {
     let suffix = common_suffix(&lonely, &labels);
     lonely.extend(labels.into_values());
     let names: Vec<String> = lonely.iter().map(|path| short(folder, path)).collect();
@@ -49,7 +59,18 @@ pub(super) fn pairs(folder: &Path, mask_suffix: &str) -> Result<(LabelKind, Vec<
         Some(suffix) => format!("if `{suffix}` marks a mask, say so with --mask-suffix={suffix}"),
         None => "image and truth need the same name; add what is missing or remove these".to_owned(),
     };
-    Err(Error::data(folder, format!("files without a partner ({count}): {}; {advice}", abridged(&names))))
+    Error::data(folder, format!("files without a partner ({count}): {}; {advice}", abridged(&names)))
+}
+
+/// The pairs that two files hold: one, or as many as the stacks have pages.
+fn pages(image: &Path, label: &Path) -> Result<Vec<Pair>> {
+    let (images, labels) = (Page::of_file(image)?, Page::of_file(label)?);
+    if images.len() != labels.len() {
+        let (here, there) = (labels.len(), images.len());
+        let problem = format!("{here} page(s), but its image {} has {there}; they must be equal", image.display());
+        return Err(Error::data(label, problem));
+    }
+    Ok(images.into_iter().zip(labels).map(|(image, label)| Pair { name: image.name(), image, label }).collect())
 }
 
 /// The folder of the truth, and what kind it is.
@@ -85,9 +106,10 @@ fn label_folder(folder: &Path) -> Result<(LabelKind, PathBuf)> {
     }
 }
 
-/// The image files of a folder by name, without extension and suffix.
-fn files_by_name(folder: &Path, suffix: &str) -> Result<BTreeMap<String, PathBuf>> {
-    let mut files = BTreeMap::new();
+/// The image files of a folder by name, without extension and suffix. Everything else but hidden files and such as mean nothing
+/// becomes an error in the list.
+fn files_by_name(folder: &Path, suffix: &str, errors: &mut Vec<Error>) -> Result<BTreeMap<String, PathBuf>> {
+    let mut files: BTreeMap<String, PathBuf> = BTreeMap::new();
     for name in names_inside(folder)? {
         let path = folder.join(&name);
         let extension = path.extension().map(|extension| extension.to_string_lossy().to_ascii_lowercase());
@@ -96,17 +118,21 @@ fn files_by_name(folder: &Path, suffix: &str) -> Result<BTreeMap<String, PathBuf
             continue;
         }
         if path.is_dir() {
-            return Err(Error::data(path, "a folder among the image files; move it elsewhere or move its files up"));
+            errors.push(Error::data(path, "a folder among the image files; move it elsewhere or move its files up"));
+            continue;
         }
         if !image {
             let supported = EXTENSIONS.join(", ");
-            return Err(Error::data(path, format!("not a supported image file ({supported}); convert or remove it")));
+            errors.push(Error::data(path, format!("not a supported image file ({supported}); convert or remove it")));
+            continue;
         }
         let stem = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
         let stem = stem.strip_suffix(suffix).map(str::to_owned).unwrap_or(stem);
-        if let Some(other) = files.insert(stem.clone(), path.clone()) {
+        if let Some(other) = files.get(&stem) {
             let problem = format!("has the name `{stem}` like {}; names must differ", other.display());
-            return Err(Error::data(path, problem));
+            errors.push(Error::data(path, problem));
+        } else {
+            files.insert(stem, path);
         }
     }
     Ok(files)
@@ -156,15 +182,8 @@ pub(super) fn refuse_other_size(pair: &Pair, image: &Image, label: &LabelMap) ->
     if (image.height, image.width) == (label.height, label.width) {
         return Ok(());
     }
-    Err(Error::data(
-        &pair.label,
-        format!(
-            "{} x {} pixels, but its image {} has {} x {}; they must be equal",
-            label.width,
-            label.height,
-            pair.image.display(),
-            image.width,
-            image.height
-        ),
-    ))
+    Err(pair.label.error(format!(
+        "{} x {} pixels, but its image {} has {} x {}; they must be equal",
+        label.width, label.height, pair.image, image.width, image.height
+    )))
 }

@@ -8,8 +8,9 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use super::survey::Summary;
-use super::{LabelKind, Options, Pair};
+use super::{LabelKind, Options};
 use crate::data::label::LabelMap;
+use crate::data::raster::Page;
 use crate::data::sample::IGNORE;
 use crate::error::{Error, Result};
 
@@ -108,17 +109,17 @@ impl Mapping {
     }
 
     /// Replaces label values by classes.
-    pub(super) fn apply(&self, path: &Path, labels: &mut LabelMap) -> Result<()> {
+    pub(super) fn apply(&self, page: &Page, labels: &mut LabelMap) -> Result<()> {
         let width = labels.width;
         for (pixel, value) in labels.values.iter_mut().enumerate() {
             let (x, y) = (pixel % width, pixel / width);
-            *value = self.class_of(*value).ok_or_else(|| self.unmapped(path, *value, [x, y]))?;
+            *value = self.class_of(*value).ok_or_else(|| self.unmapped(page, *value, [x, y]))?;
         }
         Ok(())
     }
 
     /// The error for a value that has no class.
-    fn unmapped(&self, path: &Path, value: u32, [x, y]: [usize; 2]) -> Error {
+    pub(super) fn unmapped(&self, page: &Page, value: u32, [x, y]: [usize; 2]) -> Error {
         let advice = match self {
             Self::Values { map, .. } if !map.is_identity() || map.0.len() == 1 => {
                 format!("is not in the map {map}; add it there, or leave such pixels out with --ignore={value}")
@@ -131,7 +132,7 @@ impl Mapping {
                 )
             }
         };
-        Error::data(path, format!("the label value {value} at x={x}, y={y} {advice}"))
+        page.error(format!("the label value {value} at x={x}, y={y} {advice}"))
     }
 }
 
@@ -145,11 +146,10 @@ impl ValueMap {
     }
 }
 
-/// The mapping that the options ask for, or the one that the values leave no doubt about. Every value has a class in it.
+/// The mapping that the options ask for, or the one that the values leave no doubt about.
 pub(super) fn choose_mapping(
     folder: &Path,
     kind: LabelKind,
-    pairs: &[Pair],
     summaries: &[Summary],
     options: &Options,
 ) -> Result<Mapping> {
@@ -175,13 +175,6 @@ pub(super) fn choose_mapping(
         (None, Some(classes)) => Mapping::Values { map: ValueMap::identity(classes), ignore: options.ignore },
         (None, None) => evident_mapping(folder, summaries, options.ignore)?,
     };
-    for (pair, summary) in pairs.iter().zip(summaries) {
-        for (&value, count) in &summary.values {
-            if mapping.class_of(value).is_none() {
-                return Err(mapping.unmapped(&pair.label, value, count.first));
-            }
-        }
-    }
     Ok(mapping)
 }
 

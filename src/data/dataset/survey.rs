@@ -8,6 +8,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::files::refuse_other_size;
+use super::warning::{Warning, notes};
 use super::{LabelKind, Mapping, Pair};
 use crate::data::image::Image;
 use crate::data::label::LabelMap;
@@ -25,19 +26,20 @@ pub(super) struct ValueCount {
 /// What one pair contains.
 #[derive(Clone, Debug)]
 pub(super) struct Summary {
-    size: [usize; 2],
-    channels: usize,
-    bit_depth: u8,
-    range: (f32, f32),
-    alpha_dropped: bool,
-    content: u64,
+    pub(super) size: [usize; 2],
+    pub(super) channels: usize,
+    pub(super) bit_depth: u8,
+    pub(super) range: (f32, f32),
+    pub(super) alpha_dropped: bool,
+    /// A hash of the image: equal images have equal ones.
+    pub(super) content: u64,
     pub(super) values: BTreeMap<u32, ValueCount>,
 }
 
 /// Reads a pair.
 pub(super) fn summarise(pair: &Pair, kind: LabelKind) -> Result<Summary> {
-    let image = Image::read(&pair.image)?;
-    let label = LabelMap::read(&pair.label)?;
+    let image = Image::read_page(&pair.image)?;
+    let label = LabelMap::read_page(&pair.label)?;
     refuse_other_size(pair, &image, &label)?;
     let mut values: BTreeMap<u32, ValueCount> = BTreeMap::new();
     let mut pixel = 0;
@@ -49,7 +51,7 @@ pub(super) fn summarise(pair: &Pair, kind: LabelKind) -> Result<Summary> {
     }
     if kind == LabelKind::Instances && values.len() > usize::from(u16::MAX) {
         let problem = format!("{} different values; this is hardly a map of cells", values.len());
-        return Err(Error::data(&pair.label, problem));
+        return Err(pair.label.error(problem));
     }
     let mut hasher = DefaultHasher::new();
     bytemuck::cast_slice::<f32, u8>(&image.pixels).hash(&mut hasher);
@@ -64,31 +66,33 @@ pub(super) fn summarise(pair: &Pair, kind: LabelKind) -> Result<Summary> {
     })
 }
 
-/// Refuses images with different numbers of channels, which no one network takes.
-pub(super) fn refuse_mixed_channels(pairs: &[Pair], summaries: &[Summary]) -> Result<()> {
-    let Some(first) = summaries.first() else { return Ok(()) };
-    match summaries.iter().position(|summary| summary.channels != first.channels) {
-        None => Ok(()),
-        Some(index) => {
-            let problem = format!(
-                "channels: {}, but {} has {}; save all images as grey or all as RGB",
-                summaries[index].channels,
-                pairs[0].image.display(),
-                first.channels
-            );
-            Err(Error::data(&pairs[index].image, problem))
-        }
-    }
+/// Images with another number of channels than the first, which no one network takes.
+pub(super) fn mixed_channels(pairs: &[Pair], summaries: &[Summary]) -> Vec<Error> {
+    let Some(first) = summaries.first() else { return Vec::new() };
+    let other = |(pair, summary): (&Pair, &Summary)| {
+        let problem = format!(
+            "channels: {}, but {} has {}; save all images as grey or all as RGB",
+            summary.channels, pairs[0].image, first.channels
+        );
+        (summary.channels != first.channels).then(|| pair.image.error(problem))
+    };
+    pairs.iter().zip(summaries).filter_map(other).collect()
 }
 
 /// Refuses images that all have the same value everywhere: there is nothing to see in them.
 pub(super) fn refuse_constant(folder: &Path, summaries: &[Summary]) -> Result<()> {
-    if summaries.iter().any(|summary| summary.range.0 < summary.range.1) {
+    if summaries.is_empty() || summaries.iter().any(|summary| !summary.is_constant()) {
         return Ok(());
     }
     let problem =
         "every image has the same value everywhere, so there is nothing to learn from; check how they were saved";
     Err(Error::data(folder.join("images"), problem))
+}
+
+impl Summary {
+    pub(super) fn is_constant(&self) -> bool {
+        self.range.0 >= self.range.1
+    }
 }
 
 /// How many cells the images have.
@@ -147,7 +151,7 @@ pub struct Survey {
 }
 
 impl Survey {
-    pub(super) fn new(kind: LabelKind, pairs: &[Pair], summaries: &[Summary], mapping: Mapping) -> Self {
+    pub(super) fn new(kind: LabelKind, summaries: &[Summary], mapping: Mapping, warnings: &[Warning]) -> Self {
         let mut sizes: BTreeMap<[usize; 2], usize> = BTreeMap::new();
         let mut bit_depths = BTreeMap::new();
         let mut range = (f32::INFINITY, f32::NEG_INFINITY);
@@ -170,7 +174,9 @@ impl Survey {
         }
         let mut sizes: Vec<(usize, usize, usize)> = sizes.into_iter().map(|([h, w], count)| (h, w, count)).collect();
         sizes.sort_by_key(|&(.., count)| std::cmp::Reverse(count));
-        let notes = notes(pairs, summaries, &mapping, &class_pixels);
+        let mut notes = notes(warnings, summaries.len());
+        let absent = (0..class_pixels.len()).filter(|&class| class_pixels[class] == 0);
+        notes.extend(absent.map(|class| format!("no pixel is of class {class}")));
         Self {
             images: summaries.len(),
             sizes,
@@ -226,51 +232,6 @@ fn constant_predictor(class_pixels: &[u64]) -> ConstantPredictor {
     let accuracy = right as f64 / total.max(1) as f64;
     // The constant's own class has the IoU of its share, every other class that occurs 0.
     ConstantPredictor { class, accuracy, mean_iou: accuracy / present as f64 }
-}
-
-/// What is allowed but worth knowing.
-fn notes(pairs: &[Pair], summaries: &[Summary], mapping: &Mapping, class_pixels: &[u64]) -> Vec<String> {
-    let mut notes = Vec::new();
-    let count = |condition: &dyn Fn(&Summary) -> bool| summaries.iter().filter(|summary| condition(summary)).count();
-    let alpha = count(&|summary| summary.alpha_dropped);
-    if alpha > 0 {
-        notes.push(format!("images with an alpha channel, which is dropped: {alpha}"));
-    }
-    let dim = count(&|summary| summary.bit_depth == 16 && summary.range.1 < 256.0);
-    if dim > 0 {
-        notes.push(format!("16-bit images with only 8-bit values, which normalisation makes up for: {dim}"));
-    }
-    let constant: Vec<&Pair> = pairs
-        .iter()
-        .zip(summaries)
-        .filter(|(_, summary)| summary.range.0 >= summary.range.1)
-        .map(|(pair, _)| pair)
-        .collect();
-    if let Some(pair) = constant.first() {
-        notes.push(format!(
-            "images with the same value everywhere: {}, such as {}",
-            constant.len(),
-            pair.image.display()
-        ));
-    }
-    let class_present = |summary: &Summary, wanted: &dyn Fn(u32) -> bool| {
-        summary.values.keys().any(|&value| mapping.class_of(value).is_some_and(wanted))
-    };
-    let background = count(&|summary| !class_present(summary, &|class| class != 0 && class != IGNORE));
-    if background > 0 {
-        notes.push(format!("images with nothing but background: {background} of {}", summaries.len()));
-    }
-    for (class, _) in class_pixels.iter().enumerate().filter(|&(_, &pixels)| pixels == 0) {
-        notes.push(format!("no pixel is of class {class}"));
-    }
-    let mut seen: BTreeMap<u64, &Pair> = BTreeMap::new();
-    for (pair, summary) in pairs.iter().zip(summaries) {
-        match seen.get(&summary.content) {
-            Some(other) => notes.push(format!("{} and {} are the same image", other.name, pair.name)),
-            None => _ = seen.insert(summary.content, pair),
-        }
-    }
-    notes
 }
 
 impl fmt::Display for Survey {

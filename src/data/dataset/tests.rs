@@ -4,6 +4,8 @@ use std::fs;
 
 use png::{BitDepth, ColorType, Encoder};
 use tempfile::TempDir;
+use tiff::encoder::TiffEncoder;
+use tiff::encoder::colortype::Gray8;
 
 use super::*;
 use crate::data::raster::{write_grey8, write_grey16, write_rgb8};
@@ -287,7 +289,7 @@ fn the_survey_says_what_there_is() {
         "class 1              4 pixels  16.67 %",
         "to beat   class 0 everywhere: accuracy 0.8333, mean IoU 0.4167",
         "note      images with nothing but background: 1 of 3",
-        "note      a and c are the same image",
+        "note      images that are there before: 1 of 3, such as ",
     ] {
         assert!(text.contains(line), "`{line}` is not in:\n{text}");
     }
@@ -302,7 +304,7 @@ fn what_is_unusual_but_allowed_is_noted() {
     let notes = scene.survey(&map("0=0,255=1,9=2")).notes.join("\n");
     for part in [
         "16-bit images with only 8-bit values, which normalisation makes up for: 1",
-        "images with the same value everywhere: 1, such as ",
+        "images with the same value everywhere: 1 of 2, such as ",
         "no pixel is of class 2",
     ] {
         assert!(notes.contains(part), "`{part}` is not in: {notes}");
@@ -340,4 +342,67 @@ fn an_image_may_be_called_readme_or_license() {
         fs::write(scene.path(&format!("{folder}/LICENSE.txt")), "free").unwrap();
     }
     assert_eq!(scene.survey(&unasked()).images, 2);
+}
+
+/// A stack with a page for each first value.
+fn write_stack(path: &Path, first: &[u8]) {
+    let mut encoder = TiffEncoder::new(fs::File::create(path).unwrap()).unwrap();
+    for &first in first {
+        encoder.write_image::<Gray8>(4, 2, &[first, 0, 0, 255, 255, 0, 0, 0]).unwrap();
+    }
+}
+
+#[test]
+fn stacks_are_read_page_by_page() {
+    let scene = Scene::with_masks(&[BINARY]);
+    write_stack(&scene.path("images/stack.tif"), &[1, 2, 3]);
+    write_stack(&scene.path("masks/stack.tif"), &[0, 255, 0]);
+    let dataset = scene.open(&unasked()).unwrap();
+    let names: Vec<&str> = dataset.pairs().iter().map(|pair| pair.name.as_str()).collect();
+    assert_eq!(names, ["a", "stack-0000", "stack-0001", "stack-0002"]);
+    let samples = dataset.read(&[3, 2]).unwrap();
+    assert_eq!((samples[0].image.pixels[0], samples[1].image.pixels[0]), (3.0, 2.0));
+    assert_eq!((samples[0].classes().values[0], samples[1].classes().values[0]), (0, 1));
+    write_stack(&scene.path("masks/stack.tif"), &[0, 7, 0]);
+    let options = map("0=0,255=1");
+    scene.refused(&options, &["stack.tif: page 1: the label value 7 at x=0, y=0 is not in the map"]);
+    write_stack(&scene.path("masks/stack.tif"), &[0, 255]);
+    scene.refused(&unasked(), &["stack.tif: 2 page(s), but its image ", "stack.tif has 3; they must be equal"]);
+}
+
+#[test]
+fn an_inspection_finds_everything_at_once() {
+    let scene = Scene::with_masks(&[BINARY, [0, 9, 0, 0, 9, 0, 0, 0], [0, 0, 3, 0, 0, 0, 0, 0], BINARY]);
+    scene.image("images/d.png", 0);
+    scene.image("images/lonely.png", 0);
+    fs::write(scene.path("images/b.jpg"), "x").unwrap();
+    fs::write(scene.path("masks/c.png"), "x").unwrap();
+    let inspection = Inspection::new(scene.0.path(), &map("0=0,255=1"));
+    let errors: Vec<String> = inspection.errors().iter().map(ToString::to_string).collect();
+    let found = errors.join("\n");
+    for part in [
+        "b.jpg: not a supported",
+        "(1): images/lonely.png",
+        "c.png: this is neither",
+        "b.png: the label value 9 at x=1, y=0",
+    ] {
+        assert!(found.contains(part), "`{part}` is not in: {found}");
+    }
+    assert_eq!(errors.len(), 4, "{found}");
+    let warnings: Vec<String> = inspection.warnings().iter().map(|warning| warning.kind.explanation()).collect();
+    assert!(warnings.len() == 1 && warnings[0].starts_with("the same image as "), "{warnings:?}");
+    assert_eq!(inspection.files().len(), 3);
+    let mut copy = Inspection::new(scene.0.path(), &map("0=0,255=1"));
+    copy.compare(&inspection);
+    assert_eq!(copy.warnings().len(), 4, "every image is also in the other set");
+}
+
+#[test]
+fn masks_of_one_class_are_pointed_out() {
+    let masks = [BINARY, [0; 8], [255; 8], [9; 8]];
+    let options = Options { ignore: Some(9), ..map("0=0,255=1") };
+    let scene = Scene::with_masks(&masks);
+    let inspection = Inspection::new(scene.0.path(), &options);
+    let kinds: Vec<&WarningKind> = inspection.warnings().iter().map(|warning| &warning.kind).collect();
+    assert_eq!(kinds, [&WarningKind::OnlyBackground, &WarningKind::OneClass(1), &WarningKind::AllIgnored]);
 }

@@ -147,7 +147,7 @@ mod tests {
             encoder.set_palette(vec![0, 0, 0, 255, 0, 0, 0, 255, 0, 9, 9, 9]);
         }
         encoder.write_header().unwrap().write_image_data(data).unwrap();
-        Raster::read(&path).unwrap()
+        Raster::read(&path.as_path().into()).unwrap()
     }
 
     #[test]
@@ -183,10 +183,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.png");
         write_grey16(&path, 2, 2, &[0, 1, 256, 65_535]).unwrap();
-        let raster = Raster::read(&path).unwrap();
+        let raster = Raster::read(&path.as_path().into()).unwrap();
         assert_eq!((raster.bit_depth, raster.samples), (16, vec![0.0, 1.0, 256.0, 65_535.0]));
         write_rgb8(&path, 1, 2, &[1, 2, 3, 4, 5, 6]).unwrap();
-        assert_eq!(Raster::read(&path).unwrap().samples, [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
+        assert_eq!(Raster::read(&path.as_path().into()).unwrap().samples, [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
         let message = write_grey8(&path, 2, 2, &[0; 3]).unwrap_err().to_string();
         assert!(message.contains("2 x 2 pixels of 1 bytes cannot be written from 3 bytes"), "{message}");
     }
@@ -200,7 +200,7 @@ mod tests {
         let whole = std::fs::read(&path).unwrap();
         for length in (8..whole.len() - 1).step_by(37).chain([whole.len() - 12, whole.len() - 1]) {
             std::fs::write(&path, &whole[..length]).unwrap();
-            let message = Raster::read(&path).unwrap_err().to_string();
+            let message = Raster::read(&path.as_path().into()).unwrap_err().to_string();
             assert!(message.contains("cut.png: damaged or incomplete PNG file"), "{length}: {message}");
         }
     }

@@ -1,4 +1,4 @@
-//! TIFF: one page, either byte order, grey, RGB or several bands, integers and floats.
+//! TIFF: single images and stacks, either byte order, grey, RGB or several bands, integers and floats.
 
 use std::io::{BufRead, Seek};
 use std::path::Path;
@@ -7,27 +7,55 @@ use tiff::decoder::{Decoder, DecodingResult, Limits};
 use tiff::tags::{CompressionMethod, Tag};
 use tiff::{ColorType, TiffError};
 
-use super::{MAX_SIZE_BYTES, Raster, checked_samples, damaged, unsupported};
+use super::{MAX_PAGES, MAX_SIZE_BYTES, Raster, checked_samples, damaged, unsupported};
 use crate::error::{Error, Result};
 
 /// Up to here f32 holds every integer.
 const LARGEST_EXACT: u32 = 1 << 24;
 
-pub(super) fn read(path: &Path, source: impl BufRead + Seek) -> Result<Raster> {
-    let failed = |error: TiffError| match error {
+/// The error for what the decoder complains about.
+fn failed(path: &Path, error: TiffError) -> Error {
+    match error {
         TiffError::UnsupportedError(found) => unsupported(path, format!("this kind of TIFF ({found})")),
         TiffError::LimitsExceeded => {
             Error::data(path, "the TIFF file asks for more memory than its pixels can need; save it again")
         }
         other => damaged(path, "TIFF", other),
-    };
+    }
+}
+
+fn decoder<R: BufRead + Seek>(path: &Path, source: R) -> Result<Decoder<R>> {
     let mut limits = Limits::default();
     limits.decoding_buffer_size = MAX_SIZE_BYTES as usize;
     limits.intermediate_buffer_size = MAX_SIZE_BYTES as usize;
-    let mut decoder = Decoder::new(source).map_err(failed)?.with_limits(limits);
-    if decoder.more_images() {
-        let problem = "the TIFF file has several pages; save each page as an image of its own";
-        return Err(Error::data(path, problem));
+    Ok(Decoder::new(source).map_err(|error| failed(path, error))?.with_limits(limits))
+}
+
+/// How many pages there are.
+pub(super) fn pages(path: &Path, source: impl BufRead + Seek) -> Result<usize> {
+    let mut decoder = decoder(path, source)?;
+    let mut count = 1;
+    while decoder.more_images() {
+        if count == MAX_PAGES {
+            return Err(Error::data(path, format!("more than {MAX_PAGES} pages; split the stack")));
+        }
+        decoder.next_image().map_err(|error| failed(path, error))?;
+        count += 1;
+    }
+    Ok(count)
+}
+
+pub(super) fn read(path: &Path, source: impl BufRead + Seek, page: Option<usize>) -> Result<Raster> {
+    let failed = |error| failed(path, error);
+    let mut decoder = decoder(path, source)?;
+    match page {
+        Some(page) => decoder.seek_to_image(page).map_err(failed)?,
+        None if decoder.more_images() => {
+            let problem =
+                "the TIFF file has several pages where one image is wanted; save each page as an image of its own";
+            return Err(Error::data(path, problem));
+        }
+        None => {}
     }
 
     let (width, height) = decoder.dimensions().map_err(failed)?;
@@ -152,7 +180,7 @@ mod tests {
     }
 
     fn read_bytes(bytes: &[u8]) -> Result<Raster> {
-        read(Path::new("a.tif"), Cursor::new(bytes))
+        read(Path::new("a.tif"), Cursor::new(bytes), None)
     }
 
     #[test]
@@ -173,16 +201,16 @@ mod tests {
         let path = folder.path().join("a.tif");
         let encoder = || TiffEncoder::new(File::create(&path).unwrap()).unwrap();
         encoder().write_image::<Gray8>(2, 1, &[3, 255]).unwrap();
-        assert_eq!(Raster::read(&path).unwrap().samples, [3.0, 255.0]);
+        assert_eq!(Raster::read(&path.as_path().into()).unwrap().samples, [3.0, 255.0]);
         encoder().write_image::<Gray16>(2, 1, &[3, 65_535]).unwrap();
-        assert_eq!(Raster::read(&path).unwrap().samples, [3.0, 65_535.0]);
+        assert_eq!(Raster::read(&path.as_path().into()).unwrap().samples, [3.0, 65_535.0]);
         encoder().write_image::<Gray32Float>(2, 1, &[0.25, -3.5]).unwrap();
-        assert_eq!(Raster::read(&path).unwrap().samples, [0.25, -3.5]);
+        assert_eq!(Raster::read(&path.as_path().into()).unwrap().samples, [0.25, -3.5]);
         encoder().write_image::<RGB8>(1, 2, &[1, 2, 3, 4, 5, 6]).unwrap();
-        let rgb = Raster::read(&path).unwrap();
+        let rgb = Raster::read(&path.as_path().into()).unwrap();
         assert_eq!((rgb.height, rgb.channels, rgb.samples), (2, 3, vec![1.0, 2.0, 3.0, 4.0, 5.0, 6.0]));
         encoder().write_image::<RGBA16>(1, 1, &[1, 2, 3, 4]).unwrap();
-        let rgba = Raster::read(&path).unwrap();
+        let rgba = Raster::read(&path.as_path().into()).unwrap();
         assert_eq!((rgba.alpha_dropped, rgba.samples), (true, vec![1.0, 2.0, 3.0]));
     }
 
@@ -190,7 +218,7 @@ mod tests {
     fn what_cannot_be_used_is_refused_with_the_reason() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.tif");
-        let message = || Raster::read(&path).unwrap_err().to_string();
+        let message = || Raster::read(&path.as_path().into()).unwrap_err().to_string();
         let encoder = || TiffEncoder::new(File::create(&path).unwrap()).unwrap();
         encoder().write_image::<Gray32Float>(3, 1, &[0.0, 1.0, f32::NAN]).unwrap();
         assert!(message().contains("a.tif: the value at x=2, y=0 is NaN"), "{}", message());
