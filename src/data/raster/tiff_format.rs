@@ -227,7 +227,7 @@ mod tests {
         let mut pages = encoder();
         pages.write_image::<Gray8>(1, 1, &[1]).unwrap();
         pages.write_image::<Gray8>(1, 1, &[2]).unwrap();
-        assert!(message().contains("several pages; save each page"), "{}", message());
+        assert!(message().contains("several pages where one image is wanted; save each page"), "{}", message());
     }
 
     #[test]
