@@ -78,6 +78,14 @@ impl<T: Real> Tensor<T> {
         }
     }
 
+    /// The number of elements that there are; the shape's, unless the fields were set apart from each other.
+    pub(crate) fn elements(&self) -> usize {
+        match self {
+            Self::Float(array) => array.data.len(),
+            Self::Uint(array) => array.data.len(),
+        }
+    }
+
     /// The float array. Ops call this on inputs whose types their shape rule has checked.
     ///
     /// # Panics

@@ -1,9 +1,10 @@
 //! Reverse-mode differentiation: a function from a graph to a longer graph.
 
 use crate::error::{Error, Result};
-use crate::graph::{Graph, NodeId, NodeKind};
+use crate::graph::{Bank, Graph, Node, NodeId, NodeKind};
 use crate::op::Backward;
 use crate::ops::Add;
+use crate::shape::DType;
 
 impl Graph {
     /// The graph, longer by the nodes that compute ∂loss/∂p for every parameter p (into the gradient bank) and for each node of
@@ -12,16 +13,24 @@ impl Graph {
     /// Where a node is used several times, the gradients of its uses are added in reverse order of use.
     ///
     /// # Errors
-    /// When the loss is not a single float, or an op on the path to it has no gradient.
+    /// When the loss is not a single float, an op on the path to it has no gradient, or the gradient bank is used already: what
+    /// uses it comes after the gradients that fill it.
     pub fn gradients(&self, loss: NodeId, with_respect_to: &[NodeId]) -> Result<(Self, Vec<Option<NodeId>>)> {
         let mut graph = self.clone();
-        let loss_node = self.node(loss);
-        if loss_node.tensor_type.shape.elements() != 1 {
-            return Err(Error::Graph {
-                op: "gradients".into(),
-                node: loss_node.name.clone(),
-                problem: format!("the loss must have one element, this node has shape {}", loss_node.tensor_type),
-            });
+        let loss_node = self.find("gradients", "loss", loss)?;
+        with_respect_to.iter().try_for_each(|&node| self.find("gradients", "with respect to", node).map(drop))?;
+        let fail = |node: &Node, problem: String| {
+            Err(Error::Graph { op: "gradients".into(), node: node.name.clone(), problem })
+        };
+        if loss_node.tensor_type.shape.elements() != 1 || loss_node.tensor_type.dtype != DType::F32 {
+            let found = &loss_node.tensor_type;
+            return fail(loss_node, format!("the loss must be one float, this node is a tensor {found}"));
+        }
+        if let Some(early) = self.nodes.iter().find(|node| matches!(node.kind, NodeKind::Bank(Bank::Gradients))) {
+            return fail(
+                early,
+                "the gradient bank is used before the gradients that fill it; add its use after them".into(),
+            );
         }
         let wanted = self.depends_on_wanted(with_respect_to);
         let mut gradient: Vec<Option<NodeId>> = vec![None; self.nodes.len()];
@@ -74,20 +83,31 @@ impl Graph {
         wanted
     }
 
-    /// Lets each parameter's gradient node write into the gradient bank. A gradient that is no op's own result, or serves another
-    /// parameter too, is copied by adding zero.
+    /// Lets each parameter's gradient node write into the gradient bank. A gradient that is no op's own result, serves another
+    /// parameter too or is read by another node stays outside and is copied by adding zero: no dispatch may read the buffer
+    /// that it writes.
     fn place_gradients(&mut self, gradient: &[Option<NodeId>]) -> Result<()> {
-        let mut placed = Vec::new();
-        for index in 0..self.parameters.len() {
-            let node = self.parameters[index].node;
-            let Some(mut slot) = gradient[node.0] else { continue };
-            if placed.contains(&slot) || !matches!(self.node(slot).kind, NodeKind::Op { .. }) {
-                let name = format!("{}.grad_copy", self.node(node).name);
-                let zero = self.constant(&name, self.shape(slot).clone(), 0.0);
-                slot = self.apply(&name, Add, &[slot, zero])?;
+        let mut uses = vec![0usize; self.nodes.len()];
+        for node in &self.nodes {
+            if let NodeKind::Op { inputs, .. } = &node.kind {
+                for input in inputs {
+                    uses[input.0] += 1;
+                }
             }
-            placed.push(slot);
-            self.parameters[index].gradient = Some(slot);
+        }
+        let slots: Vec<Option<NodeId>> = self.parameters.iter().map(|parameter| gradient[parameter.node.0]).collect();
+        for slot in slots.iter().flatten() {
+            uses[slot.0] += 1;
+        }
+        for (index, slot) in slots.into_iter().enumerate() {
+            self.parameters[index].gradient = match slot {
+                Some(slot) if uses[slot.0] > 1 || !matches!(self.node(slot).kind, NodeKind::Op { .. }) => {
+                    let name = format!("{}.grad_copy", self.parameters[index].name);
+                    let zero = self.constant(&name, self.shape(slot).clone(), 0.0);
+                    Some(self.apply(&name, Add, &[slot, zero])?)
+                }
+                slot => slot,
+            };
         }
         Ok(())
     }

@@ -4,6 +4,7 @@ use crate::array::{Array, Real, Tensor};
 use crate::error::{Error, Result};
 use crate::graph::{Bank, Graph, NodeId, NodeKind, Placement};
 use crate::op::AnyOp;
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 /// The flat arrays that outlive a step.
@@ -41,10 +42,11 @@ pub fn banks<T: Real>(graph: &Graph, parameters: &[f32]) -> Banks<T> {
 }
 
 /// Computes every needed node in order and returns the graph's outputs. Values are dropped after their last use; gradients
-/// and updates are written to `banks`.
+/// and updates are written to `banks`. What lives in a bank is looked up there when it is used, and after the last node where it
+/// is an output, as on a device.
 ///
 /// # Errors
-/// When an input is missing or not of its node's type, or a bank is missing or of another length.
+/// When an input is missing, not of its node's type or without its shape's elements, or a bank is missing or of another length.
 pub fn evaluate<T: Precision>(
     graph: &Graph,
     inputs: &BTreeMap<NodeId, Tensor<T>>,
@@ -70,54 +72,76 @@ pub fn evaluate<T: Precision>(
     for (_, node) in graph.outputs() {
         uses[node.0] += 1;
     }
-    let mut values: Vec<Option<Tensor<T>>> = vec![None; graph.nodes().len()];
+    let mut values: Vec<Option<Cow<'_, Tensor<T>>>> = vec![None; graph.nodes().len()];
     for (index, node) in graph.nodes().iter().enumerate().filter(|&(index, _)| needed[index]) {
-        let slice = |bank: &[T], offset: usize| {
-            let shape = node.tensor_type.shape.clone();
-            let data = bank[offset..][..shape.elements()].to_vec();
-            Tensor::Float(Array { shape, data })
-        };
-        values[index] = Some(match &node.kind {
-            NodeKind::Input => match inputs.get(&NodeId(index)) {
-                Some(value) if value.tensor_type() == node.tensor_type => value.clone(),
-                other => {
-                    let found = other.map_or("nothing".into(), |value| value.tensor_type().to_string());
-                    let problem = format!("expected a tensor {}, got {found}", node.tensor_type);
-                    return Err(Error::Graph { op: "input".into(), node: node.name.clone(), problem });
-                }
-            },
-            NodeKind::Constant(value) => {
-                Tensor::Float(Array::filled(node.tensor_type.shape.clone(), T::from_f64(f64::from(*value))))
+        values[index] = match &node.kind {
+            NodeKind::Input => {
+                let value = inputs.get(&NodeId(index)).ok_or_else(|| Error::Graph {
+                    op: "input".into(),
+                    node: node.name.clone(),
+                    problem: format!("expected a tensor {}, got nothing", node.tensor_type),
+                })?;
+                graph.check_input(NodeId(index), value)?;
+                Some(Cow::Borrowed(value))
             }
-            NodeKind::Parameter { index } => slice(&banks[&Bank::Parameters], graph.parameters()[*index].offset),
-            NodeKind::Bank(bank) => slice(&banks[bank], 0),
+            NodeKind::Constant(value) => {
+                let value = T::from_f64(f64::from(*value));
+                Some(Cow::Owned(Array::filled(node.tensor_type.shape.clone(), value).into()))
+            }
+            NodeKind::Parameter { .. } | NodeKind::Bank(_) => None,
             NodeKind::Op { op, inputs } => {
-                let arguments: Vec<&Tensor<T>> = inputs.iter().filter_map(|input| values[input.0].as_ref()).collect();
-                let mut results = T::reference(op.as_ref(), &arguments);
-                for (&written, result) in op.writes().iter().zip(&results) {
-                    if let Placement::Bank(bank, _) = placements[inputs[written].0] {
-                        banks.insert(bank, result.float().data.clone());
-                    }
-                }
+                let found = |&input: &NodeId| value_of(graph, input, placements[input.0], &values, banks);
+                let arguments: Vec<Cow<'_, Tensor<T>>> = inputs.iter().filter_map(found).collect();
+                let mut results = T::reference(op.as_ref(), &arguments.iter().map(AsRef::as_ref).collect::<Vec<_>>());
+                drop(arguments);
                 for input in inputs {
                     uses[input.0] -= 1;
                     if uses[input.0] == 0 {
                         values[input.0] = None;
                     }
                 }
-                let result = results.swap_remove(0);
-                if let (Placement::Bank(bank, offset), true) = (placements[index], op.writes().is_empty())
-                    && let Some(bank) = banks.get_mut(&bank)
-                {
-                    let data = &result.float().data;
-                    bank[offset..][..data.len()].copy_from_slice(data);
+                if op.writes().is_empty() {
+                    let result = results.swap_remove(0);
+                    if let Placement::Bank(bank, offset) = placements[index] {
+                        let data = &result.float().data;
+                        banks.entry(bank).and_modify(|bank| bank[offset..][..data.len()].copy_from_slice(data));
+                        None
+                    } else {
+                        Some(Cow::Owned(result))
+                    }
+                } else {
+                    for (&written, result) in op.writes().iter().zip(results) {
+                        if let (Placement::Bank(bank, _), Tensor::Float(array)) =
+                            (placements[inputs[written].0], result)
+                        {
+                            banks.insert(bank, array.data);
+                        }
+                    }
+                    None
                 }
-                result
             }
-        });
+        };
         if uses[index] == 0 {
             values[index] = None;
         }
     }
-    Ok(graph.outputs().iter().filter_map(|&(_, node)| Some((node, values[node.0].clone()?))).collect())
+    let outputs = graph.outputs().iter();
+    let found = |node: NodeId| value_of(graph, node, placements[node.0], &values, banks).map(Cow::into_owned);
+    Ok(outputs.filter_map(|&(_, node)| Some((node, found(node)?))).collect())
+}
+
+/// The value of a node at this point of a run: from its bank, if it lives in one.
+fn value_of<'a, T: Real>(
+    graph: &Graph,
+    node: NodeId,
+    placement: Placement,
+    values: &'a [Option<Cow<'_, Tensor<T>>>],
+    banks: &Banks<T>,
+) -> Option<Cow<'a, Tensor<T>>> {
+    let Placement::Bank(bank, offset) = placement else {
+        return values[node.0].as_deref().map(Cow::Borrowed);
+    };
+    let shape = graph.shape(node).clone();
+    let data = banks.get(&bank)?[offset..][..shape.elements()].to_vec();
+    Some(Cow::Owned(Array { shape, data }.into()))
 }

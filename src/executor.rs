@@ -3,8 +3,9 @@
 use crate::array::Tensor;
 use crate::cpu::{self, Banks};
 use crate::error::{Error, Result};
-use crate::gpu::{DeviceChoice, Gpu, Plan, PlanOptions};
+use crate::gpu::{DeviceChoice, Gpu, MemoryPlan, Plan, PlanOptions};
 use crate::graph::{Bank, Graph, NodeId};
+use crate::op::DeviceProfile;
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -67,11 +68,20 @@ pub struct CpuExecutor {
 }
 
 impl Executor {
-    /// Prepares a graph, with these parameters and zeros in the other banks.
+    /// Prepares a graph, with these parameters (padded as [`Graph::initial_parameters`] pads them; none if the graph has none) and
+    /// zeros in the other banks.
     ///
     /// # Errors
-    /// As [`Plan::new`] and [`Plan::write_bank`].
+    /// [`Error::Graph`] when there are too many or too few parameters, [`Error::Memory`] when the machine's memory is what counts and
+    /// the system says that too little is left; as [`Plan::new`].
     pub fn new(device: &Device, graph: &Graph, parameters: &[f32]) -> Result<Self> {
+        if parameters.len() != graph.bank_elements() {
+            let problem = format!("the graph has {} with padding, got {}", graph.bank_elements(), parameters.len());
+            return Err(Error::Graph { op: "executor".into(), node: "parameters".into(), problem });
+        }
+        if device.gpu().is_none_or(|gpu| gpu.adapter().is_software()) {
+            check_memory(device, graph)?;
+        }
         match device {
             Device::Cpu => {
                 let banks = cpu::banks(graph, parameters);
@@ -80,7 +90,9 @@ impl Executor {
             }
             Device::Gpu(gpu) => {
                 let plan = Plan::new(gpu, graph, PlanOptions::default())?;
-                plan.write_bank(Bank::Parameters, parameters)?;
+                if !parameters.is_empty() {
+                    plan.write_bank(Bank::Parameters, parameters)?;
+                }
                 Ok(Self::Gpu(Box::new(plan)))
             }
         }
@@ -97,10 +109,11 @@ impl Executor {
     /// Sets an input for the runs to come.
     ///
     /// # Errors
-    /// When the tensor is not of the node's type.
+    /// As [`Plan::write`].
     pub fn write(&mut self, node: NodeId, value: Tensor<f32>) -> Result<()> {
         match self {
             Self::Cpu(cpu) => {
+                cpu.graph.check_input(node, &value)?;
                 cpu.inputs.insert(node, value);
                 Ok(())
             }
@@ -128,11 +141,15 @@ impl Executor {
     /// When the node is not an output, nothing has run, or the device has failed.
     pub fn read(&self, node: NodeId) -> Result<Tensor<f32>> {
         match self {
-            Self::Cpu(cpu) => cpu.outputs.get(&node).cloned().ok_or_else(|| Error::Graph {
-                op: "read".into(),
-                node: cpu.graph.node(node).name.clone(),
-                problem: "only outputs can be read, after a run".into(),
-            }),
+            Self::Cpu(cpu) => {
+                let name = &cpu.graph.find("read", "output", node)?.name;
+                let problem = "only outputs can be read, after a run; mark it with `mark_output`";
+                cpu.outputs.get(&node).cloned().ok_or_else(|| Error::Graph {
+                    op: "read".into(),
+                    node: name.clone(),
+                    problem: problem.into(),
+                })
+            }
             Self::Gpu(plan) => plan.read(node),
         }
     }
@@ -160,14 +177,99 @@ impl Executor {
         match self {
             Self::Cpu(cpu) => {
                 let length = cpu.graph.bank_elements();
+                let fail = |problem: String| Error::Graph { op: "write".into(), node: format!("{bank:?}"), problem };
+                let target = cpu.banks.get_mut(&bank).ok_or_else(|| fail("the graph has no such bank".into()))?;
                 if values.len() != length {
-                    let problem = format!("the bank has {length} elements, got {}", values.len());
-                    return Err(Error::Graph { op: "write".into(), node: format!("{bank:?}"), problem });
+                    return Err(fail(format!("the bank has {length} elements, got {}", values.len())));
                 }
-                cpu.banks.insert(bank, values.to_vec());
+                target.copy_from_slice(values);
                 Ok(())
             }
             Self::Gpu(plan) => plan.write_bank(bank, values),
         }
+    }
+}
+
+/// Refuses a graph that needs more of the machine's memory than there is, where the system tells how much that is: one that
+/// promises memory it does not have ends the process later, without a word.
+fn check_memory(device: &Device, graph: &Graph) -> Result<()> {
+    let profile = device.gpu().map_or(&DeviceProfile::PORTABLE, Gpu::profile);
+    // The CPU executor computes what has no kernel, too; for that no plan is known.
+    let Ok(memory) = MemoryPlan::new(graph, profile, 0, false) else { return Ok(()) };
+    let Some(available) = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| available_bytes(&text)) else {
+        return Ok(());
+    };
+    let needed = memory.total_bytes();
+    if needed <= available {
+        return Ok(());
+    }
+    Err(Error::Memory(format!(
+        "the plan needs {needed} bytes, of the machine's memory {available} are available; use a smaller tile, batch or base"
+    )))
+}
+
+/// What Linux says that programs can still take without swapping.
+fn available_bytes(meminfo: &str) -> Option<u64> {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    line.trim().strip_suffix(" kB")?.parse::<u64>().ok()?.checked_mul(1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::array::Array;
+    use crate::graph::Init;
+    use crate::shape::TensorType;
+
+    #[test]
+    fn available_memory_is_read_as_linux_writes_it() {
+        let text = "MemTotal:       16384000 kB\nMemFree:          100000 kB\nMemAvailable:    8192000 kB\n";
+        assert_eq!(available_bytes(text), Some(8_192_000 << 10));
+        assert_eq!(available_bytes("MemTotal: 1 kB\n"), None);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn more_than_the_machine_has_is_refused_before_it_is_taken() {
+        let mut graph = Graph::new();
+        for name in (0..1000).map(|index| index.to_string()) {
+            let x = graph.input(&name, TensorType::f32([u32::MAX as usize]).unwrap());
+            graph.mark_output(&name, x).unwrap();
+        }
+        let error = Executor::new(&Device::Cpu, &graph, &[]).unwrap_err();
+        assert!(matches!(error, Error::Memory(_)) && error.to_string().contains("available"), "{error}");
+    }
+
+    #[test]
+    fn the_cpu_refuses_what_a_device_refuses() {
+        let mut graph = Graph::new();
+        let x = graph.input("x", TensorType::f32([2]).unwrap());
+        let w = graph.parameter("w", [2], Init::Zeros).unwrap();
+        let y = graph.add("y", x, w).unwrap();
+        graph.mark_output("y", y).unwrap();
+        let message = Executor::new(&Device::Cpu, &graph, &[0.0; 2]).unwrap_err().to_string();
+        assert!(message.contains("64 with padding, got 2"), "{message}");
+        let mut executor = Executor::new(&Device::Cpu, &graph, &[1.0; 64]).unwrap();
+        let tensor = |extent: usize, count: usize| -> Tensor<f32> {
+            Array { shape: TensorType::f32([extent]).unwrap().shape, data: vec![1.0; count] }.into()
+        };
+        for (node, value, problem) in [
+            (x, tensor(3, 3), "got 3"),
+            (x, tensor(2, 3), "shape 2 has 2 elements, got 3"),
+            (y, tensor(2, 2), "only inputs"),
+            (NodeId(99), tensor(2, 2), "not a node"),
+        ] {
+            let message = executor.write(node, value).unwrap_err().to_string();
+            assert!(message.contains(problem), "{message}");
+        }
+        for (node, problem) in [(y, "after a run"), (NodeId(99), "not a node")] {
+            let message = executor.read(node).unwrap_err().to_string();
+            assert!(message.contains(problem), "{message}");
+        }
+        let message = executor.write_bank(Bank::Gradients, &[0.0; 64]).unwrap_err().to_string();
+        assert!(message.contains("no such bank"), "{message}");
+        executor.write(x, tensor(2, 2)).unwrap();
+        executor.run().unwrap();
+        assert_eq!(executor.read(y).unwrap().float().data, [2.0, 2.0]);
     }
 }

@@ -4,7 +4,7 @@ mod table;
 
 pub use table::{Row, Table};
 
-use crate::array::Array;
+use crate::array::{Array, Real, Tensor};
 use crate::error::{Error, Result};
 use crate::op::{AnyOp, Op};
 use crate::random::Random;
@@ -130,12 +130,54 @@ impl Graph {
         &self.nodes
     }
 
+    /// The node that `subject` asks for.
+    ///
+    /// # Errors
+    /// When the graph has no such node; the message names `op` and `subject`.
+    pub(crate) fn find(&self, op: &str, subject: &str, id: NodeId) -> Result<&Node> {
+        self.nodes.get(id.0).ok_or_else(|| Error::Graph {
+            op: op.into(),
+            node: subject.into(),
+            problem: format!("{} is not a node of this graph, which has {}", id.0, self.nodes.len()),
+        })
+    }
+
+    /// Holds a value that the host gives an input against the graph.
+    ///
+    /// # Errors
+    /// When the node is not an input of the graph, or the tensor is not of its type or has not the elements of its shape.
+    pub(crate) fn check_input<T: Real>(&self, id: NodeId, value: &Tensor<T>) -> Result<()> {
+        let node = self.find("write", "input", id)?;
+        let fail = |problem: String| Err(Error::Graph { op: "write".into(), node: node.name.clone(), problem });
+        if !matches!(node.kind, NodeKind::Input) {
+            return fail("only inputs can be written".into());
+        }
+        let (found, expected) = (value.tensor_type(), &node.tensor_type);
+        if found != *expected {
+            return fail(format!("expected a tensor {expected}, got {found}"));
+        }
+        if value.elements() != expected.shape.elements() {
+            return fail(format!(
+                "shape {expected} has {} elements, got {}",
+                expected.shape.elements(),
+                value.elements()
+            ));
+        }
+        Ok(())
+    }
+
     /// The node with this index.
+    ///
+    /// # Panics
+    /// When the index comes from a longer graph.
     pub fn node(&self, id: NodeId) -> &Node {
         &self.nodes[id.0]
     }
 
     /// The extents of a node.
+    ///
+    /// # Panics
+    /// When the index comes from a longer graph.
     pub fn shape(&self, id: NodeId) -> &Shape {
         &self.nodes[id.0].tensor_type.shape
     }
@@ -179,19 +221,15 @@ impl Graph {
         &self.outputs
     }
 
-    /// The result of this name.
-    pub fn output(&self, name: &str) -> Option<NodeId> {
-        self.outputs.iter().find(|(output, _)| output == name).map(|&(_, node)| node)
-    }
-
-    /// The host-written node of this name.
-    pub fn find_input(&self, name: &str) -> Option<NodeId> {
-        self.nodes.iter().position(|node| matches!(node.kind, NodeKind::Input) && node.name == name).map(NodeId)
-    }
-
-    /// Keeps a node's value readable after a run, under a name.
-    pub fn mark_output(&mut self, name: &str, node: NodeId) {
+    /// Keeps a node's value readable after a run, under a name. What lives in a bank (a parameter, a parameter's gradient, a whole
+    /// bank) is read as the run leaves it, updates included.
+    ///
+    /// # Errors
+    /// When the graph has no such node.
+    pub fn mark_output(&mut self, name: &str, node: NodeId) -> Result<()> {
+        self.find("mark_output", name, node)?;
         self.outputs.push((name.to_owned(), node));
+        Ok(())
     }
 
     fn push(&mut self, name: &str, kind: NodeKind, tensor_type: TensorType) -> NodeId {
@@ -249,7 +287,7 @@ impl Graph {
 
     /// The bank that a node stands for, if it stands for a whole one.
     pub fn bank_of(&self, node: NodeId) -> Option<Bank> {
-        match self.node(node).kind {
+        match self.nodes.get(node.0)?.kind {
             NodeKind::Bank(bank) => Some(bank),
             _ => None,
         }
@@ -258,7 +296,8 @@ impl Graph {
     /// The result of an op.
     ///
     /// # Errors
-    /// When the op's shape rule refuses the inputs, or an op that writes would write anything but a whole bank.
+    /// When the op's shape rule refuses the inputs, or an op that writes would write anything but a whole bank, or a bank that
+    /// another of its inputs lives in.
     pub fn apply(&mut self, name: &str, op: impl Op, inputs: &[NodeId]) -> Result<NodeId> {
         let op: Arc<dyn AnyOp> = Arc::new(op);
         self.apply_shared(name, &op, inputs)
@@ -270,14 +309,20 @@ impl Graph {
     /// As [`Graph::apply`].
     pub fn apply_shared(&mut self, name: &str, op: &Arc<dyn AnyOp>, inputs: &[NodeId]) -> Result<NodeId> {
         let fail = |problem: String| Error::Graph { op: op.name().into(), node: name.into(), problem };
-        if let Some(unknown) = inputs.iter().find(|id| id.0 >= self.nodes.len()) {
-            return Err(fail(format!("input {} is not a node of this graph", unknown.0)));
-        }
+        inputs.iter().try_for_each(|&id| self.find(op.name(), name, id).map(drop))?;
         let types: Vec<TensorType> = inputs.iter().map(|&id| self.node(id).tensor_type.clone()).collect();
         let tensor_type = op.output(&types).map_err(fail)?;
+        let placements = if op.writes().is_empty() { Vec::new() } else { self.placements() };
         for &written in op.writes() {
-            if !matches!(self.node(inputs[written]).kind, NodeKind::Bank(_)) {
+            let Some(bank) = inputs.get(written).and_then(|&id| self.bank_of(id)) else {
                 return Err(fail(format!("input {written} is overwritten in place, so it must be a whole bank")));
+            };
+            // A device refuses a dispatch that reads and writes one buffer through two bindings.
+            let inside = |&id: &NodeId| matches!(placements[id.0], Placement::Bank(other, _) if other == bank);
+            if let Some(other) = (0..inputs.len()).find(|&input| input != written && inside(&inputs[input])) {
+                let problem =
+                    format!("input {other} lives in the bank {bank:?}, which input {written} overwrites in place");
+                return Err(fail(problem));
             }
         }
         Ok(self.push(name, NodeKind::Op { op: Arc::clone(op), inputs: inputs.to_vec() }, tensor_type))

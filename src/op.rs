@@ -157,8 +157,6 @@ pub enum Binding {
 pub enum Param {
     /// `u32`
     U32(u32),
-    /// `i32`
-    I32(i32),
     /// `f32`
     F32(f32),
 }
@@ -181,7 +179,6 @@ impl Param {
     pub fn to_bits(self) -> u32 {
         match self {
             Self::U32(value) => value,
-            Self::I32(value) => value.cast_unsigned(),
             Self::F32(value) => value.to_bits(),
         }
     }
@@ -219,7 +216,7 @@ impl DeviceProfile {
 /// How far a result in `f32` may lie from the reference in `f64`.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Bound {
-    /// Not at all: the op only moves, compares or selects values, or rounds once.
+    /// Not at all: the op only moves, compares or selects values.
     Exact,
     /// By this share of the magnitude of each element.
     Relative(f64),

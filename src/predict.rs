@@ -64,9 +64,9 @@ fn prediction_graph(net: &UNet, tile: [usize; 2]) -> Result<(Network, NodeId, No
     let mut network = UNet { dropout: 0.0, ..*net }.build(1, tile)?;
     let probabilities = network.graph.apply("probabilities", Softmax, &[network.logits])?;
     let labels = network.graph.apply("labels", Argmax, &[network.logits])?;
-    network.graph.mark_output("logits", network.logits);
-    network.graph.mark_output("probabilities", probabilities);
-    network.graph.mark_output("labels", labels);
+    network.graph.mark_output("logits", network.logits)?;
+    network.graph.mark_output("probabilities", probabilities)?;
+    network.graph.mark_output("labels", labels)?;
     Ok((network, probabilities, labels))
 }
 

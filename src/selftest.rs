@@ -28,8 +28,8 @@ pub struct KernelReport {
     pub failures: Vec<String>,
 }
 
-/// Runs one candidate of a case on a device: against the reference, twice with the same bits, with every tensor surrounded by
-/// guards and every result filled with NaN before. Returns the largest error relative to its bound.
+/// Runs one candidate of a case on a device: against the reference, twice with the same bits, with a guard behind every
+/// tensor and bank, and every result that is not state filled with NaN before. Returns the largest error relative to its bound.
 ///
 /// # Errors
 /// [`Error::Device`] saying which of these did not hold, and where.
@@ -118,7 +118,7 @@ impl Trial {
         let written: Vec<Bank> = updates.iter().filter_map(|&index| graph.bank_of(inputs[index])).collect();
         let output = updates.is_empty().then_some(node);
         if let Some(output) = output {
-            graph.mark_output("output", output);
+            graph.mark_output("output", output)?;
         }
         Ok(Self { graph, inputs, values, output, written })
     }

@@ -104,8 +104,8 @@ impl Trial {
         let cotangent = graph.input("cotangent", y_type.clone());
         values.insert(cotangent, Fill::Normal(1.0).draw(&y_type, &mut random).cast());
         let loss = graph.apply("loss", WeightedSum, &[y, cotangent]).unwrap();
-        graph.mark_output("loss", loss);
-        graph.mark_output("y", y);
+        graph.mark_output("loss", loss).unwrap();
+        graph.mark_output("y", y).unwrap();
         Self { graph, inputs, values, cotangent, y, loss }
     }
 
@@ -129,7 +129,7 @@ impl Trial {
     fn gradient(&self, input: NodeId) -> Option<Vec<f64>> {
         let (mut graph, gradients) = self.graph.gradients(self.loss, &[input]).ok()?;
         let gradient = gradients[0]?;
-        graph.mark_output("gradient", gradient);
+        graph.mark_output("gradient", gradient).unwrap();
         Some(Self::run(&graph, &self.values, gradient).float().data.clone())
     }
 

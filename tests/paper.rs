@@ -16,7 +16,7 @@ fn the_papers_network_runs_and_its_logits_equal_the_reference() {
     let gpu = Gpu::any().unwrap_or_else(|error| panic!("{error}"));
     let network = UNet::default().build(1, [572; 2]).unwrap();
     let mut step = network.training_step(&Training::default()).unwrap();
-    step.graph.mark_output("logits", step.logits);
+    step.graph.mark_output("logits", step.logits).unwrap();
     let planned = MemoryPlan::new(&step.graph, gpu.profile(), 0, false).unwrap();
     println!("{}\n{planned}", gpu.adapter());
     let parameters = step.graph.initial_parameters(1);
@@ -48,7 +48,7 @@ fn the_papers_network_runs_and_its_logits_equal_the_reference() {
     let actual = &actual.float().data;
 
     let mut forward = network.graph.clone();
-    forward.mark_output("logits", network.logits);
+    forward.mark_output("logits", network.logits).unwrap();
     let forward_plan = Plan::new(&gpu, &forward, PlanOptions::default()).unwrap();
     forward_plan.write_bank(Bank::Parameters, &parameters).unwrap();
     forward_plan.write(network.image, &image).unwrap();

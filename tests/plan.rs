@@ -4,15 +4,17 @@
 
 use std::collections::BTreeMap;
 use tilewise::Error;
-use tilewise::array::{Array, Tensor};
+use tilewise::array::{Array, Real, Tensor};
+use tilewise::cpu::{banks, evaluate};
 use tilewise::executor::{Device, Executor};
 use tilewise::gpu::{DeviceChoice, Gpu, MemoryPlan, Plan, PlanOptions};
 use tilewise::graph::{Bank, Graph, Init, NodeId};
 use tilewise::models::{Training, TrainingStep, UNet};
-use tilewise::op::{DeviceProfile, Fill};
+use tilewise::op::{Binding, Bound, Candidate, DeviceProfile, Dispatch, Fill, Kernel, Op, Param};
+use tilewise::ops::{Conv2d, SgdSettings};
 use tilewise::random::Random;
 use tilewise::selftest;
-use tilewise::shape::TensorType;
+use tilewise::shape::{Shape, TensorType};
 
 fn gpu() -> Gpu {
     Gpu::any().unwrap_or_else(|error| panic!("{error}"))
@@ -118,6 +120,195 @@ fn a_parameter_that_is_used_twice_gets_the_sum_of_its_gradients() {
     assert_eq!(plan.read_bank(Bank::Gradients).unwrap()[0].to_bits(), 3.0f32.to_bits());
 }
 
+/// Gradients of a graph after a run, on the CPU in `f64` and on the device.
+fn gradients_on_both(graph: &Graph) -> [Vec<f64>; 2] {
+    let parameters = graph.initial_parameters(1);
+    let mut state = banks::<f64>(graph, &parameters);
+    evaluate(graph, &BTreeMap::new(), &mut state).unwrap();
+    let plan = Plan::new(&gpu(), graph, PlanOptions::default()).unwrap();
+    plan.write_bank(Bank::Parameters, &parameters).unwrap();
+    plan.run().unwrap();
+    let found = plan.read_bank(Bank::Gradients).unwrap();
+    [state.remove(&Bank::Gradients).unwrap(), found.into_iter().map(f64::from).collect()]
+}
+
+#[test]
+fn gradients_that_other_nodes_read_or_parameters_share_reach_the_bank() {
+    // The gradient of p is that of the sum, which the convolution's gradients read too.
+    let mut read = Graph::new();
+    let x = read.parameter("x", [1, 1, 1, 1], Init::Normal(1.0)).unwrap();
+    let weight = read.parameter("weight", [1, 1, 1, 1], Init::Normal(1.0)).unwrap();
+    let p = read.parameter("p", [1, 1, 1, 1], Init::Normal(1.0)).unwrap();
+    let y = read.conv2d("conv", x, weight, None, Conv2d::default()).unwrap();
+    let y = read.add("sum", y, p).unwrap();
+    let square = read.conv2d("square", y, y, None, Conv2d::default()).unwrap();
+    let read_loss = read.relu("activated", square).unwrap();
+    // The gradients of p and q are one node.
+    let mut shared = Graph::new();
+    let p = shared.parameter("p", [1], Init::Normal(1.0)).unwrap();
+    let q = shared.parameter("q", [1], Init::Normal(1.0)).unwrap();
+    let sum = shared.add("sum", p, q).unwrap();
+    let sum = shared.add("twice", sum, sum).unwrap();
+    let shared_loss = shared.relu("activated", sum).unwrap();
+    for (graph, loss) in [(read, read_loss), (shared, shared_loss)] {
+        let (graph, _) = graph.gradients(loss, &[]).unwrap();
+        let [expected, found] = gradients_on_both(&graph);
+        for parameter in graph.parameters() {
+            let (expected, found) = (expected[parameter.offset], found[parameter.offset]);
+            assert!(
+                expected != 0.0 && (expected - found).abs() <= 1e-5 * expected.abs(),
+                "{}: {expected}, {found}",
+                parameter.name
+            );
+        }
+    }
+}
+
+#[test]
+fn state_that_an_update_overwrites_is_read_alike_on_both_executors() {
+    let mut graph = Graph::new();
+    let w = graph.parameter("w", [1], Init::Normal(1.0)).unwrap();
+    let loss = graph.add("loss", w, w).unwrap();
+    let (mut graph, gradients) = graph.gradients(loss, &[w]).unwrap();
+    let rate = graph.input("learning_rate", TensorType::f32([1]).unwrap());
+    graph.sgd("update", rate, SgdSettings { momentum: 0.5, weight_decay: 0.0 }).unwrap();
+    let after = graph.add("after", w, gradients[0].unwrap()).unwrap();
+    let outputs = [("w", w), ("loss", loss), ("after", after), ("gradient", gradients[0].unwrap())];
+    for (name, node) in outputs {
+        graph.mark_output(name, node).unwrap();
+    }
+    let mut parameters = graph.initial_parameters(0);
+    parameters[0] = 1.0;
+    for device in [Device::Cpu, Device::Gpu(gpu())] {
+        let mut executor = Executor::new(&device, &graph, &parameters).unwrap();
+        executor.write(rate, Array::filled(Shape::new([1]).unwrap(), 0.25).into()).unwrap();
+        executor.run().unwrap();
+        let found = outputs.map(|(_, node)| executor.read(node).unwrap().float().data[0]);
+        // w = 1 - 0.25 * 2 after the update, which comes before the last sum and after the loss.
+        assert_eq!(found.map(f32::to_bits), [0.5f32, 2.0, 2.5, 2.0].map(f32::to_bits), "{device}: {found:?}");
+    }
+}
+
+#[test]
+fn graphs_whose_state_would_be_read_and_written_at_once_or_too_early_are_refused() {
+    let mut graph = Graph::new();
+    let w = graph.parameter("w", [1], Init::Zeros).unwrap();
+    let loss = graph.relu("loss", w).unwrap();
+    let mut early = graph.clone();
+    early.bank(Bank::Gradients).unwrap();
+    let message = early.gradients(loss, &[]).unwrap_err().to_string();
+    assert!(message.contains("before the gradients"), "{message}");
+    let message = graph.sgd("update", w, SgdSettings { momentum: 0.5, weight_decay: 0.0 }).unwrap_err().to_string();
+    assert!(message.contains("input 3 lives in the bank Parameters, which input 0 overwrites"), "{message}");
+}
+
+/// An op of one input from outside the crate, whose one dispatch is what a test wants it to be.
+#[derive(Debug)]
+struct External {
+    source: &'static str,
+    binding: Binding,
+    params: Vec<(&'static str, Param)>,
+    writes: &'static [usize],
+}
+
+impl Op for External {
+    fn name(&self) -> &'static str {
+        "external"
+    }
+    fn output(&self, inputs: &[TensorType]) -> Result<TensorType, String> {
+        Ok(inputs[0].clone())
+    }
+    fn reference<T: Real>(&self, inputs: &[&Tensor<T>]) -> Vec<Tensor<T>> {
+        vec![inputs[0].clone()]
+    }
+    fn candidates(&self, _: &[TensorType], _: &TensorType, _: &DeviceProfile) -> Vec<Candidate> {
+        let kernel = Kernel { path: "external/kernel", source: self.source };
+        let (bindings, params) = (vec![self.binding], self.params.clone());
+        vec![Dispatch { kernel, constants: vec![], bindings, params, workgroups: [1; 3] }.into()]
+    }
+    fn writes(&self) -> &'static [usize] {
+        self.writes
+    }
+    fn flops(&self, _: &[TensorType], _: &TensorType) -> u64 {
+        0
+    }
+    fn bound(&self, _: &[&Tensor<f64>], _: &Tensor<f64>, _: usize) -> Bound {
+        Bound::Exact
+    }
+}
+
+/// A guarded plan of one external op named `op` on a bank of 64 elements.
+fn plan_of(op: External) -> tilewise::Result<Plan> {
+    let mut graph = Graph::new();
+    graph.parameter("w", [64], Init::Zeros).unwrap();
+    let bank = graph.bank(Bank::Parameters).unwrap();
+    let node = graph.apply("op", op, &[bank]).unwrap();
+    graph.mark_output("y", node).unwrap();
+    Plan::new(&gpu(), &graph, PlanOptions { guarded: true, ..PlanOptions::default() })
+}
+
+const FILL: &str = "@group(0) @binding(0) var<storage, read_write> y: array<f32>;\n\
+     @compute @workgroup_size(64) fn main(@builtin(local_invocation_index) lane: u32) { y[lane] = 1.0; }\n";
+
+#[test]
+fn writes_past_a_tensor_or_a_bank_are_found_by_their_guards() {
+    let past = "@group(0) @binding(0) var<storage, read_write> y: array<f32>;\n\
+         @compute @workgroup_size(1) fn main() { y[64] = 1.0; }\n";
+    for (binding, writes, name) in
+        [(Binding::Output, [].as_slice(), "op"), (Binding::Input(0), [0].as_slice(), "Parameters")]
+    {
+        for (source, broken) in [(FILL, vec![]), (past, vec![name.to_owned()])] {
+            let plan = plan_of(External { source, binding, params: vec![], writes }).unwrap();
+            plan.run().unwrap();
+            assert_eq!(plan.broken_guards().unwrap(), broken);
+        }
+    }
+}
+
+#[test]
+fn kernels_that_are_not_what_their_dispatch_says_are_refused_by_name() {
+    let read = "@group(0) @binding(0) var<storage, read> x: array<f32>;\n\
+         @compute @workgroup_size(1) fn main() { _ = x[0]; }\n";
+    let params = "struct Params { count: u32 }\n\
+         @group(0) @binding(0) var<storage, read_write> y: array<f32>;\n\
+         @group(0) @binding(1) var<uniform> params: Params;\n\
+         @compute @workgroup_size(1) fn main() { y[params.count] = 1.0; }\n";
+    for (source, binding, given, problem) in [
+        (read, Binding::Output, vec![], "binding 0 as read, Output needs read_write"),
+        (FILL, Binding::Input(0), vec![], "binding 0 as read_write, Input(0) needs read"),
+        (FILL, Binding::Workspace(3), vec![], "binds Workspace(3), which the op does not have"),
+        (read, Binding::Input(1), vec![], "binds Input(1), which the op does not have"),
+        (params, Binding::Output, vec![("count", Param::F32(1.0))], "declares params"),
+        (params, Binding::Output, vec![("size", Param::U32(1))], "declares params"),
+    ] {
+        let Err(error) = plan_of(External { source, binding, params: given, writes: &[] }) else {
+            panic!("accepted: {problem}");
+        };
+        assert!(error.to_string().contains(problem), "{error}");
+    }
+}
+
+#[test]
+fn nodes_of_another_graph_are_refused() {
+    let (mut graph, foreign) = (Graph::new(), training_step().loss);
+    let x = graph.input("x", TensorType::f32([1]).unwrap());
+    graph.mark_output("x", x).unwrap();
+    let plan = Plan::new(&gpu(), &graph, PlanOptions::default()).unwrap();
+    let value = Array::filled(Shape::new([1]).unwrap(), 0.0).into();
+    let loss = Training::default().loss;
+    for error in [
+        plan.write(foreign, &value).unwrap_err(),
+        plan.read(foreign).unwrap_err(),
+        graph.mark_output("y", foreign).unwrap_err(),
+        graph.gradients(foreign, &[]).unwrap_err(),
+        graph.gradients(x, &[foreign]).unwrap_err(),
+        graph.conv_transpose2d("up", x, foreign, None).unwrap_err(),
+        graph.cross_entropy("loss", foreign, x, x, loss).unwrap_err(),
+    ] {
+        assert!(error.to_string().contains("is not a node of this graph, which has 1"), "{error}");
+    }
+}
+
 #[test]
 fn wrong_values_are_refused_by_name() {
     let step = training_step();
@@ -125,6 +316,10 @@ fn wrong_values_are_refused_by_name() {
     let wrong: Tensor<f32> = Array::filled(TensorType::f32([3]).unwrap().shape, 0.0).into();
     let message = plan.write(step.image, &wrong).unwrap_err().to_string();
     assert!(message.contains("image") && message.contains("got 3"), "{message}");
+    let image = step.graph.shape(step.image).clone();
+    let short: Tensor<f32> = Array { shape: image, data: vec![0.0; 3] }.into();
+    let message = plan.write(step.image, &short).unwrap_err().to_string();
+    assert!(message.contains("image") && message.contains("elements, got 3"), "{message}");
     let message = plan.write(step.loss, &wrong).unwrap_err().to_string();
     assert!(message.contains("only inputs"), "{message}");
     let message = plan.read(step.image).unwrap_err().to_string();
@@ -142,7 +337,7 @@ fn a_tensor_past_the_devices_limits_is_named_with_what_is_needed_and_offered() {
         let mut graph = Graph::new();
         let x = graph.input("huge", tensor_type);
         let y = graph.relu("activated", x).unwrap();
-        graph.mark_output("y", y);
+        graph.mark_output("y", y).unwrap();
         let Err(error @ Error::Memory(_)) = Plan::new(&gpu, &graph, PlanOptions::default()) else {
             panic!("a binding past the limit was accepted");
         };

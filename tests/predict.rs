@@ -76,7 +76,7 @@ fn misaligned_tiles_give_another_result() {
     let side = NET.legal_above(30 + NET.shrink());
     let run = |top: usize| {
         let mut network = UNet { dropout: 0.0, ..NET }.build(1, [side; 2]).unwrap();
-        network.graph.mark_output("logits", network.logits);
+        network.graph.mark_output("logits", network.logits).unwrap();
         let mut executor = Executor::new(&Device::Cpu, &network.graph, &parameters()).unwrap();
         let halo = NET.halo() as isize;
         let data: Vec<f32> = (0..side * side)

@@ -156,9 +156,9 @@ fn with_gradients(
     let mut backward =
         Backward { graph: &mut graph, name: "op".into(), inputs: &nodes, output, grad_output, needs: &needs };
     let gradients: Vec<NodeId> = op.gradient(&mut backward).unwrap().into_iter().flatten().collect();
-    graph.mark_output("y", output);
+    graph.mark_output("y", output).unwrap();
     for &gradient in &gradients {
-        graph.mark_output("gradient", gradient);
+        graph.mark_output("gradient", gradient).unwrap();
     }
     let outputs = cpu::evaluate(&graph, &values, &mut Banks::<f64>::new()).unwrap();
     (outputs[&output].float().clone(), gradients.iter().map(|node| outputs[node].float().clone()).collect())
@@ -238,8 +238,8 @@ fn cross_entropy_equals_pytorch() {
         let loss = graph.cross_entropy("loss", nodes[0], nodes[1], nodes[2], settings).unwrap();
         let (mut graph, gradients) = graph.gradients(loss, &[nodes[0]]).unwrap();
         let gradient = gradients[0].unwrap();
-        graph.mark_output("loss", loss);
-        graph.mark_output("gradient", gradient);
+        graph.mark_output("loss", loss).unwrap();
+        graph.mark_output("gradient", gradient).unwrap();
         let inputs = nodes.into_iter().zip(values).collect();
         let outputs = cpu::evaluate(&graph, &inputs, &mut Banks::<f64>::new()).unwrap();
         let expected = golden.values(&format!("cross_entropy.loss.{name}"));
@@ -356,9 +356,9 @@ fn the_reference_unet_equals_pytorch() {
         let loss = graph.cross_entropy("loss", network.logits, labels, weights, SmallUNet::loss(reduction)).unwrap();
         let (mut graph, gradients) = graph.gradients(loss, &[network.image]).unwrap();
         let grad_input = gradients[0].unwrap();
-        graph.mark_output("logits", network.logits);
-        graph.mark_output("loss", loss);
-        graph.mark_output("grad_input", grad_input);
+        graph.mark_output("logits", network.logits).unwrap();
+        graph.mark_output("loss", loss).unwrap();
+        graph.mark_output("grad_input", grad_input).unwrap();
         let inputs = BTreeMap::from([
             (network.image, golden.activation("input").into()),
             (labels, golden.labels("labels")),
@@ -391,7 +391,7 @@ fn the_unet_on_a_device_equals_pytorch_and_trains_like_it() {
         Training { loss: SmallUNet::loss(Reduction::MeanOverPixels), optimizer: Optimizer::Sgd(small.sgd()) };
     let network = small.net.build(small.batch, [small.side; 2]).unwrap();
     let mut step = network.training_step(&training).unwrap();
-    step.graph.mark_output("logits", step.logits);
+    step.graph.mark_output("logits", step.logits).unwrap();
     let plan = Plan::new(&gpu, &step.graph, PlanOptions::default()).unwrap();
     let parameters = golden.bank(&step.graph, &|parameter| format!("param.{}", parameter.name));
     let parameters: Vec<f32> = parameters.into_iter().map(|value| value as f32).collect();
@@ -457,7 +457,7 @@ fn a_larger_unet_equals_pytorch() {
     let loss = CrossEntropySettings { reduction: Reduction::MeanOverPixels, ignore: None };
     let optimizer = Optimizer::Sgd(SgdSettings { momentum: 0.99, weight_decay: 0.0 });
     let mut step = net.build(1, [124; 2]).unwrap().training_step(&Training { loss, optimizer }).unwrap();
-    step.graph.mark_output("logits", step.logits);
+    step.graph.mark_output("logits", step.logits).unwrap();
     let name = |prefix: &'static str| move |parameter: &Parameter| format!("{prefix}.{}", milesial(3, parameter));
     let parameters = golden.bank(&step.graph, &name("param"));
     let rate = Array { shape: Shape::new([1]).unwrap(), data: vec![1e-3] };

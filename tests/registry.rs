@@ -259,7 +259,6 @@ fn bindings_and_params_are_what_the_dispatch_says() {
                     .map(|&(name, param)| {
                         let scalar = match param {
                             Param::U32(_) => naga::Scalar::U32,
-                            Param::I32(_) => naga::Scalar::I32,
                             Param::F32(_) => naga::Scalar::F32,
                         };
                         (name.to_owned(), scalar)

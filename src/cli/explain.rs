@@ -54,7 +54,7 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let mut inference = network.graph.clone();
-    inference.mark_output("logits", network.logits);
+    inference.mark_output("logits", network.logits)?;
     let inference_memory = MemoryPlan::new(&inference, &DeviceProfile::PORTABLE, 0, false)?;
     let memory = MemoryPlan::new(&step.graph, &DeviceProfile::PORTABLE, 0, false)?;
     let forward = inference.table();

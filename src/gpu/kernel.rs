@@ -3,7 +3,7 @@
 use super::device::Gpu;
 use super::source::compose;
 use crate::error::{Error, Result};
-use crate::op::Dispatch;
+use crate::op::{Binding, Dispatch, Param};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -13,7 +13,7 @@ pub struct Interface {
     /// For each storage binding in order, whether the kernel may write it.
     pub writable: Vec<bool>,
     /// The fields of the uniform `Params`, the last binding, if there is one.
-    pub params: Vec<String>,
+    pub params: Vec<(String, naga::Scalar)>,
     /// Invocations in a workgroup.
     pub workgroup_size: [u32; 3],
 }
@@ -46,7 +46,13 @@ impl Interface {
                     interface.writable.push(access.contains(naga::StorageAccess::STORE));
                 }
                 (naga::AddressSpace::Uniform, naga::TypeInner::Struct { members, .. }) if position == last => {
-                    interface.params = members.iter().filter_map(|member| member.name.clone()).collect();
+                    for member in members {
+                        let name = member.name.clone().unwrap_or_default();
+                        let naga::TypeInner::Scalar(scalar) = module.types[member.ty].inner else {
+                            return Err(fail(format!("the param {name} is no scalar")));
+                        };
+                        interface.params.push((name, scalar));
+                    }
                 }
                 (space, _) => return Err(fail(format!("binding {position} is in {space:?}"))),
             }
@@ -54,18 +60,36 @@ impl Interface {
         Ok(interface)
     }
 
-    /// Holds a dispatch against the kernel's text.
+    /// Holds a dispatch of an op that overwrites the inputs `writes` against the kernel's text.
     ///
     /// # Errors
-    /// When the number of bindings or the names of the params differ.
-    pub fn check(&self, dispatch: &Dispatch) -> Result<()> {
+    /// When the number of bindings or the names or types of the params differ, or a binding may be written that is only to be
+    /// read, or the reverse.
+    pub fn check(&self, dispatch: &Dispatch, writes: &[usize]) -> Result<()> {
         let fail = |problem: String| Err(Error::Device(format!("kernel {}: {problem}", dispatch.kernel.path)));
         if self.writable.len() != dispatch.bindings.len() {
             return fail(format!("declares {} storage bindings, got {}", self.writable.len(), dispatch.bindings.len()));
         }
-        if !self.params.iter().eq(dispatch.params.iter().map(|(name, _)| name)) {
-            let names: Vec<_> = dispatch.params.iter().map(|(name, _)| name).collect();
-            return fail(format!("declares params {:?}, got {names:?}", self.params));
+        for (position, (&writable, &binding)) in self.writable.iter().zip(&dispatch.bindings).enumerate() {
+            let written = match binding {
+                Binding::Input(input) => writes.contains(&input),
+                Binding::Output => true,
+                // One dispatch of a candidate fills it, another reads it.
+                Binding::Workspace(_) => continue,
+            };
+            if writable != written {
+                let access = |writable| if writable { "read_write" } else { "read" };
+                let (declared, expected) = (access(writable), access(written));
+                return fail(format!("declares binding {position} as {declared}, {binding:?} needs {expected}"));
+            }
+        }
+        let scalar = |param| match param {
+            Param::U32(_) => naga::Scalar::U32,
+            Param::F32(_) => naga::Scalar::F32,
+        };
+        let params: Vec<_> = dispatch.params.iter().map(|&(name, param)| (name.to_owned(), scalar(param))).collect();
+        if self.params != params {
+            return fail(format!("declares params {:?}, got {params:?}", self.params));
         }
         Ok(())
     }
@@ -128,11 +152,7 @@ impl Gpu {
                 layout: Some(&pipeline_layout),
                 module: &module,
                 entry_point: None,
-                // Every kernel writes workgroup memory before it reads it.
-                compilation_options: wgpu::PipelineCompilationOptions {
-                    zero_initialize_workgroup_memory: false,
-                    ..Default::default()
-                },
+                compilation_options: wgpu::PipelineCompilationOptions::default(),
                 cache: None,
             });
             Pipeline { interface, layout, program }

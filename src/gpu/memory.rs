@@ -13,7 +13,7 @@ pub(crate) const UNIFORM_ALIGNMENT: u64 = 256;
 /// Reading back goes through a buffer of at most this size, piece by piece.
 const STAGING_BYTES: u64 = 16 << 20;
 
-/// Space behind every tensor of a guarded plan, to notice reads and writes out of bounds.
+/// Space behind every tensor and bank of a guarded plan, to notice reads and writes out of bounds.
 pub(crate) const GUARD_BYTES: u64 = 256;
 
 /// Every buffer that a plan will create, in bytes.
@@ -23,7 +23,7 @@ pub struct MemoryPlan {
     pub transient: Vec<u64>,
     /// One buffer for each input and constant.
     pub inputs: Vec<u64>,
-    /// One buffer for each bank, all of this size.
+    /// One buffer for each bank, all with room for this much.
     pub bank: u64,
     /// The number of banks: parameters, gradients, optimiser state.
     pub banks: u64,
@@ -33,7 +33,7 @@ pub struct MemoryPlan {
     pub staging: u64,
     /// What the transient tensors would take if none shared a buffer.
     pub unshared: u64,
-    /// Space behind each tensor of a guarded plan; 0 otherwise.
+    /// Space behind each tensor and bank of a guarded plan; 0 otherwise.
     #[serde(skip)]
     pub(crate) guard: u64,
     /// The buffer of each node.
@@ -130,10 +130,11 @@ impl MemoryPlan {
         }
         plan.place(claims);
         let dispatches = plan.candidates.iter().flatten().flat_map(|candidate| &candidate.dispatches);
-        plan.uniform =
-            dispatches.map(|dispatch| (4 * dispatch.params.len() as u64).next_multiple_of(UNIFORM_ALIGNMENT)).sum();
+        let uniform = dispatches.map(|dispatch| (4 * dispatch.params.len() as u64).next_multiple_of(UNIFORM_ALIGNMENT));
+        // Buffers cannot be empty.
+        plan.uniform = uniform.sum::<u64>().max(UNIFORM_ALIGNMENT);
         let readable = graph.outputs().iter().map(|&(_, node)| graph.node(node).tensor_type.size_bytes() + guard);
-        plan.staging = readable.chain([plan.bank]).max().unwrap_or(0).min(STAGING_BYTES);
+        plan.staging = readable.chain([plan.bank, 4]).max().unwrap_or(4).min(STAGING_BYTES);
         Ok(plan)
     }
 
@@ -161,7 +162,8 @@ impl MemoryPlan {
 
     /// The bytes of all buffers together.
     pub fn total_bytes(&self) -> u64 {
-        self.transient.iter().chain(&self.inputs).sum::<u64>() + self.bank * self.banks + self.uniform + self.staging
+        let banks = (self.bank + self.guard) * self.banks;
+        self.transient.iter().chain(&self.inputs).sum::<u64>() + banks + self.uniform + self.staging
     }
 }
 

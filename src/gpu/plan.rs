@@ -17,8 +17,8 @@ use std::sync::Arc;
 pub struct PlanOptions {
     /// Which candidate of each op to take, its last one where it has fewer. Tests walk through them.
     pub candidate: usize,
-    /// Gives every tensor a buffer of its own with guard space behind it, filled with NaN before the first run: a kernel that
-    /// reads or writes outside its tensors, or leaves an element unwritten, is found out.
+    /// Gives every tensor a buffer of its own, filled with NaN before the first run, and guard space behind it and behind every
+    /// bank: a kernel that reads or writes past its tensors, or leaves an element unwritten, is found out.
     pub guarded: bool,
 }
 
@@ -28,6 +28,9 @@ const POISON: u32 = 0x7fc0_dead;
 /// The same for inputs of floats: another NaN, so that copying it into a result's guard is noticed. Around integers there are
 /// zeros instead, because most kernels would act on the label 0 that they should not have read, and few on a huge one.
 const INPUT_POISON: u32 = 0x7fc0_beef;
+
+/// Banks are written in pieces of this size.
+const WRITE_BYTES: usize = 8 << 20;
 
 /// A kernel launch with everything resolved.
 struct Step {
@@ -44,6 +47,7 @@ pub struct Plan {
     transient: Vec<wgpu::Buffer>,
     inputs: Vec<wgpu::Buffer>,
     banks: BTreeMap<Bank, wgpu::Buffer>,
+    uniform: wgpu::Buffer,
     staging: wgpu::Buffer,
     steps: Vec<Step>,
 }
@@ -58,8 +62,9 @@ impl Plan {
     /// Compiles a graph: chooses kernels, plans memory, creates every buffer, pipeline and bind group. Banks start at zero.
     ///
     /// # Errors
-    /// [`Error::Device`] when the device lacks a limit that a tensor or kernel needs (named with both values) or a kernel does
-    /// not compile, [`Error::Memory`] when the device is out of memory.
+    /// [`Error::Memory`] when a tensor or bank is larger than the device admits (named with both values) or the device is out of
+    /// memory, [`Error::Device`] when it lacks another limit that a kernel needs, or a kernel does not compile or is not what its
+    /// dispatch says.
     pub fn new(gpu: &Gpu, graph: &Graph, options: PlanOptions) -> Result<Self> {
         let memory = MemoryPlan::new(graph, gpu.profile(), options.candidate, options.guarded)?;
         check_limits(gpu, graph, &memory)?;
@@ -78,22 +83,22 @@ impl Plan {
         let banks = graph
             .banks()
             .into_iter()
-            .map(|bank| Ok((bank, create(&format!("{bank:?}"), memory.bank, storage)?)))
+            .map(|bank| Ok((bank, create(&format!("{bank:?}"), memory.bank + memory.guard, storage)?)))
             .collect::<Result<BTreeMap<_, _>>>()?;
         let uniform_usage = wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST;
-        let uniform = create("params", memory.uniform.max(UNIFORM_ALIGNMENT), uniform_usage)?;
+        let uniform = create("params", memory.uniform, uniform_usage)?;
         let staging_usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
-        let staging = create("staging", memory.staging.max(4), staging_usage)?;
+        let staging = create("staging", memory.staging, staging_usage)?;
         let (gpu, graph) = (gpu.clone(), graph.clone());
-        let mut plan = Self { gpu, graph, memory, transient, inputs, banks, staging, steps: Vec::new() };
-        plan.steps = plan.resolve(&uniform)?;
+        let mut plan = Self { gpu, graph, memory, transient, inputs, banks, uniform, staging, steps: Vec::new() };
+        plan.steps = plan.resolve()?;
         plan.write_constants(options.guarded);
         plan.gpu.check()?;
         Ok(plan)
     }
 
     /// Compiles all kernels, then binds every dispatch.
-    fn resolve(&self, uniform: &wgpu::Buffer) -> Result<Vec<Step>> {
+    fn resolve(&self) -> Result<Vec<Step>> {
         let dispatches: Vec<_> = (0..self.graph.nodes().len())
             .filter_map(|node| Some((node, self.memory.candidates[node].as_ref()?)))
             .flat_map(|(node, candidate)| candidate.dispatches.iter().map(move |dispatch| (node, dispatch)))
@@ -102,19 +107,19 @@ impl Plan {
         distinct.sort_by_key(|dispatch| (dispatch.kernel.path, &dispatch.constants));
         distinct.dedup_by_key(|dispatch| (dispatch.kernel.path, &dispatch.constants));
         distinct.par_iter().try_for_each(|dispatch| self.gpu.pipeline(dispatch).map(drop))?;
-        let mut params = vec![0u8; uniform.size() as usize];
+        let mut params = vec![0u8; self.uniform.size() as usize];
         let mut offset = 0;
         let mut steps = Vec::with_capacity(dispatches.len());
         for (node, dispatch) in dispatches {
             let pipeline = self.gpu.pipeline(dispatch)?;
-            pipeline.interface.check(dispatch)?;
+            pipeline.interface.check(dispatch, self.writes(node))?;
             let words: Vec<u32> = dispatch.params.iter().map(|(_, param)| param.to_bits()).collect();
             let bytes: &[u8] = bytemuck::cast_slice(&words);
             params[offset as usize..][..bytes.len()].copy_from_slice(bytes);
-            let mut resources: Vec<wgpu::BufferBinding<'_>> =
-                dispatch.bindings.iter().filter_map(|&binding| self.binding(node, binding)).collect();
+            let bindings = dispatch.bindings.iter().map(|&binding| self.binding(node, binding));
+            let mut resources = bindings.collect::<Result<Vec<wgpu::BufferBinding<'_>>>>()?;
             if let Some(size) = wgpu::BufferSize::new(bytes.len() as u64) {
-                resources.push(wgpu::BufferBinding { buffer: uniform, offset, size: Some(size) });
+                resources.push(wgpu::BufferBinding { buffer: &self.uniform, offset, size: Some(size) });
                 offset += size.get().next_multiple_of(UNIFORM_ALIGNMENT);
             }
             let entries: Vec<wgpu::BindGroupEntry<'_>> = (0..)
@@ -134,27 +139,43 @@ impl Plan {
             })?;
             steps.push(Step { pipeline, bind_group, workgroups: dispatch.workgroups });
         }
-        self.gpu.queue.write_buffer(uniform, 0, &params);
+        self.gpu.queue.write_buffer(&self.uniform, 0, &params);
         Ok(steps)
     }
 
-    /// The bytes that a binding of a node's dispatch refers to.
-    fn binding(&self, node: usize, binding: Binding) -> Option<wgpu::BufferBinding<'_>> {
-        let inputs = match &self.graph.nodes()[node].kind {
-            NodeKind::Op { inputs, .. } => inputs.as_slice(),
+    /// The inputs that a node's op overwrites in place.
+    fn writes(&self, node: usize) -> &'static [usize] {
+        match &self.graph.nodes()[node].kind {
+            NodeKind::Op { op, .. } => op.writes(),
             _ => &[],
+        }
+    }
+
+    /// The bytes that a binding of a node's dispatch refers to.
+    fn binding(&self, node: usize, binding: Binding) -> Result<wgpu::BufferBinding<'_>> {
+        let target = &self.graph.nodes()[node];
+        let (op, inputs) = match &target.kind {
+            NodeKind::Op { op, inputs } => (op.name(), inputs.as_slice()),
+            _ => ("plan", [].as_slice()),
         };
-        let (buffer, offset, bytes) = match binding {
-            Binding::Workspace(index) => {
-                let buffer = &self.transient[self.memory.workspaces[node][index]];
-                (buffer, 0, 4 * self.memory.candidates[node].as_ref()?.workspace[index] as u64)
-            }
-            Binding::Output => self.location(node)?,
-            Binding::Input(index) => self.location(inputs.get(index)?.index())?,
+        let found = match binding {
+            Binding::Workspace(index) => self.workspace(node, index),
+            Binding::Output => self.location(node),
+            Binding::Input(index) => inputs.get(index).and_then(|input| self.location(input.index())),
         };
+        let (buffer, offset, bytes) = found.ok_or_else(|| {
+            let problem = format!("a dispatch binds {binding:?}, which the op does not have");
+            Error::Graph { op: op.into(), node: target.name.clone(), problem }
+        })?;
         // A guarded buffer is bound with its guard, so that writes past the tensor land there instead of nowhere.
         let bytes = if buffer.size() == bytes + self.memory.guard { buffer.size() } else { bytes };
-        Some(wgpu::BufferBinding { buffer, offset, size: wgpu::BufferSize::new(bytes) })
+        Ok(wgpu::BufferBinding { buffer, offset, size: wgpu::BufferSize::new(bytes) })
+    }
+
+    /// Buffer, first byte and size of a node's scratch space.
+    fn workspace(&self, node: usize, index: usize) -> Option<(&wgpu::Buffer, u64, u64)> {
+        let elements = *self.memory.candidates[node].as_ref()?.workspace.get(index)?;
+        Some((&self.transient[*self.memory.workspaces[node].get(index)?], 0, 4 * elements as u64))
     }
 
     /// Buffer, first byte and size of a node's tensor.
@@ -175,6 +196,10 @@ impl Plan {
             };
             for buffer in &self.transient {
                 fill(buffer, POISON);
+            }
+            for bank in self.banks.values() {
+                let words = vec![POISON; self.memory.guard as usize / 4];
+                self.gpu.queue.write_buffer(bank, self.memory.bank, bytemuck::cast_slice(&words));
             }
             for (node, buffer) in self.graph.nodes().iter().zip(&self.memory.nodes) {
                 if let Some(Buffer::Input(index)) = buffer {
@@ -208,23 +233,18 @@ impl Plan {
 
     /// The bytes of the buffers that were created; equal to [`MemoryPlan::total_bytes`].
     pub fn allocated_bytes(&self) -> u64 {
-        let buffers = self.transient.iter().chain(&self.inputs).chain(self.banks.values());
-        buffers.map(wgpu::Buffer::size).sum::<u64>() + self.memory.uniform + self.memory.staging
+        let settings = [&self.uniform, &self.staging];
+        let buffers = self.transient.iter().chain(&self.inputs).chain(self.banks.values()).chain(settings);
+        buffers.map(wgpu::Buffer::size).sum()
     }
 
     /// Writes an input. The value is used by the next [`Plan::run`] and stays until written again.
     ///
     /// # Errors
-    /// When the node is not an input of the graph, or the tensor is not of its type.
+    /// When the node is not an input of the graph, the tensor is not of its type or has not the elements of its shape, or the
+    /// device has failed.
     pub fn write(&self, node: NodeId, value: &Tensor<f32>) -> Result<()> {
-        let target = self.graph.node(node);
-        let fail = |problem: String| Error::Graph { op: "write".into(), node: target.name.clone(), problem };
-        if !matches!(target.kind, NodeKind::Input) {
-            return Err(fail("only inputs can be written".into()));
-        }
-        if value.tensor_type() != target.tensor_type {
-            return Err(fail(format!("expected a tensor {}, got {}", target.tensor_type, value.tensor_type())));
-        }
+        self.graph.check_input(node, value)?;
         let Some((buffer, offset, _)) = self.location(node.index()) else {
             return Ok(()); // Nothing depends on this input.
         };
@@ -236,17 +256,23 @@ impl Plan {
         self.gpu.check()
     }
 
-    /// Writes a whole bank.
+    /// Writes a whole bank, piece by piece: the driver keeps a copy of each piece until it has arrived.
     ///
     /// # Errors
-    /// When the graph has no such bank, or it has another length.
+    /// When the graph has no such bank, it has another length, or the device has failed.
     pub fn write_bank(&self, bank: Bank, values: &[f32]) -> Result<()> {
         let buffer = self.bank_buffer(bank)?;
-        if 4 * values.len() as u64 != buffer.size() {
-            let problem = format!("the bank has {} elements, got {}", buffer.size() / 4, values.len());
+        if 4 * values.len() as u64 != self.memory.bank {
+            let problem = format!("the bank has {} elements, got {}", self.memory.bank / 4, values.len());
             return Err(Error::Graph { op: "write".into(), node: format!("{bank:?}"), problem });
         }
-        self.gpu.queue.write_buffer(buffer, 0, bytemuck::cast_slice(values));
+        for (piece, values) in values.chunks(WRITE_BYTES / 4).enumerate() {
+            if piece > 0 {
+                self.gpu.queue.submit([]);
+                self.gpu.wait()?;
+            }
+            self.gpu.queue.write_buffer(buffer, (piece * WRITE_BYTES) as u64, bytemuck::cast_slice(values));
+        }
         self.gpu.check()
     }
 
@@ -292,11 +318,12 @@ impl Plan {
     /// # Errors
     /// When the node is not an output or its device has failed.
     pub fn read(&self, node: NodeId) -> Result<Tensor<f32>> {
-        let TensorType { dtype, shape } = self.graph.node(node).tensor_type.clone();
+        let target = self.graph.find("read", "output", node)?;
+        let TensorType { dtype, shape } = target.tensor_type.clone();
         let readable = self.graph.outputs().iter().any(|&(_, output)| output == node);
         let Some((buffer, offset, bytes)) = self.location(node.index()).filter(|_| readable) else {
             let problem = "only outputs can be read; mark it with `mark_output`".into();
-            return Err(Error::Graph { op: "read".into(), node: self.graph.node(node).name.clone(), problem });
+            return Err(Error::Graph { op: "read".into(), node: target.name.clone(), problem });
         };
         let words = self.read_words(buffer, offset, bytes)?;
         Ok(match dtype {
@@ -311,16 +338,27 @@ impl Plan {
     /// When the graph has no such bank, or the device has failed.
     pub fn read_bank(&self, bank: Bank) -> Result<Vec<f32>> {
         let buffer = self.bank_buffer(bank)?;
-        Ok(self.read_words(buffer, 0, buffer.size())?.into_iter().map(f32::from_bits).collect())
+        Ok(self.read_words(buffer, 0, self.memory.bank)?.into_iter().map(f32::from_bits).collect())
     }
 
-    /// For a guarded plan, the names of the tensors whose guards a kernel has overwritten.
+    /// For a guarded plan, the names of the tensors and banks whose guards a kernel has overwritten.
     ///
     /// # Errors
     /// When the device has failed.
     pub fn broken_guards(&self) -> Result<Vec<String>> {
         let mut broken = Vec::new();
         let guard = self.memory.guard;
+        let overwritten = |buffer: &wgpu::Buffer, bytes: u64| -> Result<bool> {
+            if guard == 0 || buffer.size() != bytes + guard {
+                return Ok(false);
+            }
+            Ok(self.read_words(buffer, bytes, guard)?.iter().any(|&word| word != POISON))
+        };
+        for (&bank, buffer) in &self.banks {
+            if overwritten(buffer, self.memory.bank)? {
+                broken.push(format!("{bank:?}"));
+            }
+        }
         for (index, node) in self.graph.nodes().iter().enumerate() {
             // Kernels bind inputs for reading only.
             let written = matches!(self.memory.nodes[index], Some(Buffer::Transient(_)));
@@ -330,11 +368,8 @@ impl Plan {
                 (buffer, 0, buffer.size() - guard)
             });
             for (buffer, _, bytes) in tensor.chain(scratch) {
-                if guard > 0 && buffer.size() == bytes + guard {
-                    let words = self.read_words(buffer, bytes, guard)?;
-                    if words.iter().any(|&word| word != POISON) {
-                        broken.push(node.name.clone());
-                    }
+                if overwritten(buffer, bytes)? {
+                    broken.push(node.name.clone());
                 }
             }
         }
@@ -368,24 +403,52 @@ impl Plan {
 fn check_limits(gpu: &Gpu, graph: &Graph, memory: &MemoryPlan) -> Result<()> {
     let limits = gpu.device.limits();
     let binding = limits.max_storage_buffer_binding_size.min(limits.max_buffer_size);
-    let lacks = |what: &str, needed: u64, offered: u64| {
+    let lacks = |what: &str, needed: u64, offered: u64, smaller: &str| {
         Err(Error::Memory(format!(
-            "{what} needs {needed} bytes in one buffer, {} offers {offered}; use a smaller tile, batch or base, or `--device cpu`",
+            "{what} needs {needed} bytes in one buffer, {} offers {offered}; use a smaller {smaller}, or `--device cpu`",
             gpu.adapter().name
         )))
     };
+    let tensor = "tile, batch or base";
     for (index, node) in graph.nodes().iter().enumerate() {
         let bytes = node.tensor_type.size_bytes();
         if memory.nodes[index].is_some() && bytes > binding {
-            return lacks(&format!("`{}` ({})", node.name, node.tensor_type), bytes, binding);
+            return lacks(&format!("`{}` ({})", node.name, node.tensor_type), bytes, binding, tensor);
         }
         let workspace = memory.candidates[index].iter().flat_map(|candidate| &candidate.workspace);
         if let Some(&elements) = workspace.max().filter(|&&elements| 4 * elements as u64 > binding) {
-            return lacks(&format!("the scratch space of `{}`", node.name), 4 * elements as u64, binding);
+            return lacks(&format!("the scratch space of `{}`", node.name), 4 * elements as u64, binding, tensor);
         }
     }
-    if memory.bank > limits.max_buffer_size {
-        return lacks("the parameter bank", memory.bank, limits.max_buffer_size);
+    let bank = memory.bank + memory.guard;
+    if bank > limits.max_buffer_size {
+        return lacks("the parameter bank", bank, limits.max_buffer_size, "base or depth");
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::models::{Training, UNet};
+
+    #[test]
+    fn running_compiles_nothing_and_leaves_no_allocation_behind() {
+        let gpu = Gpu::any().unwrap_or_else(|error| panic!("{error}"));
+        let net = UNet { in_channels: 1, classes: 2, base_channels: 2, depth: 1, dropout: 0.0 };
+        let step = net.build(1, [net.legal_above(30); 2]).unwrap().training_step(&Training::default()).unwrap();
+        let plan = Plan::new(&gpu, &step.graph, PlanOptions::default()).unwrap();
+        let run = || {
+            plan.run().unwrap();
+            plan.wait().unwrap();
+            let pipelines = gpu.pipelines.lock().unwrap().len();
+            // Where the driver's memory is not managed by wgpu there is no report.
+            let report = gpu.device.generate_allocator_report();
+            (pipelines, report.map(|report| (report.allocations.len(), report.total_allocated_bytes)))
+        };
+        let first = run();
+        for _ in 0..3 {
+            assert_eq!(run(), first);
+        }
+    }
 }

@@ -93,7 +93,7 @@ impl Network {
             Optimizer::Sgd(settings) => graph.sgd("update", rates, settings)?,
             Optimizer::Adam(settings) => graph.adam("update", rates, settings)?,
         };
-        graph.mark_output("loss", loss);
+        graph.mark_output("loss", loss)?;
         Ok(TrainingStep { graph, image, labels, weights, rates, generator, logits, loss })
     }
 }

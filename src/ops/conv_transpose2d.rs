@@ -50,7 +50,7 @@ impl Graph {
     /// # Errors
     /// When the shapes do not fit each other.
     pub fn conv_transpose2d(&mut self, name: &str, x: NodeId, weight: NodeId, bias: Option<NodeId>) -> Result<NodeId> {
-        let extents = self.shape(weight).extents();
+        let extents = self.find("conv_transpose2d", name, weight)?.tensor_type.shape.extents();
         let stride = [0, 1].map(|axis| extents.get(axis).copied().unwrap_or(1));
         let inputs: Vec<NodeId> = [x, weight].into_iter().chain(bias).collect();
         self.apply(name, ConvTranspose2d { stride, padding: [0, 0] }, &inputs)

@@ -80,7 +80,7 @@ impl Graph {
         settings: CrossEntropySettings,
     ) -> Result<NodeId> {
         let CrossEntropySettings { reduction, ignore } = settings;
-        let classes = self.shape(logits).channels();
+        let classes = self.find("cross_entropy", name, logits)?.tensor_type.shape.channels();
         let fail = |problem| Error::Graph { op: "cross_entropy".into(), node: name.into(), problem };
         let scale_name = format!("{name}.scale");
         let scale = |by_weight| CrossEntropyScale { by_weight, classes, ignore };
@@ -436,8 +436,8 @@ mod tests {
         let settings = CrossEntropySettings { reduction, ignore: Some(9) };
         let loss = graph.cross_entropy("loss", logits, labels_node, weights_node, settings).unwrap();
         let (mut graph, gradients) = graph.gradients(loss, &[logits]).unwrap();
-        graph.mark_output("loss", loss);
-        graph.mark_output("gradient", gradients[0].unwrap());
+        graph.mark_output("loss", loss).unwrap();
+        graph.mark_output("gradient", gradients[0].unwrap()).unwrap();
         let shape = |node| graph.shape(node).clone();
         let inputs = BTreeMap::from([
             (logits, Tensor::Float(Array::new(shape(logits), [3.0_f64.ln(), 0.0].repeat(3)).unwrap())),
