@@ -39,6 +39,10 @@ pub enum Fill {
     },
     /// Any 32 bits.
     Bits,
+    /// Uniform between two values.
+    Uniform(f32, f32),
+    /// Uniform in the range of the element's place along the last axis.
+    Ranges(&'static [(f32, f32)]),
 }
 
 impl Case {
@@ -55,8 +59,20 @@ impl Fill {
         let shape = tensor_type.shape.clone();
         let count = shape.elements();
         match tensor_type.dtype {
-            DType::F32 => Tensor::Float(Array { shape, data: (0..count).map(|_| self.float(random)).collect() }),
+            DType::F32 => {
+                let places = (0..shape.channels()).cycle().take(count);
+                let data = places.map(|place| self.at(place).float(random)).collect();
+                Tensor::Float(Array { shape, data })
+            }
             DType::U32 => Tensor::Uint(Array { shape, data: (0..count).map(|_| self.uint(random)).collect() }),
+        }
+    }
+
+    /// How the element at a place along the last axis is drawn.
+    fn at(self, place: usize) -> Self {
+        match self {
+            Self::Ranges(ranges) => ranges.get(place).map_or(self, |&(low, high)| Self::Uniform(low, high)),
+            other => other,
         }
     }
 
@@ -69,6 +85,8 @@ impl Fill {
             Self::Constant(value) => value,
             Self::Labels { .. } => self.uint(random) as f32,
             Self::Bits => f32::from_bits(random.next_u32()),
+            Self::Uniform(low, high) => random.between(low, high),
+            Self::Ranges(_) => 0.0,
         }
     }
 

@@ -3,6 +3,7 @@
 mod adam;
 mod add;
 mod argmax;
+mod augment;
 mod conv2d;
 mod conv_transpose2d;
 mod crop_concat;
@@ -16,6 +17,7 @@ mod softmax;
 pub use adam::{Adam, AdamSettings};
 pub use add::Add;
 pub use argmax::Argmax;
+pub use augment::{AugmentImage, AugmentLabels, AugmentPositions, AugmentWeights, Interpolation};
 pub use conv_transpose2d::{ConvTranspose2d, ConvTranspose2dGradInput, ConvTranspose2dGradWeight};
 pub use conv2d::{Conv2d, Conv2dGradBias, Conv2dGradInput, Conv2dGradWeight};
 pub use crop_concat::{CropConcat, CropConcatGradSkip, CropConcatGradUp};
@@ -46,6 +48,7 @@ pub const REGISTRY: &[Entry] = &[
     Entry { name: "adam", page: include_str!("../docs/ops/adam.md"), cases: adam::cases },
     Entry { name: "add", page: include_str!("../docs/ops/add.md"), cases: add::cases },
     Entry { name: "argmax", page: include_str!("../docs/ops/argmax.md"), cases: argmax::cases },
+    Entry { name: "augment", page: include_str!("../docs/ops/augment.md"), cases: augment::cases },
     Entry { name: "conv2d", page: include_str!("../docs/ops/conv2d.md"), cases: conv2d::cases },
     Entry {
         name: "conv_transpose2d",

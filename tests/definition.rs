@@ -178,8 +178,8 @@ impl Trial {
 /// Cases that exist for the size of their grid say nothing new about the definition.
 const LARGEST: usize = 1 << 20;
 
-/// Entries that end in labels, or update state.
-const WITHOUT_GRADIENT: [&str; 3] = ["adam", "argmax", "sgd"];
+/// Entries that end in labels, make data, or update state.
+const WITHOUT_GRADIENT: [&str; 4] = ["adam", "argmax", "augment", "sgd"];
 
 fn small_cases(cases: fn() -> Result<Vec<Case>, String>) -> Vec<Case> {
     let mut cases = cases().unwrap();
