@@ -2,6 +2,7 @@
 
 pub mod border;
 pub mod cells;
+pub mod components;
 pub mod dataset;
 pub mod image;
 pub mod label;
@@ -10,6 +11,7 @@ pub mod sample;
 pub mod sampler;
 
 pub use border::Border;
+pub use components::{Components, Connectivity};
 pub use dataset::{Dataset, Options};
 pub use image::Image;
 pub use label::LabelMap;

@@ -160,40 +160,6 @@ pub fn insert_gaps(instances: &LabelMap) -> LabelMap {
     gapped
 }
 
-/// The cells of a class map whose classes are not numbered by cell: connected regions of one class other than 0, by
-/// 4-neighbourhood, numbered from 1 in reading order.
-#[must_use]
-pub fn components(classes: &LabelMap) -> LabelMap {
-    let LabelMap { height, width, ref values } = *classes;
-    let mut numbers = vec![0_u32; values.len()];
-    let mut count = 0;
-    let mut open = Vec::new();
-    for start in 0..values.len() {
-        if values[start] == 0 || numbers[start] != 0 {
-            continue;
-        }
-        count += 1;
-        numbers[start] = count;
-        open.push(start);
-        while let Some(pixel) = open.pop() {
-            let (x, y) = (pixel % width, pixel / width);
-            let neighbours = [
-                (x > 0).then(|| pixel - 1),
-                (x + 1 < width).then_some(pixel + 1),
-                (y > 0).then(|| pixel - width),
-                (y + 1 < height).then_some(pixel + width),
-            ];
-            for neighbour in neighbours.into_iter().flatten() {
-                if numbers[neighbour] == 0 && values[neighbour] == values[start] {
-                    numbers[neighbour] = count;
-                    open.push(neighbour);
-                }
-            }
-        }
-    }
-    LabelMap { height, width, values: numbers }
-}
-
 /// `w_c`: the weight of each class that makes all classes present count the same in total, and a pixel 1 on average:
 /// `w_c = n / (K · n_c)` for `K` classes present and `n = Σ n_c` pixels. 0 for a class that is absent.
 pub fn class_weights(pixels_by_class: &[u64]) -> Vec<f32> {
@@ -291,12 +257,6 @@ mod tests {
         let at = |distance: f32| border.w0 * (-0.5 * (distance / border.sigma).powi(2)).exp();
         let reach = border.reach() as f32;
         assert!(at(reach) <= NEGLIGIBLE && at(reach - 1.0) > NEGLIGIBLE, "{reach}");
-    }
-
-    #[test]
-    fn components_are_regions_of_one_class() {
-        let classes = labels(&["1102", "0102", "1022", "1000"]);
-        assert_eq!(components(&classes), labels(&["1102", "0102", "3022", "3000"]));
     }
 
     #[test]

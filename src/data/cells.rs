@@ -64,7 +64,8 @@ pub fn write_dataset(folder: impl AsRef<Path>, seed: u32, indices: Range<u32>, s
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::border::{components, insert_gaps};
+    use crate::data::border::insert_gaps;
+    use crate::data::components::Components;
     use crate::metrics::{Confusion, otsu_threshold};
     use std::collections::BTreeMap;
 
@@ -103,7 +104,7 @@ mod tests {
     }
 
     fn areas_of_components(instances: &LabelMap) -> usize {
-        areas(&components(instances)).len()
+        areas(&Components::default().label(instances)).len()
     }
 
     #[test]

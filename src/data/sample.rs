@@ -2,7 +2,8 @@
 
 use std::borrow::Cow;
 
-use super::border::{Border, class_weights, components, insert_gaps};
+use super::border::{Border, class_weights, insert_gaps};
+use super::components::{Components, Connectivity};
 use super::image::Image;
 use super::label::LabelMap;
 use crate::error::{Error, Result};
@@ -42,13 +43,26 @@ impl Sample {
         }
     }
 
-    /// The cells: as given, or the connected regions of one class other than 0.
+    /// The cells: as given, or the connected regions of one class other than 0, by 4-neighbourhood.
     pub fn instances(&self) -> Cow<'_, LabelMap> {
         match &self.truth {
             Truth::Instances(instances) => Cow::Borrowed(instances),
+            Truth::Classes(classes) => Cow::Owned(Components::default().label(classes)),
+        }
+    }
+
+    /// The objects to score a prediction against: the cells as given, or the connected regions of one class other than 0, with
+    /// [`IGNORE`] where the class is.
+    pub fn objects(&self, connectivity: Connectivity) -> Cow<'_, LabelMap> {
+        match &self.truth {
+            Truth::Instances(instances) => Cow::Borrowed(instances),
             Truth::Classes(classes) => {
-                let values = classes.values.iter().map(|&class| if class == IGNORE { 0 } else { class }).collect();
-                Cow::Owned(components(&LabelMap { values, ..*classes }))
+                let mut objects = Components { connectivity, min_size: 0 }.label(classes);
+                for (object, _) in objects.values.iter_mut().zip(&classes.values).filter(|&(_, &class)| class == IGNORE)
+                {
+                    *object = IGNORE;
+                }
+                Cow::Owned(objects)
             }
         }
     }
@@ -170,6 +184,15 @@ mod tests {
         assert_eq!(prepared[0].weights, [0.75, 1.0 + gap + 0.5, 0.75, 0.0]);
         let message = balance(&mut prepared, 1).unwrap_err().to_string();
         assert_eq!(message, "a: class 1 in a data set of 1 classes");
+    }
+
+    #[test]
+    fn objects_of_classes_keep_what_is_ignored() {
+        let classes = sample(Truth::Classes(labels(&[2, IGNORE, 2, 1])));
+        assert_eq!(classes.objects(Connectivity::Four).values, [1, IGNORE, 2, 3]);
+        assert_eq!(classes.instances().values, [1, 0, 2, 3]);
+        let instances = sample(Truth::Instances(labels(&[7, 0, 7, 3])));
+        assert_eq!(instances.objects(Connectivity::Four).values, [7, 0, 7, 3]);
     }
 
     #[test]
