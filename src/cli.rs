@@ -6,6 +6,7 @@ mod devices;
 mod evaluate;
 mod explain;
 mod labels;
+mod objects;
 mod predict;
 mod selftest;
 mod train;
@@ -70,7 +71,7 @@ enum Command {
     Train(train::Arguments),
     /// Segment images of any size with trained weights
     Predict(predict::Arguments),
-    /// Score trained weights on images with known truth: IoU, Dice, pixel error, confusion matrix
+    /// Score trained weights on images with known truth: IoU, Dice, pixel error, confusion matrix, and object by object
     Evaluate(evaluate::Arguments),
     /// Print a U-Net's layers: kernels, shapes, parameters, work and memory, as in figure 1 of the paper
     Explain(explain::Arguments),

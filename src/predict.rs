@@ -4,7 +4,7 @@
 use crate::array::{Array, Tensor};
 use crate::checkpoint::Weights;
 use crate::data::sampler::reflect;
-use crate::data::{Image, Sample};
+use crate::data::{Image, LabelMap, Sample};
 use crate::error::{Error, Result};
 use crate::executor::{Device, Executor};
 use crate::gpu::MemoryPlan;
@@ -236,20 +236,20 @@ impl Predictor {
         Ok(prediction)
     }
 
-    /// How the prediction of a sample's image compares with its truth.
+    /// The predicted class of each pixel of a sample's image, and how it compares with the truth.
     ///
     /// # Errors
     /// [`Error::Data`] naming the sample when its image has other channels than the network or its truth another size; as
     /// [`Predictor::predict`].
-    pub fn score(&mut self, sample: &Sample) -> Result<Confusion> {
+    pub fn score(&mut self, sample: &Sample) -> Result<(LabelMap, Confusion)> {
         let named = |error| match error {
             Error::Usage(problem) => Error::data(&sample.name, problem),
             other => other,
         };
-        let prediction = self.predict(&sample.image, &mut |_, _| {}).map_err(named)?;
+        let Prediction { height, width, labels, .. } = self.predict(&sample.image, &mut |_, _| {}).map_err(named)?;
         let mut confusion = Confusion::new(self.net.classes);
-        confusion.add(&sample.classes().values, &prediction.labels).map_err(named)?;
-        Ok(confusion)
+        confusion.add(&sample.classes().values, &labels).map_err(named)?;
+        Ok((LabelMap { height, width, values: labels }, confusion))
     }
 
     /// The executor for a tile size; the last one is kept.

@@ -5,9 +5,9 @@
 use std::path::Path;
 use std::process::{Command, Output};
 use tilewise::checkpoint::{Metadata, Section, save};
-use tilewise::data::cells;
 use tilewise::data::dataset::Mapping;
 use tilewise::data::raster::write_grey8;
+use tilewise::data::{LabelMap, cells};
 use tilewise::models::UNet;
 
 const NET: UNet = UNet { in_channels: 1, classes: 2, base_channels: 2, depth: 2, dropout: 0.0 };
@@ -93,6 +93,7 @@ fn predict_writes_pictures_and_scores_for_every_image() {
     let json = succeeds(&[&arguments[..], &["--json", "--logits", logits.to_str().unwrap()]].concat());
     let json: serde_json::Value = serde_json::from_str(&json).unwrap();
     assert_eq!(json["images"].as_array().unwrap().len(), 2);
+    assert!(json["images"][0]["objects"].is_null() && !out.join("instances").exists());
     for kind in ["masks", "probabilities", "overlays"] {
         for name in ["cells-0000.png", "cells-0001.png"] {
             let picture = image::open(out.join(kind).join(name)).unwrap();
@@ -107,6 +108,62 @@ fn predict_writes_pictures_and_scores_for_every_image() {
     assert_eq!(evaluation["pixels"], 2 * 48 * 48);
     let table = succeeds(&["evaluate", "--device", "cpu", "--weights", &weights, "--data", &data]);
     assert!(table.contains("foreground IoU") && table.contains("truth \\ predicted"), "{table}");
+}
+
+#[test]
+fn objects_are_found_written_and_scored() {
+    let (folder, weights, data) = fixture();
+    let out = folder.path().join("out");
+    let (out_text, images) = (out.to_str().unwrap(), format!("{data}/images"));
+    let predict = ["predict", "--device", "cpu", "--weights", &weights, "--input", &images, "--out", out_text];
+    let json = |arguments: &[&str]| -> serde_json::Value {
+        serde_json::from_str(&succeeds(&[arguments, &["--json"]].concat())).unwrap()
+    };
+    let count = |options: &[&str]| -> u64 {
+        let result = json(&[&predict[..], &["--instances"], options].concat());
+        let images = result["images"].as_array().unwrap();
+        let counts: Vec<u64> = images.iter().map(|image| image["objects"].as_u64().unwrap()).collect();
+        for (index, &count) in counts.iter().enumerate() {
+            let path = out.join(format!("instances/cells-{index:04}.png"));
+            assert_eq!(image::open(&path).unwrap().color(), image::ColorType::L16);
+            let instances = LabelMap::read(&path).unwrap();
+            assert_eq!(u64::from(instances.values.into_iter().max().unwrap()), count);
+        }
+        counts.iter().sum()
+    };
+    let (all, large) = (count(&[]), count(&["--min-size", "20"]));
+    assert!(large < all && count(&["--connectivity", "8"]) <= all, "{all} objects, {large} large ones");
+
+    let evaluate = ["evaluate", "--device", "cpu", "--weights", &weights, "--data", &data];
+    let report = json(&evaluate);
+    assert_eq!(report["instances"]["predicted_objects"], all);
+    let images = report["images"].as_array().unwrap();
+    let sum: u64 = images.iter().map(|image| image["instances"]["true_objects"].as_u64().unwrap()).sum();
+    assert!(sum > 0 && report["instances"]["true_objects"] == sum, "{report}");
+    assert_eq!(json(&[&evaluate[..], &["--min-size", "20"]].concat())["instances"]["predicted_objects"], large);
+    let table = succeeds(&evaluate);
+    for part in ["DSB 2018 mAP", "SEG", "adapted Rand", "V_Rand thinned", "V_Info thinned", "warping error", "merged"] {
+        assert!(table.contains(part), "no {part:?} in:\n{table}");
+    }
+
+    let truth = [&predict[..predict.len() - 1], &[data.as_str(), "--instances"]].concat();
+    fails(2, &truth, &["is a data set, whose instances/ would be overwritten: give --out another folder"]);
+
+    // Masks have objects on request.
+    std::fs::rename(format!("{data}/instances"), format!("{data}/masks")).unwrap();
+    for index in 0..2 {
+        let path = format!("{data}/masks/cells-{index:04}.png");
+        let mut mask = LabelMap::read(&path).unwrap();
+        mask.values.iter_mut().for_each(|value| *value = u32::from(*value != 0));
+        mask.write_classes(&path).unwrap();
+    }
+    assert!(json(&evaluate)["instances"].is_null() && !succeeds(&evaluate).contains("SEG"));
+    assert_eq!(json(&[&evaluate[..], &["--instances"]].concat())["instances"]["predicted_objects"], all);
+
+    for command in [&predict[..], &evaluate[..]] {
+        fails(2, &[command, &["--min-size", "20"]].concat(), &["no objects are asked for: add --instances"]);
+        fails(2, &[command, &["--instances", "--connectivity", "6"]].concat(), &["\"6\" is not a neighbourhood"]);
+    }
 }
 
 #[test]

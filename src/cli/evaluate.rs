@@ -1,6 +1,7 @@
 //! `tilewise evaluate`
 
 use super::labels::LabelArguments;
+use super::objects::ObjectArguments;
 use super::{Global, Tile, print, print_json};
 use clap::Args;
 use serde_json::json;
@@ -8,8 +9,8 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use tilewise::checkpoint::{Metadata, Weights};
 use tilewise::data::Dataset;
-use tilewise::data::dataset::Mapping;
-use tilewise::metrics::Confusion;
+use tilewise::data::dataset::{LabelKind, Mapping};
+use tilewise::metrics::{Confusion, InstanceScores};
 use tilewise::predict::Predictor;
 use tilewise::{Error, Result};
 
@@ -27,11 +28,18 @@ pub(crate) struct Arguments {
     tile: Option<Tile>,
     #[command(flatten)]
     labels: LabelArguments,
+    /// Score objects too where the truth is masks: connected regions of one class other than 0; for instances/ always done
+    #[arg(long)]
+    instances: bool,
+    #[command(flatten)]
+    objects: ObjectArguments,
 }
 
 pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
     let weights = Weights::find(&arguments.weights)?;
     let dataset = open(&arguments.data, &weights, &arguments.labels)?;
+    let has_instances = dataset.survey().kind == LabelKind::Instances;
+    let components = arguments.objects.components(arguments.instances || has_instances)?;
     global.say(&format!("mapping: {}", dataset.survey().mapping));
     let device = global.open_device()?;
     let mut predictor = Predictor::load(device, &weights, arguments.tile.map(|Tile(tile)| tile))?;
@@ -46,32 +54,45 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
     let bar = global.progress("{msg} {bar:30} {pos}/{len} images, {eta} left");
     bar.set_length(count as u64);
     let mut total = Confusion::new(known);
+    let mut instances = Vec::new();
     let mut images = Vec::with_capacity(count);
     for index in 0..count {
         for sample in dataset.read(&[index])? {
             bar.set_message(sample.name.clone());
-            let confusion = predictor.score(&sample).map_err(|error| match error {
+            let (labels, confusion) = predictor.score(&sample).map_err(|error| match error {
                 Error::Data { problem, .. } => dataset.pairs()[index].image.error(problem),
                 other => other,
             })?;
             total.merge(&confusion);
             let scores = confusion.scores();
-            images.push(json!({
+            let mut image = json!({
                 "name": sample.name, "foreground_iou": scores.foreground_iou, "mean_iou": scores.mean_iou,
                 "pixel_error": scores.pixel_error,
-            }));
+            });
+            if let Some(components) = components {
+                let objects = sample.objects(components.connectivity);
+                let scores = InstanceScores::new(&objects, &components.label(&labels))?;
+                image["instances"] = json!(scores);
+                instances.push(scores);
+            }
+            images.push(image);
         }
         bar.inc(1);
     }
     bar.finish_and_clear();
     let scores = total.scores();
+    let instances = components.map(|_| InstanceScores::mean(&instances));
     if global.json {
         let mut report =
             serde_json::to_value(&scores).map_err(|error| Error::io("write", "standard output", error.into()))?;
         report["images"] = json!(images);
+        report["instances"] = json!(instances);
         print_json(&report)?;
     } else {
         print(&format!("{count} images, pixels pooled\n\n{scores}"))?;
+        if let Some(instances) = instances {
+            print(&format!("\nobject by object, means over images (docs/metrics.md)\n\n{instances}"))?;
+        }
     }
     Ok(ExitCode::SUCCESS)
 }

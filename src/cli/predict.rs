@@ -1,5 +1,6 @@
 //! `tilewise predict`
 
+use super::objects::ObjectArguments;
 use super::{Global, Tile, create_folder, note, print_json};
 use clap::Args;
 use serde_json::json;
@@ -9,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use tilewise::checkpoint::{Weights, atomic};
 use tilewise::data::raster::{EXTENSIONS, Page, write_grey8};
-use tilewise::data::{Image, LabelMap};
+use tilewise::data::{Components, Image, LabelMap};
 use tilewise::picture::Picture;
 use tilewise::predict::{Prediction, Predictor};
 use tilewise::{Error, Result};
@@ -23,7 +24,8 @@ pub(crate) struct Arguments {
     /// An image or TIFF stack, or a folder of these: PNG or TIFF, 8 or 16 bit, up to 65,535 pixels a side
     #[arg(long, value_name = "FILE|DIR")]
     input: PathBuf,
-    /// Where to write: masks/ (class values, indexed colour), probabilities/ (of foreground) and overlays/, a PNG per image
+    /// Where to write: masks/ (class values, indexed colour), probabilities/ (of foreground), overlays/ and, where asked for,
+    /// instances/, a PNG per image
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
     /// Side of the input tiles, as N or HEIGHTxWIDTH; by default what covers the image and fits the device
@@ -32,11 +34,17 @@ pub(crate) struct Arguments {
     /// Also save the raw scores [H, W, C] as a safetensors file: `logits` for one image, a tensor by name for each of several
     #[arg(long, value_name = "FILE.safetensors")]
     logits: Option<PathBuf>,
+    /// Also write instances/: the objects, connected regions of one class other than 0, numbered from 1 in a 16-bit PNG
+    #[arg(long)]
+    instances: bool,
+    #[command(flatten)]
+    objects: ObjectArguments,
 }
 
 pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
+    let components = arguments.objects.components(arguments.instances)?;
     let images = images(&arguments.input)?;
-    let outputs = Outputs::new(&arguments.out, &images)?;
+    let outputs = Outputs::new(&arguments.out, components, &images)?;
     let weights = Weights::find(&arguments.weights)?;
     let device = global.open_device()?;
     let mut predictor = Predictor::load(device, &weights, arguments.tile.map(|Tile(tile)| tile))?;
@@ -61,19 +69,20 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
             Err(error) => return Err(error),
         };
         let name = page.name();
-        outputs.write(&name, &image, &prediction)?;
+        let objects = outputs.write(&name, &image, &prediction)?;
         let foreground = prediction.labels.iter().filter(|&&label| label != 0).count();
         let share = foreground as f64 / prediction.labels.len() as f64;
         let [tile_height, tile_width] = predictor.tile_for(image.height, image.width)?;
         global.say(&format!(
-            "{name}: {}×{}, {:.1} % foreground, tile {tile_height}×{tile_width}",
+            "{name}: {}×{}, {:.1} % foreground{}, tile {tile_height}×{tile_width}",
             image.height,
             image.width,
-            100.0 * share
+            100.0 * share,
+            objects.map_or(String::new(), |count| format!(", {count} object(s)"))
         ));
         results.push(json!({
             "image": page.path, "page": page.index, "height": image.height, "width": image.width, "foreground_share": share,
-            "tile": [tile_height, tile_width],
+            "objects": objects, "tile": [tile_height, tile_width],
         }));
         if arguments.logits.is_some() {
             let name = if images.len() == 1 { "logits".to_owned() } else { name };
@@ -88,7 +97,12 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
         print_json(&json!({ "images": results, "failed": failed, "out": arguments.out }))?;
     }
     let done = results.len();
-    global.say(&format!("wrote masks, probabilities and overlays of {done} image(s) to {}", arguments.out.display()));
+    let kinds = if arguments.instances {
+        "masks, probabilities, overlays and objects"
+    } else {
+        "masks, probabilities and overlays"
+    };
+    global.say(&format!("wrote {kinds} of {done} image(s) to {}", arguments.out.display()));
     match failures.first() {
         None => Ok(ExitCode::SUCCESS),
         Some(error) => {
@@ -138,18 +152,26 @@ struct Outputs {
     masks: PathBuf,
     probabilities: PathBuf,
     overlays: PathBuf,
+    /// With what an object is, where objects are wanted.
+    instances: Option<(PathBuf, Components)>,
 }
 
 impl Outputs {
-    fn new(out: &Path, images: &[Page]) -> Result<Self> {
+    fn new(out: &Path, components: Option<Components>, images: &[Page]) -> Result<Self> {
         let [masks, probabilities, overlays] = ["masks", "probabilities", "overlays"].map(|name| out.join(name));
-        if out.join("images").is_dir() && masks.is_dir() {
-            let out = out.display();
-            return Err(Error::Usage(format!(
-                "{out} is a data set, whose masks/ would be overwritten: give --out another folder"
-            )));
+        let instances = components.map(|components| (out.join("instances"), components));
+        let outputs = Self { masks, probabilities, overlays, instances };
+        let truth =
+            [("masks", Some(&outputs.masks)), ("instances", outputs.instances.as_ref().map(|(folder, _)| folder))];
+        for (name, folder) in truth {
+            if out.join("images").is_dir() && folder.is_some_and(|folder| folder.is_dir()) {
+                let out = out.display();
+                return Err(Error::Usage(format!(
+                    "{out} is a data set, whose {name}/ would be overwritten: give --out another folder"
+                )));
+            }
         }
-        for folder in [&masks, &probabilities, &overlays] {
+        for folder in outputs.folders() {
             let Ok(folder) = folder.canonicalize() else { continue };
             let inside = images.iter().map(|image| &image.path).find(|path| {
                 path.canonicalize().is_ok_and(|path| path.parent().is_some_and(|parent| parent == folder))
@@ -161,14 +183,20 @@ impl Outputs {
                 )));
             }
         }
-        Ok(Self { masks, probabilities, overlays })
+        Ok(outputs)
+    }
+
+    fn folders(&self) -> impl Iterator<Item = &PathBuf> {
+        let instances = self.instances.iter().map(|(folder, _)| folder);
+        [&self.masks, &self.probabilities, &self.overlays].into_iter().chain(instances)
     }
 
     fn create(&self) -> Result<()> {
-        [&self.masks, &self.probabilities, &self.overlays].into_iter().try_for_each(|folder| create_folder(folder))
+        self.folders().try_for_each(|folder| create_folder(folder))
     }
 
-    fn write(&self, stem: &str, image: &Image, prediction: &Prediction) -> Result<()> {
+    /// Writes all that was asked for, and returns how many objects were found where they were.
+    fn write(&self, stem: &str, image: &Image, prediction: &Prediction) -> Result<Option<u32>> {
         let name = format!("{stem}.png");
         let size = [image.height, image.width];
         let mask = LabelMap { height: image.height, width: image.width, values: prediction.labels.clone() };
@@ -178,7 +206,11 @@ impl Outputs {
         write_grey8(&self.probabilities.join(&name), image.height, image.width, &grey)?;
         Picture::of_image(&image.pixels, size, image.channels)
             .overlaid(&prediction.labels)
-            .write(self.overlays.join(name))
+            .write(self.overlays.join(&name))?;
+        let Some((folder, components)) = &self.instances else { return Ok(None) };
+        let objects = components.label(&mask);
+        objects.write_instances(folder.join(name))?;
+        Ok(Some(objects.values.into_iter().max().unwrap_or(0)))
     }
 }
 

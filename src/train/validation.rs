@@ -58,7 +58,7 @@ impl Validator {
             if !proceed(done, self.samples.len()) {
                 return Ok(None);
             }
-            confusion.merge(&self.predictor.score(sample)?);
+            confusion.merge(&self.predictor.score(sample)?.1);
         }
         Ok(Some(Scored::from(&confusion.scores())))
     }
