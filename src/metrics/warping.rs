@@ -8,10 +8,10 @@ use crate::error::Result;
 /// the truth is warped towards the prediction by flipping simple pixels, which changes no topology; the share of pixels that
 /// still differ is the error.
 ///
-/// Foreground is what is not 0, connected by 4-neighbourhood, background by 8; what lies beyond the image is background. As in
-/// the challenge's implementation, the pixels that differ are visited column by column, each flipped if it is simple by then, over
-/// and over until none is. Touching objects of a map are parted first ([`insert_gaps`]). Pixels that are [`IGNORE`] in the truth are
-/// never flipped and do not count; `None` when there are no others.
+/// Foreground is what is not 0, connected by 4-neighbourhood, background by 8; what lies beyond the image is background. As in the
+/// challenge's implementation, the pixels that differ are visited column by column, each flipped if it is simple by then, over and
+/// over until none is. Objects of a map that share an edge are first parted by a line of background. Pixels that are [`IGNORE`] in
+/// the truth are never flipped and do not count; `None` when there are no others.
 ///
 /// # Errors
 /// [`Error::Usage`](crate::Error::Usage) when the maps differ in size.
