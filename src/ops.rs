@@ -4,10 +4,12 @@ mod adam;
 mod add;
 mod argmax;
 mod augment;
+mod clip_grad_norm;
 mod conv2d;
 mod conv_transpose2d;
 mod crop_concat;
 mod cross_entropy;
+mod dice;
 mod dropout;
 mod max_pool2d;
 mod relu;
@@ -18,10 +20,12 @@ pub use adam::{Adam, AdamSettings};
 pub use add::Add;
 pub use argmax::Argmax;
 pub use augment::{AugmentImage, AugmentLabels, AugmentPositions, AugmentWeights, Interpolation};
+pub use clip_grad_norm::{ClipGradNorm, ClipGradNormTotal};
 pub use conv_transpose2d::{ConvTranspose2d, ConvTranspose2dGradInput, ConvTranspose2dGradWeight};
 pub use conv2d::{Conv2d, Conv2dGradBias, Conv2dGradInput, Conv2dGradWeight};
 pub use crop_concat::{CropConcat, CropConcatGradSkip, CropConcatGradUp};
 pub use cross_entropy::{CrossEntropy, CrossEntropyGrad, CrossEntropyScale, CrossEntropySettings, Reduction};
+pub use dice::{Dice, DiceGrad, DiceSettings};
 pub use dropout::Dropout;
 pub use max_pool2d::{MaxPool2d, MaxPool2dGrad};
 pub use relu::{Relu, ReluGrad};
@@ -49,6 +53,7 @@ pub const REGISTRY: &[Entry] = &[
     Entry { name: "add", page: include_str!("../docs/ops/add.md"), cases: add::cases },
     Entry { name: "argmax", page: include_str!("../docs/ops/argmax.md"), cases: argmax::cases },
     Entry { name: "augment", page: include_str!("../docs/ops/augment.md"), cases: augment::cases },
+    Entry { name: "clip_grad_norm", page: include_str!("../docs/ops/clip_grad_norm.md"), cases: clip_grad_norm::cases },
     Entry { name: "conv2d", page: include_str!("../docs/ops/conv2d.md"), cases: conv2d::cases },
     Entry {
         name: "conv_transpose2d",
@@ -57,6 +62,7 @@ pub const REGISTRY: &[Entry] = &[
     },
     Entry { name: "crop_concat", page: include_str!("../docs/ops/crop_concat.md"), cases: crop_concat::cases },
     Entry { name: "cross_entropy", page: include_str!("../docs/ops/cross_entropy.md"), cases: cross_entropy::cases },
+    Entry { name: "dice", page: include_str!("../docs/ops/dice.md"), cases: dice::cases },
     Entry { name: "dropout", page: include_str!("../docs/ops/dropout.md"), cases: dropout::cases },
     Entry { name: "max_pool2d", page: include_str!("../docs/ops/max_pool2d.md"), cases: max_pool2d::cases },
     Entry { name: "relu", page: include_str!("../docs/ops/relu.md"), cases: relu::cases },

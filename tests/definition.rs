@@ -179,7 +179,7 @@ impl Trial {
 const LARGEST: usize = 1 << 20;
 
 /// Entries that end in labels, make data, or update state.
-const WITHOUT_GRADIENT: [&str; 4] = ["adam", "argmax", "augment", "sgd"];
+const WITHOUT_GRADIENT: [&str; 5] = ["adam", "argmax", "augment", "clip_grad_norm", "sgd"];
 
 fn small_cases(cases: fn() -> Result<Vec<Case>, String>) -> Vec<Case> {
     let mut cases = cases().unwrap();

@@ -93,13 +93,16 @@ impl Graph {
     }
 }
 
+/// Whether numbers `[n, h, w, classes]`, labels `u32 [n, h, w]` and weights `[n, h, w]` fit each other.
+pub(super) fn fit(numbers: &TensorType, labels: &TensorType, weights: &TensorType) -> Result<bool, String> {
+    let [pixels @ .., _] = numbers.shape.extents() else { return Ok(false) };
+    Ok(numbers.dtype == DType::F32 && *labels == TensorType::u32(pixels)? && *weights == TensorType::f32(pixels)?)
+}
+
 /// Refuses logits, labels, weights and c that do not fit each other.
 fn check(inputs: &[TensorType]) -> Result<(), String> {
     if let [logits, labels, weights, scale] = inputs
-        && let [pixels @ .., _] = logits.shape.extents()
-        && logits.dtype == DType::F32
-        && *labels == TensorType::u32(pixels)?
-        && *weights == TensorType::f32(pixels)?
+        && fit(logits, labels, weights)?
         && *scale == TensorType::f32([1])?
     {
         return Ok(());
@@ -121,15 +124,15 @@ fn ignore_label(ignore: Option<u32>) -> (&'static str, Param) {
     ("ignore_label", Param::U32(ignore.unwrap_or(u32::MAX)))
 }
 
-/// The pixels that one invocation of the first dispatch sums, unless fewer are left.
+/// The pixels, or other terms, that one invocation of the first dispatch sums, unless fewer are left.
 const PIXELS: usize = 16;
 
 /// The partial sums that one invocation of each further dispatch adds, unless fewer are left.
 const PARTIALS: usize = 32;
 
-/// The lengths of the lists of partial sums, of which all but the last live in the workspace; the last is 1.
-fn partial_sums(pixels: usize) -> Vec<usize> {
-    let mut lengths = vec![pixels.div_ceil(PIXELS)];
+/// The lengths of the lists of partial sums; the last is 1.
+pub(super) fn partial_sums(terms: usize) -> Vec<usize> {
+    let mut lengths = vec![terms.div_ceil(PIXELS)];
     loop {
         let length = lengths[lengths.len() - 1].div_ceil(PARTIALS);
         lengths.push(length);
@@ -142,29 +145,41 @@ fn partial_sums(pixels: usize) -> Vec<usize> {
 /// The pixels that the reference sums at a time, so that the order of additions does not depend on the number of threads.
 const BLOCK: usize = 4096;
 
-/// The number of roundings that a term of a sum over pixels suffers from additions.
-fn additions(pixels: usize) -> f64 {
-    (PIXELS + PARTIALS * (partial_sums(pixels).len() - 1)) as f64
+/// The number of roundings that a term of such a sum suffers from additions.
+pub(super) fn additions(terms: usize) -> f64 {
+    (PIXELS + PARTIALS * (partial_sums(terms).len() - 1)) as f64
 }
 
-/// `first` puts partial sums into workspace 0; further dispatches add them up until one is left, which is the result, or the
-/// inverse of the result.
-fn sum_up(first: Dispatch, pixels: usize, inverse: bool) -> Candidate {
-    let mut workspace = partial_sums(pixels);
-    workspace.pop();
+/// What becomes of the sum that a reduction ends in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Total {
+    /// It is the op's result.
+    Result,
+    /// Its inverse is.
+    Inverse,
+    /// Its root is.
+    Root,
+    /// It stays in the last workspace, for a dispatch to come.
+    Workspace,
+}
+
+/// `first` puts the partial sums of strips of `terms` into workspace 0, a row of `columns` sums for each strip; further
+/// dispatches add rows up until one is left.
+pub(super) fn sum_up(first: Dispatch, terms: usize, columns: usize, total: Total) -> Candidate {
+    let lengths: Vec<usize> = partial_sums(terms).into_iter().map(|length| length * columns).collect();
+    let last = lengths.len() - 1;
     let mut dispatches = vec![first];
-    for (stage, &length) in workspace.iter().enumerate() {
-        let last = stage + 1 == workspace.len();
-        let target = if last { Binding::Output } else { Binding::Workspace(stage + 1) };
-        let sum = invocations(
-            kernel!("cross_entropy/sum"),
-            vec![Binding::Workspace(stage), target],
-            length.div_ceil(PARTIALS),
-            &[("terms", length.into())],
-        );
-        dispatches.push(Dispatch { constants: vec![("INVERSE", (last && inverse).to_string())], ..sum });
+    for (stage, pair) in lengths.windows(2).enumerate() {
+        let ends = stage + 1 == last;
+        let target = if ends && total != Total::Workspace { Binding::Output } else { Binding::Workspace(stage + 1) };
+        let bindings = vec![Binding::Workspace(stage), target];
+        let sum = invocations(kernel!("cross_entropy/sum"), bindings, pair[1], &[("terms", pair[0].into())]);
+        let constants = [("INVERSE", Total::Inverse), ("ROOT", Total::Root)];
+        let constants = constants.map(|(name, when)| (name, (ends && total == when).to_string())).into();
+        dispatches.push(Dispatch { constants, ..sum });
     }
-    Candidate { dispatches, workspace }
+    let kept = if total == Total::Workspace { last + 1 } else { last };
+    Candidate { dispatches, workspace: lengths[..kept].to_vec() }
 }
 
 impl Op for CrossEntropyScale {
@@ -204,7 +219,7 @@ impl Op for CrossEntropyScale {
             &[("pixels", pixels.into()), ("classes", self.classes.into()), ignore_label(self.ignore)],
         );
         let first = Dispatch { constants: vec![("BY_WEIGHT", self.by_weight.to_string())], ..first };
-        vec![sum_up(first, pixels, true)]
+        vec![sum_up(first, pixels, 1, Total::Inverse)]
     }
 
     fn flops(&self, inputs: &[TensorType], _: &TensorType) -> u64 {
@@ -258,7 +273,7 @@ impl Op for CrossEntropy {
             pixels.div_ceil(PIXELS),
             &[("pixels", pixels.into()), ("classes", classes.into()), ignore_label(self.ignore)],
         );
-        vec![sum_up(first, pixels, false)]
+        vec![sum_up(first, pixels, 1, Total::Result)]
     }
 
     fn gradient(&self, backward: &mut Backward<'_>) -> Result<Vec<Option<NodeId>>> {
