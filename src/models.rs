@@ -3,7 +3,7 @@
 mod training;
 pub mod unet;
 
-pub use training::{Optimizer, Training, TrainingStep};
+pub use training::{Loss, Optimizer, Training, TrainingStep};
 pub use unet::UNet;
 
 use crate::graph::{Graph, NodeId};

@@ -7,9 +7,9 @@ use crate::cpu;
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Plan, PlanOptions};
 use crate::graph::{BANK_ALIGNMENT, Bank, Graph, Init, NodeId};
-use crate::models::{Training, UNet};
+use crate::models::{Loss, Optimizer, Training, UNet};
 use crate::op::{Case, Dispatch, Fill};
-use crate::ops::REGISTRY;
+use crate::ops::{AdamSettings, CrossEntropySettings, DiceSettings, REGISTRY, Reduction};
 use crate::random::Random;
 use crate::shape::TensorType;
 use serde::Serialize;
@@ -198,14 +198,27 @@ pub fn candidates(gpu: &Gpu, case: &Case) -> Result<Vec<Vec<Dispatch>>> {
 const STEP_BOUND: f64 = 1e-4;
 
 /// One training step of a small U-Net with dropout, on the device and in the `f64` reference: loss, every gradient, every
-/// parameter after the update.
+/// parameter after the update; with the paper's choices, and with the others.
 ///
 /// # Errors
 /// When the device fails. What does not hold is in the report.
 pub fn training_step(gpu: &Gpu, seed: u32) -> Result<KernelReport> {
+    let cross_entropy = CrossEntropySettings { reduction: Reduction::MeanOverPixels, ignore: None };
+    let loss = Loss::Both(cross_entropy, DiceSettings { smoothing: 1.0 });
+    // A large epsilon, for small gradients have no digits left that their sign alone could be told by.
+    let adam = AdamSettings { epsilon: 0.1, weight_decay: 0.01, decoupled: true, ..AdamSettings::default() };
+    let other = Training { loss, clip_norm: Some(0.5), optimizer: Optimizer::Adam(adam) };
+    let mut report = KernelReport { kernel: "training step".into(), cases: 0, worst: 0.0, failures: Vec::new() };
+    for (what, training) in [("paper", Training::default()), ("other", other)] {
+        check_training(gpu, seed, what, &training, &mut report)?;
+    }
+    Ok(report)
+}
+
+fn check_training(gpu: &Gpu, seed: u32, what: &str, training: &Training, report: &mut KernelReport) -> Result<()> {
     let net = UNet { in_channels: 1, classes: 3, base_channels: 4, depth: 2, dropout: 0.25 };
     let side = net.legal_above(net.shrink() + 12);
-    let step = net.build(2, [side; 2])?.training_step(&Training::default())?;
+    let step = net.build(2, [side; 2])?.training_step(training)?;
     let parameters = step.graph.initial_parameters(seed);
     let mut random = Random::new(seed, u32::MAX);
     let mut inputs: BTreeMap<NodeId, Tensor<f32>> = BTreeMap::new();
@@ -227,7 +240,6 @@ pub fn training_step(gpu: &Gpu, seed: u32) -> Result<KernelReport> {
     let inputs: BTreeMap<NodeId, Tensor<f64>> = inputs.iter().map(|(&node, value)| (node, value.cast())).collect();
     let mut banks = cpu::banks::<f64>(&step.graph, &parameters);
     let outputs = cpu::evaluate(&step.graph, &inputs, &mut banks)?;
-    let mut report = KernelReport { kernel: "training step".into(), cases: 0, worst: 0.0, failures: Vec::new() };
     let mut hold = |name: &str, actual: &[f32], reference: &[f64]| {
         let norm = reference.iter().map(|value| value * value).sum::<f64>().sqrt();
         let error = actual.iter().zip(reference).map(|(&a, &b)| (f64::from(a) - b).powi(2)).sum::<f64>().sqrt();
@@ -235,7 +247,9 @@ pub fn training_step(gpu: &Gpu, seed: u32) -> Result<KernelReport> {
         report.cases += 1;
         report.worst = report.worst.max(ratio);
         if error.is_nan() || error > STEP_BOUND * norm {
-            report.failures.push(format!("{name}: off by {error:e} where the norm is {norm:e}, bound {STEP_BOUND:e}"));
+            report
+                .failures
+                .push(format!("{what}, {name}: off by {error:e} where the norm is {norm:e}, bound {STEP_BOUND:e}"));
         }
     };
     hold("loss", &plan.read(step.loss)?.float().data, &outputs[&step.loss].float().data);
@@ -246,5 +260,5 @@ pub fn training_step(gpu: &Gpu, seed: u32) -> Result<KernelReport> {
             hold(&name, step.graph.bank_slice(&actual, parameter), step.graph.bank_slice(reference, parameter));
         }
     }
-    Ok(report)
+    Ok(())
 }

@@ -11,7 +11,7 @@
 //! | `config.toml` | the [`Config`], every value spelled out |
 //! | `metrics.jsonl` | a [`Record`] a step, one a line; no times of the clock, so that it can be compared |
 //! | `last.safetensors` | weights, optimiser state, and where the run stands |
-//! | `best.safetensors` | the weights with the best foreground IoU on the validation images |
+//! | `best.safetensors` | the weights with the best score on the validation images |
 //! | `summary.json` | a [`Summary`] of the last call |
 
 mod clock;
@@ -20,11 +20,13 @@ mod fingerprint;
 mod folder;
 mod job;
 mod record;
+mod schedule;
 mod trainer;
 mod validation;
 
-pub use config::{BorderUse, Config, OptimizerKind};
+pub use config::{BorderUse, Config, LossKind, OptimizerKind};
 pub use job::{Event, Job, train};
-pub use record::{Best, Progress, Record, Scored, Status, Summary};
+pub use record::{Best, Metric, Progress, Record, Scored, Status, Summary};
+pub use schedule::Schedule;
 pub use trainer::Trainer;
 pub use validation::Validator;

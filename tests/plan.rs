@@ -11,7 +11,7 @@ use tilewise::gpu::{DeviceChoice, Gpu, MemoryPlan, Plan, PlanOptions};
 use tilewise::graph::{Bank, Graph, Init, NodeId};
 use tilewise::models::{Training, TrainingStep, UNet};
 use tilewise::op::{Binding, Bound, Candidate, DeviceProfile, Dispatch, Fill, Kernel, Op, Param};
-use tilewise::ops::{Conv2d, SgdSettings};
+use tilewise::ops::{Conv2d, CrossEntropySettings, DiceSettings, Reduction, SgdSettings};
 use tilewise::random::Random;
 use tilewise::selftest;
 use tilewise::shape::{Shape, TensorType};
@@ -295,7 +295,8 @@ fn nodes_of_another_graph_are_refused() {
     graph.mark_output("x", x).unwrap();
     let plan = Plan::new(&gpu(), &graph, PlanOptions::default()).unwrap();
     let value = Array::filled(Shape::new([1]).unwrap(), 0.0).into();
-    let loss = Training::default().loss;
+    let settings = CrossEntropySettings { reduction: Reduction::Sum, ignore: None };
+    let dice = DiceSettings { smoothing: 1.0 };
     for error in [
         plan.write(foreign, &value).unwrap_err(),
         plan.read(foreign).unwrap_err(),
@@ -303,7 +304,8 @@ fn nodes_of_another_graph_are_refused() {
         graph.gradients(foreign, &[]).unwrap_err(),
         graph.gradients(x, &[foreign]).unwrap_err(),
         graph.conv_transpose2d("up", x, foreign, None).unwrap_err(),
-        graph.cross_entropy("loss", foreign, x, x, loss).unwrap_err(),
+        graph.cross_entropy("loss", foreign, x, x, settings).unwrap_err(),
+        graph.dice("loss", foreign, x, x, dice).unwrap_err(),
     ] {
         assert!(error.to_string().contains("is not a node of this graph, which has 1"), "{error}");
     }

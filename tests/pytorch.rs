@@ -9,9 +9,9 @@ use tilewise::array::{Array, Tensor};
 use tilewise::cpu::{self, Banks};
 use tilewise::gpu::{Gpu, Plan, PlanOptions};
 use tilewise::graph::{Bank, Graph, NodeId, Parameter};
-use tilewise::models::{Optimizer, Training, UNet};
+use tilewise::models::{Loss, Optimizer, Training, UNet};
 use tilewise::op::{Backward, Op};
-use tilewise::ops::{AdamSettings, Conv2d, CrossEntropySettings, Reduction, SgdSettings};
+use tilewise::ops::{AdamSettings, Conv2d, CrossEntropySettings, DiceSettings, Reduction, SgdSettings};
 use tilewise::shape::{Shape, TensorType};
 
 /// A file of tensors written by PyTorch.
@@ -249,6 +249,56 @@ fn cross_entropy_equals_pytorch() {
     }
 }
 
+#[test]
+fn dice_equals_pytorch() {
+    let golden = golden("ops.safetensors");
+    let smoothing = number(&golden.settings["cases"]["dice"], "smoothing") as f32;
+    let mut graph = Graph::new();
+    let values = [
+        Tensor::from(golden.activation("dice.logits")),
+        golden.labels("dice.labels"),
+        golden.plain("dice.pixel_weights").into(),
+    ];
+    let nodes: Vec<NodeId> = values.iter().map(|value| graph.input("input", value.tensor_type())).collect();
+    let loss = graph.dice("loss", nodes[0], nodes[1], nodes[2], DiceSettings { smoothing }).unwrap();
+    let (mut graph, gradients) = graph.gradients(loss, &[nodes[0]]).unwrap();
+    let gradient = gradients[0].unwrap();
+    graph.mark_output("loss", loss).unwrap();
+    graph.mark_output("gradient", gradient).unwrap();
+    let inputs = nodes.into_iter().zip(values).collect();
+    let outputs = cpu::evaluate(&graph, &inputs, &mut Banks::<f64>::new()).unwrap();
+    assert_close("loss", &outputs[&loss].float().data, golden.values("dice.loss"), EXACT);
+    assert_close("gradient", &outputs[&gradient].float().data, &golden.activation("dice.grad.logits").data, EXACT);
+}
+
+#[test]
+fn clipping_equals_pytorch() {
+    let golden = golden("ops.safetensors");
+    let gradients = ["clip_grad_norm.grad0", "clip_grad_norm.grad1"].map(|name| golden.values(name));
+    for case in ["less", "more"] {
+        let max_norm = number(&golden.settings["cases"]["clip_grad_norm"], &format!("max_norm.{case}")) as f32;
+        let mut graph = Graph::new();
+        for (name, gradient) in ["first", "second"].into_iter().zip(gradients) {
+            graph.parameter(name, [gradient.len()], tilewise::graph::Init::Zeros).unwrap();
+        }
+        let norm = graph.clip_grad_norm("clip", max_norm).unwrap();
+        graph.mark_output("norm", norm).unwrap();
+        let mut bank = vec![0.0; graph.bank_elements()];
+        for (parameter, gradient) in graph.parameters().iter().zip(gradients) {
+            bank[parameter.offset..][..gradient.len()].copy_from_slice(gradient);
+        }
+        let mut banks = cpu::banks::<f64>(&graph, &vec![0.0; graph.bank_elements()]);
+        banks.insert(Bank::Gradients, bank);
+        let outputs = cpu::evaluate(&graph, &BTreeMap::new(), &mut banks).unwrap();
+        let expected = golden.values(&format!("clip_grad_norm.norm.{case}"));
+        assert_close(case, &outputs[&norm].float().data, expected, EXACT);
+        for (index, parameter) in graph.parameters().iter().enumerate() {
+            let expected = golden.values(&format!("clip_grad_norm.clipped{index}.{case}"));
+            assert_close(case, graph.bank_slice(&banks[&Bank::Gradients], parameter), expected, EXACT);
+        }
+    }
+}
+
 /// Plain numbers of a settings object.
 fn number(settings: &serde_json::Value, name: &str) -> f64 {
     settings[name].as_f64().unwrap_or_else(|| panic!("no setting {name}"))
@@ -387,8 +437,8 @@ fn the_unet_on_a_device_equals_pytorch_and_trains_like_it() {
     let gpu = Gpu::any().unwrap_or_else(|error| panic!("{error}"));
     let small = SmallUNet::new();
     let golden = &small.golden;
-    let training =
-        Training { loss: SmallUNet::loss(Reduction::MeanOverPixels), optimizer: Optimizer::Sgd(small.sgd()) };
+    let loss = Loss::CrossEntropy(SmallUNet::loss(Reduction::MeanOverPixels));
+    let training = Training { loss, clip_norm: None, optimizer: Optimizer::Sgd(small.sgd()) };
     let network = small.net.build(small.batch, [small.side; 2]).unwrap();
     let mut step = network.training_step(&training).unwrap();
     step.graph.mark_output("logits", step.logits).unwrap();
@@ -455,8 +505,10 @@ fn a_larger_unet_equals_pytorch() {
     let golden = Golden::read(std::env::var("TILEWISE_GOLDEN").unwrap());
     let net = UNet { in_channels: 1, classes: 2, base_channels: 16, depth: 3, dropout: 0.0 };
     let loss = CrossEntropySettings { reduction: Reduction::MeanOverPixels, ignore: None };
+    let loss = Loss::CrossEntropy(loss);
     let optimizer = Optimizer::Sgd(SgdSettings { momentum: 0.99, weight_decay: 0.0 });
-    let mut step = net.build(1, [124; 2]).unwrap().training_step(&Training { loss, optimizer }).unwrap();
+    let mut step =
+        net.build(1, [124; 2]).unwrap().training_step(&Training { loss, clip_norm: None, optimizer }).unwrap();
     step.graph.mark_output("logits", step.logits).unwrap();
     let name = |prefix: &'static str| move |parameter: &Parameter| format!("{prefix}.{}", milesial(3, parameter));
     let parameters = golden.bank(&step.graph, &name("param"));

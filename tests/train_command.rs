@@ -215,12 +215,19 @@ fn what_makes_no_sense_is_refused_with_advice() {
     let file = folder.path().join("data/images").read_dir().unwrap().next().unwrap().unwrap().path();
     let inside_a_file = file.join("run");
     let elsewhere = ["--out", inside_a_file.to_str().unwrap()];
-    let cases: [(&[&str], i32, &[&str]); 8] = [
+    let cases: [(&[&str], i32, &[&str]); 15] = [
         (&["--device", "no such device"], 4, &["no such device"]),
         (&["--tile", "37"], 2, &["37", "36 and 38"]),
         (&["--base", "0"], 2, &["base"]),
         (&["--lr", "0"], 2, &["learning_rate"]),
         (&["--steps", "many"], 2, &["--steps"]),
+        (&["--optimizer", "rmsprop"], 2, &["rmsprop", "`sgd`, `adam`, `adamw`"]),
+        (&["--optimizer", "adam", "--momentum", "0.9"], 2, &["--momentum belongs to --optimizer sgd"]),
+        (&["--loss", "sum"], 2, &["`ce`, `dice`, `ce+dice`"]),
+        (&["--schedule", "linear"], 2, &["linear", "step:EVERY:FACTOR"]),
+        (&["--best-by", "f1"], 2, &["`foreground_iou`, `mean_iou`, `pixel_error`"]),
+        (&["--clip-norm", "0"], 2, &["clip_norm"]),
+        (&["--patience", "0"], 2, &["patience"]),
         (&["--val", "/nowhere"], 3, &["/nowhere"]),
         (&["--resume"], 2, &["holds no run", "leave --resume out"]),
         (&elsewhere, 6, &["cannot create"]),

@@ -10,8 +10,9 @@ use tilewise::checkpoint::{Metadata, Section, Weights, save, state_prefix};
 use tilewise::data::{Image, LabelMap, Sample, Truth};
 use tilewise::executor::Device;
 use tilewise::gpu::Gpu;
+use tilewise::ops::Reduction;
 use tilewise::random::Random;
-use tilewise::train::{Config, Event, Job, OptimizerKind, Record, Status, Summary, train};
+use tilewise::train::{Config, Event, Job, LossKind, Metric, OptimizerKind, Record, Schedule, Status, Summary, train};
 use tilewise::{Error, Result};
 
 /// A noisy picture of bright discs, numbered one by one.
@@ -55,9 +56,17 @@ fn config() -> Config {
     }
 }
 
-/// The same with the optimiser that has more of a state.
-fn adam() -> Config {
-    Config { optimizer: OptimizerKind::AdamW, weight_decay: 0.01, ..config() }
+/// The same with other choices: those that have more of a state, or compute more.
+fn other() -> Config {
+    Config {
+        optimizer: OptimizerKind::AdamW,
+        weight_decay: 0.01,
+        schedule: Schedule::Step { every: 6, factor: 0.5 },
+        clip_norm: Some(0.5),
+        loss: LossKind::Both,
+        best_by: Metric::PixelError,
+        ..config()
+    }
 }
 
 /// A call of [`train`], with `stop_when` deciding at each event whether the user asks to stop.
@@ -165,18 +174,19 @@ fn resumes_exactly(config: &dyn Fn() -> Config, device: &Device) {
 #[test]
 fn a_run_resumes_to_the_same_bytes_on_the_cpu() {
     resumes_exactly(&config, &Device::Cpu);
-    resumes_exactly(&adam, &Device::Cpu);
+    resumes_exactly(&other, &Device::Cpu);
 }
 
 #[test]
 fn a_run_resumes_to_the_same_bytes_on_a_device() {
     resumes_exactly(&config, &gpu());
+    resumes_exactly(&other, &gpu());
 }
 
 /// If the comparison above could not fail, it would prove nothing: each part of the state that is lost must show.
 #[test]
 fn losing_any_part_of_the_state_changes_the_result() {
-    for (config, states) in [(config(), vec!["momentum_buffer"]), (adam(), vec!["exp_avg", "exp_avg_sq"])] {
+    for (config, states) in [(config(), vec!["momentum_buffer"]), (other(), vec!["exp_avg", "exp_avg_sq"])] {
         let folder = tempfile::tempdir().unwrap();
         let (whole, half) = (folder.path().join("whole"), folder.path().join("half"));
         straight(&config, &Device::Cpu, &whole);
@@ -211,24 +221,16 @@ fn losing_any_part_of_the_state_changes_the_result() {
 }
 
 /// Overfits a few pictures: the loss falls, and the weights separate discs from background on pictures never seen.
-fn learns(device: &Device) {
+fn learns(config: &Config, device: &Device) {
     let folder = tempfile::tempdir().unwrap();
-    let config = Config {
-        steps: 150,
-        base: 8,
-        dropout: 0.0,
-        learning_rate: Some(0.01),
-        warmup: 10,
-        evaluate_every: 50,
-        ..config()
-    };
+    let config = Config { steps: 150, base: 8, dropout: 0.0, warmup: 10, evaluate_every: 50, ..config.clone() };
     let summary = straight(&config, device, folder.path());
     let losses: Vec<f32> = records(folder.path()).iter().map(|record| record.loss).collect();
     let mean = |losses: &[f32]| losses.iter().sum::<f32>() / losses.len() as f32;
     let (first, last) = (mean(&losses[..10]), mean(&losses[140..]));
     assert!(last < 0.6 * first, "the loss went from {first} to {last}");
     let best = summary.best.unwrap();
-    assert!(best.foreground_iou > 0.7, "{best:?}");
+    assert!(best.value > 0.7, "{best:?}");
     let weights = Weights::load(folder.path().join("best.safetensors")).unwrap();
     assert_eq!(weights.metadata().get::<u32>(Metadata::STEP), Ok(Some(best.step)));
     assert!(!weights.has("optim."));
@@ -236,12 +238,89 @@ fn learns(device: &Device) {
 
 #[test]
 fn a_small_network_learns_on_the_cpu() {
-    learns(&Device::Cpu);
+    learns(&Config { learning_rate: Some(0.01), ..config() }, &Device::Cpu);
+    let other = Config { learning_rate: Some(0.003), schedule: Schedule::Cosine, best_by: Metric::MeanIou, ..other() };
+    learns(&other, &Device::Cpu);
+    learns(&Config { loss: LossKind::Dice, ..other }, &Device::Cpu);
 }
 
 #[test]
 fn a_small_network_learns_on_a_device() {
-    learns(&gpu());
+    learns(&Config { learning_rate: Some(0.01), ..config() }, &gpu());
+    learns(&Config { learning_rate: Some(0.003), best_by: Metric::ForegroundIou, ..other() }, &gpu());
+}
+
+#[test]
+fn the_best_weights_are_those_of_the_chosen_metric() {
+    for metric in [Metric::ForegroundIou, Metric::MeanIou, Metric::PixelError] {
+        let folder = tempfile::tempdir().unwrap();
+        let config = Config { best_by: metric, evaluate_every: 1, ..config() };
+        let summary = straight(&config, &Device::Cpu, folder.path());
+        let (mut step, mut value) = (0, None);
+        for record in records(folder.path()) {
+            let new = metric.of(&record.scored.unwrap());
+            if new.is_some_and(|new| value.is_none_or(|value| metric.is_better(new, value))) {
+                (step, value) = (record.step, new);
+            }
+        }
+        let best = summary.best.unwrap();
+        assert_eq!((best.step, best.metric, Some(best.value)), (step, metric, value));
+    }
+}
+
+#[test]
+fn a_run_whose_scores_stay_stops_early_wherever_it_was_cut() {
+    let folder = tempfile::tempdir().unwrap();
+    let (whole, cut) = (folder.path().join("whole"), folder.path().join("cut"));
+    // Such a learning rate changes nothing, so no evaluation is better than the first.
+    let config = Config { learning_rate: Some(1e-30), evaluate_every: 2, patience: Some(3), ..config() };
+    let summary = straight(&config, &Device::Cpu, &whole);
+    assert_eq!((summary.status, summary.step, summary.best.unwrap().step), (Status::EarlyStopped, 8, 2));
+    call(&config, &Device::Cpu, &cut, false, &mut |event| is_step(event, 5)).unwrap();
+    let summary = call(&config, &Device::Cpu, &cut, true, &mut |_| false).unwrap();
+    assert_eq!((summary.status, summary.step), (Status::EarlyStopped, 8));
+    assert_eq!(files(&cut), files(&whole));
+    let again = call(&config, &Device::Cpu, &cut, true, &mut |_| false).unwrap();
+    assert_eq!((again.status, again.step), (Status::EarlyStopped, 8), "there is nothing new to wait for");
+    let config = Config { patience: Some(5), ..config };
+    let summary = call(&config, &Device::Cpu, &cut, true, &mut |_| false).unwrap();
+    assert_eq!((summary.status, summary.step), (Status::EarlyStopped, 12));
+}
+
+#[test]
+fn patience_without_evaluations_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let stop = AtomicBool::new(false);
+    let job = Job {
+        config: &Config { patience: Some(3), ..config() },
+        device: &Device::Cpu,
+        training: (0..3).map(discs).collect(),
+        validation: Vec::new(),
+        classes: 2,
+        metadata: Metadata::new(),
+        out: folder.path(),
+        resume: false,
+        stop: &stop,
+    };
+    let message = train(job, &mut |_| {}).unwrap_err().to_string();
+    assert!(message.contains("patience") && message.contains("--val DIR"), "{message}");
+}
+
+#[test]
+fn clipping_records_the_norm_before_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = |name: &str| folder.path().join(name);
+    let run = |name: &str, clip_norm| {
+        straight(&Config { clip_norm, ..config() }, &Device::Cpu, &out(name));
+        records(&out(name))
+    };
+    let (without, loose, tight) = (run("without", None), run("loose", Some(1e9)), run("tight", Some(1e-3)));
+    assert!(without.iter().all(|record| record.grad_norm.is_none()));
+    assert!(loose.iter().all(|record| record.grad_norm.is_some_and(|norm| norm > 0.0 && norm < 1e9)));
+    let losses = |records: &[Record]| records.iter().map(|record| record.loss.to_bits()).collect::<Vec<_>>();
+    assert_eq!(losses(&without), losses(&loose), "a norm that is never reached changes nothing");
+    assert_eq!(loose[0].grad_norm, tight[0].grad_norm, "the norm is that before");
+    assert_ne!(losses(&loose), losses(&tight));
 }
 
 #[test]
@@ -258,6 +337,15 @@ fn a_loss_that_is_not_finite_ends_the_run_and_keeps_the_checkpoint() {
     Weights::load(folder.path().join("last.safetensors")).unwrap().bank_for(&graph).unwrap();
     let summary = fs::read_to_string(folder.path().join("summary.json")).unwrap();
     assert!(summary.contains(r#""status": "diverged""#), "{summary}");
+}
+
+#[test]
+fn gradients_whose_norm_overflows_end_the_run_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = Config { border_w0: 1e25, reduction: Reduction::Sum, clip_norm: Some(1.0), ..config() };
+    let error = call(&config, &Device::Cpu, folder.path(), false, &mut |_| false).unwrap_err();
+    let message = error.to_string();
+    assert!(error.exit_code() == 7 && message.contains("the norm of the gradients of step 1 is inf"), "{message}");
 }
 
 #[test]

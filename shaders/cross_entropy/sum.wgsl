@@ -1,4 +1,5 @@
-// y[i] = sum of x[t] over t = i, i + count, i + 2 count, …; with INVERSE the inverse of that, or 0 where it is 0; with ROOT its root
+// y[i] = sum of x[t] over t = i, i + count, i + 2 count, …; with INVERSE the inverse of that, or 0 where it is 0;
+// with ROOT its root
 // Where x holds rows of columns, and count and terms are multiples of their number, the sums of each column stay apart.
 // One invocation owns one sum, one workgroup 64 neighbours. Bytes moved: 4 per term and per sum.
 struct Params { count: u32, terms: u32 }

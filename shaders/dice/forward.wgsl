@@ -1,4 +1,4 @@
-// loss = 1 - mean over k of (2 both[k] + smoothing) / (predicted[k] + labelled[k] + smoothing), (both, predicted, labelled) = sums[k]
+// loss = 1 - mean over k of (2 both + smoothing) / (predicted + labelled + smoothing), (both, predicted, labelled) = sums[k]
 // One invocation owns the result. Bytes moved: 12 per class.
 struct Params { count: u32, foreground: u32, smoothing: f32 }
 

@@ -1,5 +1,5 @@
-// sums[s, k - 1] = (sum of p[x, k] where the label of x is k, sum of p[x, k], number of x whose label is k) for k = 1 … foreground,
-// over the pixels x = s, s + strips, s + 2 strips, … whose weight is not 0 and whose label is a class
+// sums[s, k - 1] = (sum of p[x, k] where the label of x is k, sum of p[x, k], number of x whose label is k), over the pixels
+// x = s, s + strips, s + 2 strips, … whose weight is not 0 and whose label is a class, for k = 1 … foreground
 // One invocation owns one strip s and one class k, one workgroup 64 neighbours. Bytes moved: 4 per probability, 8 per pixel and
 // class, 12 per strip and class.
 struct Params { count: u32, pixels: u32, foreground: u32 }

@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 use tilewise::checkpoint::Metadata;
 use tilewise::data::dataset::Options;
 use tilewise::data::{Dataset, Sample};
-use tilewise::train::{Config, Event, Job, OptimizerKind, Progress, Scored, Status, Summary, train};
+use tilewise::train::{
+    Config, Event, Job, LossKind, Metric, OptimizerKind, Progress, Schedule, Scored, Status, Summary, train,
+};
 use tilewise::{Error, Result};
 
 /// What `train` takes. A flag wins over the configuration file.
@@ -66,9 +68,24 @@ pub(crate) struct Arguments {
     /// The momentum of sgd; the paper has 0.99, with a tenth of the learning rate [default: 0.9]
     #[arg(long, value_name = "SHARE")]
     momentum: Option<f32>,
+    /// The course of the learning rate: constant, step:EVERY:FACTOR, poly:POWER or cosine [default: constant]
+    #[arg(long, value_name = "COURSE")]
+    schedule: Option<Schedule>,
+    /// Scale the gradients down to this norm where theirs is larger [default: leave them]
+    #[arg(long, value_name = "NORM")]
+    clip_norm: Option<f32>,
+    /// ce (cross-entropy, weighted pixel by pixel), dice or ce+dice [default: ce]
+    #[arg(long, value_name = "NAME", value_parser = parse::<LossKind>)]
+    loss: Option<LossKind>,
     /// Steps between evaluations on the validation images [default: 100]
     #[arg(long, value_name = "N")]
     evaluate_every: Option<u32>,
+    /// Choose the best weights by `foreground_iou`, `mean_iou` or `pixel_error` [default: `foreground_iou`]
+    #[arg(long, value_name = "METRIC", value_parser = parse::<Metric>)]
+    best_by: Option<Metric>,
+    /// Stop after this many evaluations without a better one [default: never]
+    #[arg(long, value_name = "N")]
+    patience: Option<u32>,
     /// Steps between checkpoints [default: 100]
     #[arg(long, value_name = "N")]
     save_every: Option<u32>,
@@ -111,7 +128,12 @@ impl Arguments {
         set(&mut config.optimizer, self.optimizer);
         set_some(&mut config.learning_rate, self.learning_rate);
         set(&mut config.momentum, self.momentum);
+        set(&mut config.schedule, self.schedule);
+        set_some(&mut config.clip_norm, self.clip_norm);
+        set(&mut config.loss, self.loss);
         set(&mut config.evaluate_every, self.evaluate_every);
+        set(&mut config.best_by, self.best_by);
+        set_some(&mut config.patience, self.patience);
         set(&mut config.save_every, self.save_every);
         set(&mut config.seed, seed);
         let Options { mask_suffix, classes, map, ignore } = self.labels.options();
@@ -315,12 +337,15 @@ fn conclusion(summary: &Summary, arguments: &Arguments) -> String {
     let end = match summary.status {
         Status::Interrupted => format!("interrupted after step {step}, saved; {resume}"),
         Status::TimeIsUp => format!("the time is up after step {step}; {resume}"),
+        Status::EarlyStopped => {
+            format!("stopped after step {step}, as the scores became no better; {resume} and more --patience")
+        }
         _ if summary.resumed_from == *step => format!("all {step} steps were done before; raise --steps to go on"),
         _ => format!("done: step {step} in {}", HumanDuration(Duration::from_secs_f64(*seconds))),
     };
-    let best = summary.best.map(|best| {
-        format!("best foreground IoU {:.4} after step {}: {out}/best.safetensors", best.foreground_iou, best.step)
-    });
+    let best = summary
+        .best
+        .map(|best| format!("best {} {:.4} after step {}: {out}/best.safetensors", best.metric, best.value, best.step));
     let iou = summary.scored.and_then(|scored| scored.foreground_iou);
     let lines = [
         Some(end),

@@ -3,16 +3,29 @@
 use super::Network;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, NodeId};
-use crate::ops::{AdamSettings, CrossEntropySettings, Reduction, SgdSettings};
+use crate::ops::{AdamSettings, CrossEntropySettings, DiceSettings, Reduction, SgdSettings};
 use crate::shape::TensorType;
 
 /// What is minimised, and how.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Training {
     /// The loss.
-    pub loss: CrossEntropySettings,
+    pub loss: Loss,
+    /// The largest norm of all gradients together, to which longer ones are scaled down; `None` to leave them as they are.
+    pub clip_norm: Option<f32>,
     /// How the parameters follow their gradients.
     pub optimizer: Optimizer,
+}
+
+/// What is minimised.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Loss {
+    /// The weighted cross-entropy, the paper's.
+    CrossEntropy(CrossEntropySettings),
+    /// The soft Dice loss.
+    Dice(DiceSettings),
+    /// Their sum.
+    Both(CrossEntropySettings, DiceSettings),
 }
 
 /// How parameters follow their gradients.
@@ -47,7 +60,8 @@ impl Default for Training {
     /// that should not count has weight 0.
     fn default() -> Self {
         Self {
-            loss: CrossEntropySettings { reduction: Reduction::MeanOverWeights, ignore: None },
+            loss: Loss::CrossEntropy(CrossEntropySettings { reduction: Reduction::MeanOverWeights, ignore: None }),
+            clip_norm: None,
             optimizer: Optimizer::Sgd(SgdSettings { momentum: 0.99, weight_decay: 0.0 }),
         }
     }
@@ -70,12 +84,14 @@ pub struct TrainingStep {
     pub generator: Option<NodeId>,
     /// The scores before the softmax; an output only if marked so.
     pub logits: NodeId,
-    /// The loss before the update, `[1]`; the one output of the graph.
+    /// The loss before the update, `[1]`, an output.
     pub loss: NodeId,
+    /// The norm of the gradients before they were scaled down, `[1]`, an output; `None` if they are left as they are.
+    pub grad_norm: Option<NodeId>,
 }
 
 impl Network {
-    /// The graph of one training step: weighted cross-entropy, its gradient, an update.
+    /// The graph of one training step: loss, gradients, update.
     ///
     /// # Errors
     /// When an op on the way has no gradient.
@@ -85,8 +101,17 @@ impl Network {
         let [n, h, w, _] = graph.shape(logits).image().map_err(Error::Usage)?;
         let labels = graph.input("labels", TensorType::u32([n, h, w]).map_err(Error::Usage)?);
         let weights = graph.input("weights", TensorType::f32([n, h, w]).map_err(Error::Usage)?);
-        let loss = graph.cross_entropy("loss", logits, labels, weights, training.loss)?;
+        let loss = match training.loss {
+            Loss::CrossEntropy(settings) => graph.cross_entropy("loss", logits, labels, weights, settings)?,
+            Loss::Dice(settings) => graph.dice("loss", logits, labels, weights, settings)?,
+            Loss::Both(cross_entropy, dice) => {
+                let cross_entropy = graph.cross_entropy("cross_entropy", logits, labels, weights, cross_entropy)?;
+                let dice = graph.dice("dice", logits, labels, weights, dice)?;
+                graph.add("loss", cross_entropy, dice)?
+            }
+        };
         let (mut graph, _) = graph.gradients(loss, &[])?;
+        let grad_norm = training.clip_norm.map(|norm| graph.clip_grad_norm("clip", norm)).transpose()?;
         let count = training.optimizer.rates(0.0, 0).len();
         let rates = graph.input("rates", TensorType::f32([count]).map_err(Error::Usage)?);
         match training.optimizer {
@@ -94,6 +119,9 @@ impl Network {
             Optimizer::Adam(settings) => graph.adam("update", rates, settings)?,
         };
         graph.mark_output("loss", loss)?;
-        Ok(TrainingStep { graph, image, labels, weights, rates, generator, logits, loss })
+        if let Some(norm) = grad_norm {
+            graph.mark_output("grad_norm", norm)?;
+        }
+        Ok(TrainingStep { graph, image, labels, weights, rates, generator, logits, loss, grad_norm })
     }
 }

@@ -327,7 +327,7 @@ mod tests {
     fn a_small_case_worked_by_hand() {
         // Class 1: I = 1, P = 1.5, G = 1. Class 2: I = 0.5, P = 0.75, G = 1.
         let found = loss(1.0, PROBABILITIES, [0, 1, 2, 0], [1.0, 7.0, 0.1, 1.0]);
-        let expected = 1.0 - (3.0 / 3.5 + 2.0 / 2.75) / 2.0;
+        let expected = 1.0 - f64::midpoint(3.0 / 3.5, 2.0 / 2.75);
         assert!((found - expected).abs() < 1e-15, "{found}");
         // Without the third pixel class 2 is not labelled, but predicted by 0.25; without the first, not even that.
         for (labels, weights, class2) in
@@ -335,7 +335,7 @@ mod tests {
         {
             let found = loss(1.0, PROBABILITIES, labels, weights);
             let predicted = if labels[0] == 0 { 1.25 } else { 1.0 };
-            let expected = 1.0 - (3.0 / (predicted + 2.0) + class2) / 2.0;
+            let expected = 1.0 - f64::midpoint(3.0 / (predicted + 2.0), class2);
             assert!((found - expected).abs() < 1e-15, "{found}");
         }
     }

@@ -1,10 +1,12 @@
 //! What a run is made of.
 
+use super::record::Metric;
+use super::schedule::Schedule;
 use crate::data::dataset::Options;
 use crate::data::{Border, Sample, Truth};
 use crate::error::{Error, Result};
-use crate::models::{Optimizer, UNet};
-use crate::ops::{AdamSettings, CrossEntropySettings, Reduction, SgdSettings};
+use crate::models::{Loss, Optimizer, Training, UNet};
+use crate::ops::{AdamSettings, CrossEntropySettings, DiceSettings, Reduction, SgdSettings};
 use serde::{Deserialize, Serialize};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -55,6 +57,8 @@ pub struct Config {
     /// The learning rate after the warm-up, for PyTorch's forms of the optimisers. Default: 0.03 for SGD, 0.001 for the others.
     #[serde(alias = "lr", skip_serializing_if = "Option::is_none")]
     pub learning_rate: Option<f32>,
+    /// The course of the learning rate: `constant` (default), `step:EVERY:FACTOR`, `poly:POWER` or `cosine`; see [`Schedule`].
+    pub schedule: Schedule,
     /// Steps over which the learning rate rises linearly from 0. Default 100.
     pub warmup: u32,
     /// Steps at the end over which the learning rate falls linearly to 0. Default 0: it stays.
@@ -71,9 +75,17 @@ pub struct Config {
     /// The share of each weight that is added to its gradient; for `adamw`, the share that a learning rate of 1 would take off the
     /// weight. Default 0.
     pub weight_decay: f32,
-    /// By what the weighted loss of a batch is divided: `mean_over_weights` (default), `mean_over_pixels`, or `sum`, which is the
+    /// The norm of all gradients together above which they are scaled down to it. Default: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub clip_norm: Option<f32>,
+    /// What is minimised: `ce` (default), the cross-entropy weighted pixel by pixel, the paper's; `dice`, the soft Dice loss of the
+    /// foreground classes, for which weights other than 0 are all alike; `ce+dice`, their sum.
+    pub loss: LossKind,
+    /// By what the weighted cross-entropy of a batch is divided: `mean_over_weights` (default), `mean_over_pixels`, or `sum`, which is the
     /// paper's and needs a learning rate smaller by the number of pixels.
-    pub loss: Reduction,
+    pub reduction: Reduction,
+    /// What is added to both sides of the ratio in the Dice loss. Default 1.
+    pub dice_smoothing: f32,
     /// Whether rare classes weigh more, so that all classes count the same in total, as in the paper. Default false.
     pub balance: bool,
     /// When pixels between cells weigh more: `instances` (default: where the labels tell cells apart), `always` (the connected
@@ -87,8 +99,28 @@ pub struct Config {
     pub seed: u32,
     /// Steps between evaluations on the validation images. Default 100.
     pub evaluate_every: u32,
+    /// By what the best weights are chosen: `foreground_iou` (default), `mean_iou` or `pixel_error` on the validation images.
+    pub best_by: Metric,
+    /// Stop after this many evaluations without a better one. Default: never.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub patience: Option<u32>,
     /// Steps between checkpoints; there is always one at the end. Default 100.
     pub save_every: u32,
+}
+
+/// What is minimised.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum LossKind {
+    /// The weighted cross-entropy.
+    #[default]
+    #[serde(rename = "ce")]
+    CrossEntropy,
+    /// The soft Dice loss.
+    #[serde(rename = "dice")]
+    Dice,
+    /// Their sum.
+    #[serde(rename = "ce+dice")]
+    Both,
 }
 
 /// How the weights follow their gradients.
@@ -141,6 +173,7 @@ impl Default for Config {
             batch: 2,
             optimizer: OptimizerKind::Sgd,
             learning_rate: None,
+            schedule: Schedule::Constant,
             warmup: 100,
             cooldown: 0,
             momentum: 0.9,
@@ -148,13 +181,18 @@ impl Default for Config {
             beta2,
             epsilon,
             weight_decay: 0.0,
-            loss: Reduction::MeanOverWeights,
+            clip_norm: None,
+            loss: LossKind::CrossEntropy,
+            reduction: Reduction::MeanOverWeights,
+            dice_smoothing: 1.0,
             balance: false,
             border: BorderUse::Instances,
             border_w0: 5.0,
             border_sigma: sigma,
             seed: 1,
             evaluate_every: 100,
+            best_by: Metric::ForegroundIou,
+            patience: None,
             save_every: 100,
         }
     }
@@ -211,6 +249,16 @@ impl Config {
         }
         if !positive(self.epsilon) {
             return fail("epsilon", self.epsilon.to_string(), "above 0, such as 1e-8");
+        }
+        self.schedule.check().map_err(|problem| Error::Usage(format!("schedule {}: {problem}", self.schedule)))?;
+        if let Some(norm) = self.clip_norm.filter(|&norm| !positive(norm)) {
+            return fail("clip_norm", norm.to_string(), "above 0, such as 1");
+        }
+        if !positive(self.dice_smoothing) {
+            return fail("dice_smoothing", self.dice_smoothing.to_string(), "above 0, such as 1");
+        }
+        if self.patience == Some(0) {
+            return fail("patience", "0".into(), "at least 1 evaluation");
         }
         if self.weight_decay < 0.0 || !self.weight_decay.is_finite() {
             return fail("weight_decay", self.weight_decay.to_string(), "at least 0");
@@ -270,21 +318,24 @@ impl Config {
         used.then_some(Border { w0: self.border_w0, sigma: self.border_sigma })
     }
 
-    /// The settings of the loss.
-    pub fn cross_entropy(&self) -> CrossEntropySettings {
+    /// What a training step is made of.
+    pub fn training(&self) -> Training {
+        let Self { momentum, beta1, beta2, epsilon, weight_decay, clip_norm, reduction, .. } = *self;
         // Pixels to ignore come with weight 0.
-        CrossEntropySettings { reduction: self.loss, ignore: None }
-    }
-
-    /// The settings of the optimiser.
-    pub fn optimizer_settings(&self) -> Optimizer {
-        let Self { momentum, beta1, beta2, epsilon, weight_decay, .. } = *self;
+        let cross_entropy = CrossEntropySettings { reduction, ignore: None };
+        let dice = DiceSettings { smoothing: self.dice_smoothing };
+        let loss = match self.loss {
+            LossKind::CrossEntropy => Loss::CrossEntropy(cross_entropy),
+            LossKind::Dice => Loss::Dice(dice),
+            LossKind::Both => Loss::Both(cross_entropy, dice),
+        };
         let adam = |decoupled| Optimizer::Adam(AdamSettings { beta1, beta2, epsilon, weight_decay, decoupled });
-        match self.optimizer {
+        let optimizer = match self.optimizer {
             OptimizerKind::Sgd => Optimizer::Sgd(SgdSettings { momentum, weight_decay }),
             OptimizerKind::Adam => adam(false),
             OptimizerKind::AdamW => adam(true),
-        }
+        };
+        Training { loss, clip_norm, optimizer }
     }
 
     /// The learning rate after the warm-up: the given one, or one that suits the optimiser.
@@ -297,9 +348,8 @@ impl Config {
 
     /// The learning rate of a step, counted from 0.
     pub fn learning_rate_at(&self, step: u32) -> f32 {
-        let rising = (step + 1) as f32 / self.warmup.max(1) as f32;
-        let falling = self.steps.saturating_sub(step) as f32 / self.cooldown.max(1) as f32;
-        self.peak_learning_rate() * rising.min(falling).clamp(0.0, 1.0)
+        let share = self.schedule.share(step, self.steps, self.warmup, self.cooldown);
+        (f64::from(self.peak_learning_rate()) * share) as f32
     }
 
     /// Checks that a stopped run with this configuration may go on with another one.
@@ -307,7 +357,7 @@ impl Config {
     /// # Errors
     /// [`Error::Usage`] naming the keys in which the two differ, of those that make a run what it is.
     pub fn check_resumed_as(&self, other: &Self) -> Result<()> {
-        let free = ["data", "val", "steps", "minutes", "learning_rate", "evaluate_every", "save_every"];
+        let free = ["data", "val", "steps", "minutes", "learning_rate", "evaluate_every", "patience", "save_every"];
         let table = |config: &Self| toml::Table::try_from(config).unwrap_or_default();
         let (ours, theirs) = (table(self), table(other));
         let mut keys: Vec<&String> = ours.keys().chain(theirs.keys()).collect();
@@ -377,6 +427,10 @@ mod tests {
             (Config { momentum: 1.0, ..default() }, "momentum"),
             (Config { beta2: 1.0, ..default() }, "beta2"),
             (Config { epsilon: 0.0, ..default() }, "epsilon"),
+            (Config { schedule: Schedule::Step { every: 0, factor: 0.1 }, ..default() }, "schedule step:0:0.1"),
+            (Config { clip_norm: Some(0.0), ..default() }, "clip_norm"),
+            (Config { dice_smoothing: 0.0, ..default() }, "dice_smoothing"),
+            (Config { patience: Some(0), ..default() }, "patience"),
             (Config { weight_decay: -1.0, ..default() }, "weight_decay"),
             (Config { border_sigma: 0.0, ..default() }, "border_sigma"),
             (Config { hold_out: Some(1.0), ..default() }, "hold_out"),
@@ -391,14 +445,19 @@ mod tests {
     }
 
     #[test]
-    fn the_learning_rate_rises_to_its_value() {
-        let config = Config { learning_rate: Some(1.0), warmup: 4, ..Config::default() };
-        let rates: Vec<f32> = (0..6).map(|step| config.learning_rate_at(step)).collect();
-        assert_eq!(rates, [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]);
-        assert_eq!(Config { warmup: 0, ..config }.learning_rate_at(0).to_bits(), 1.0_f32.to_bits());
-        let config = Config { learning_rate: Some(1.0), warmup: 0, cooldown: 4, steps: 6, ..Config::default() };
-        let rates: Vec<f32> = (0..6).map(|step| config.learning_rate_at(step)).collect();
-        assert_eq!(rates, [1.0, 1.0, 1.0, 0.75, 0.5, 0.25]);
+    fn the_learning_rate_follows_the_schedule_from_a_value_that_suits_the_optimiser() {
+        let config = Config { warmup: 4, steps: 8, schedule: Schedule::Cosine, cooldown: 0, ..Config::default() };
+        for (optimizer, learning_rate, expected) in [
+            (OptimizerKind::Sgd, None, 0.03_f32),
+            (OptimizerKind::Adam, None, 0.001),
+            (OptimizerKind::AdamW, None, 0.001),
+            (OptimizerKind::AdamW, Some(1.0), 1.0),
+        ] {
+            let config = Config { optimizer, learning_rate, ..config.clone() };
+            let rates = [0, 3, 4, 6].map(|step| config.learning_rate_at(step));
+            let expected = [0.25, 1.0, 1.0, 0.5].map(|share| share * expected);
+            assert!(rates.iter().zip(expected).all(|(a, b)| (a - b).abs() <= 1e-7 * b), "{rates:?} {expected:?}");
+        }
     }
 
     #[test]

@@ -131,7 +131,7 @@ mod tests {
     use super::*;
 
     fn record(step: u32) -> Record {
-        Record { step, loss: 0.5, learning_rate: 0.01, scored: None }
+        Record { step, loss: 0.5, learning_rate: 0.01, grad_norm: None, scored: None }
     }
 
     #[test]

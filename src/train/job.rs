@@ -69,6 +69,8 @@ mod key {
     pub(super) const GENERATOR: &str = "generator";
     pub(super) const DATA: &str = "data";
     pub(super) const BEST: &str = "best";
+    /// The evaluations since then.
+    pub(super) const SINCE_BEST: &str = "since_best";
     /// The record of a step whose evaluation was interrupted.
     pub(super) const PENDING: &str = "pending";
 }
@@ -87,6 +89,11 @@ const RECENT: usize = 100;
 pub fn train(mut job: Job<'_>, observer: &mut dyn FnMut(&Event<'_>)) -> Result<Summary> {
     let clock = Clock::start(job.config.minutes);
     job.config.validate()?;
+    if job.config.patience.is_some() && job.validation.is_empty() {
+        let problem =
+            "patience counts evaluations, and there are no validation images: give --val DIR or --hold-out 0.1";
+        return Err(Error::Usage(problem.into()));
+    }
     let data = fingerprint(job.training.iter().chain(&job.validation));
     let (folder, resumed) = if job.resume {
         let (folder, weights, before) = Folder::resume(job.out)?;
@@ -175,6 +182,8 @@ fn prepare(job: &Job<'_>, samples: Vec<Sample>) -> Result<Vec<Prepared>> {
 #[derive(Debug, Default)]
 struct Standing {
     best: Option<Best>,
+    /// Evaluations since the best one.
+    since_best: u32,
     pending: Option<Record>,
 }
 
@@ -192,8 +201,9 @@ impl Standing {
             ));
         }
         let best = metadata.get(key::BEST).map_err(fail)?.flatten();
+        let since_best = metadata.get(key::SINCE_BEST).map_err(fail)?.unwrap_or(0);
         let pending = metadata.get(key::PENDING).map_err(fail)?;
-        Ok(Self { best, pending })
+        Ok(Self { best, since_best, pending })
     }
 }
 
@@ -231,6 +241,9 @@ impl Run<'_, '_> {
             if self.trainer.steps_done() >= self.job.config.steps {
                 break Status::Finished;
             }
+            if self.job.config.patience.is_some_and(|patience| self.standing.since_best >= patience) {
+                break Status::EarlyStopped;
+            }
             if self.stopped() {
                 break Status::Interrupted;
             }
@@ -260,6 +273,9 @@ impl Run<'_, '_> {
         if !record.loss.is_finite() {
             return Err(self.diverged(&format!("the loss of step {} is {}", record.step, record.loss)));
         }
+        if let Some(norm) = record.grad_norm.filter(|norm| !norm.is_finite()) {
+            return Err(self.diverged(&format!("the norm of the gradients of step {} is {norm}", record.step)));
+        }
         if self.losses.len() == RECENT {
             self.losses.pop_front();
         }
@@ -270,12 +286,16 @@ impl Run<'_, '_> {
     /// What follows a step, its evaluation included.
     fn complete(&mut self, record: Record) -> Result<()> {
         self.metrics.append(&record).map_err(|error| self.explained(error))?;
-        if let Some(foreground_iou) = record.scored.and_then(|scored| scored.foreground_iou)
-            && self.standing.best.is_none_or(|best| foreground_iou > best.foreground_iou)
-        {
-            let best = Best { step: record.step, foreground_iou };
-            self.save_best(best)?;
-            self.standing.best = Some(best);
+        if let Some(scored) = record.scored {
+            self.standing.since_best += 1;
+            let best = self.rated(record.step, &scored);
+            let earlier = self.standing.best;
+            let better = |best: &Best| earlier.is_none_or(|earlier| best.metric.is_better(best.value, earlier.value));
+            if let Some(best) = best.filter(better) {
+                self.save_best(best)?;
+                self.standing.best = Some(best);
+                self.standing.since_best = 0;
+            }
         }
         let steps = self.job.config.steps;
         let progress = Progress {
@@ -308,14 +328,18 @@ impl Run<'_, '_> {
     /// Scores the weights a run ends with, for the summary only: whether a run was cut in two must not show in its records.
     /// Without scheduled evaluations these are the best weights, too.
     fn evaluate_off_schedule(&mut self) -> Result<()> {
-        if let Some(Scored { foreground_iou: Some(foreground_iou), .. }) = self.evaluate()?
-            && self.standing.best.is_none()
-        {
-            let best = Best { step: self.trainer.steps_done(), foreground_iou };
+        let best = self.evaluate()?.and_then(|scored| self.rated(self.trainer.steps_done(), &scored));
+        if let Some(best) = best.filter(|_| self.standing.best.is_none()) {
             self.save_best(best)?;
             self.best_at_end = Some(best);
         }
         Ok(())
+    }
+
+    /// The scores by the metric that counts, if it is defined.
+    fn rated(&self, step: u32, scored: &Scored) -> Option<Best> {
+        let metric = self.job.config.best_by;
+        metric.of(scored).map(|value| Best { step, metric, value })
     }
 
     fn stopped(&self) -> bool {
@@ -335,7 +359,8 @@ impl Run<'_, '_> {
             .with(key::SEED, &seed)
             .with(key::GENERATOR, &[seed, step])
             .with(key::DATA, &self.data)
-            .with(key::BEST, &self.standing.best);
+            .with(key::BEST, &self.standing.best)
+            .with(key::SINCE_BEST, &self.standing.since_best);
         if let Some(pending) = &self.standing.pending {
             metadata = metadata.with(key::PENDING, pending);
         }

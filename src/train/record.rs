@@ -3,6 +3,7 @@
 use crate::metrics::Scores;
 use crate::models::UNet;
 use serde::{Deserialize, Serialize};
+use std::fmt;
 use std::time::Duration;
 
 /// One step: a line of `metrics.jsonl`.
@@ -14,6 +15,9 @@ pub struct Record {
     pub loss: f32,
     /// Its learning rate.
     pub learning_rate: f32,
+    /// The norm of its gradients before they were scaled down, where they are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub grad_norm: Option<f32>,
     /// The scores of the weights after it, at the steps that are evaluated.
     #[serde(flatten)]
     pub scored: Option<Scored>,
@@ -37,13 +41,57 @@ impl From<&Scores> for Scored {
     }
 }
 
+/// A score by which weights are compared.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Metric {
+    /// [`Scored::foreground_iou`], the larger the better.
+    #[default]
+    ForegroundIou,
+    /// [`Scored::mean_iou`], the larger the better.
+    MeanIou,
+    /// [`Scored::pixel_error`], the smaller the better.
+    PixelError,
+}
+
+impl Metric {
+    /// Its value among the scores, if it is defined.
+    pub fn of(self, scored: &Scored) -> Option<f64> {
+        match self {
+            Self::ForegroundIou => scored.foreground_iou,
+            Self::MeanIou => scored.mean_iou,
+            Self::PixelError => Some(scored.pixel_error),
+        }
+    }
+
+    /// Whether one value is better than another.
+    pub fn is_better(self, value: f64, than: f64) -> bool {
+        match self {
+            Self::ForegroundIou | Self::MeanIou => value > than,
+            Self::PixelError => value < than,
+        }
+    }
+}
+
+impl fmt::Display for Metric {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::ForegroundIou => "foreground IoU",
+            Self::MeanIou => "mean IoU",
+            Self::PixelError => "pixel error",
+        })
+    }
+}
+
 /// Which weights scored best on the validation images.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Best {
     /// The step after which they were evaluated.
     pub step: u32,
-    /// Their foreground IoU.
-    pub foreground_iou: f64,
+    /// By what.
+    pub metric: Metric,
+    /// Its value.
+    pub value: f64,
 }
 
 /// How a run stands after a step.
@@ -68,6 +116,8 @@ pub enum Status {
     Finished,
     /// The limit in minutes was reached.
     TimeIsUp,
+    /// The scores had not become better for as many evaluations as the configuration has patience for.
+    EarlyStopped,
     /// The user asked to stop; `--resume` goes on.
     Interrupted,
     /// The loss is no longer finite.
@@ -119,10 +169,10 @@ mod tests {
 
     #[test]
     fn a_line_has_scores_only_where_there_are_any() {
-        let plain = Record { step: 3, loss: 0.1, learning_rate: 0.01, scored: None };
+        let plain = Record { step: 3, loss: 0.1, learning_rate: 0.01, grad_norm: None, scored: None };
         assert_eq!(serde_json::to_string(&plain).unwrap(), r#"{"step":3,"loss":0.1,"learning_rate":0.01}"#);
         let scored = Scored { foreground_iou: Some(0.5), mean_iou: None, pixel_error: 0.25 };
-        for record in [plain, Record { scored: Some(scored), ..plain }] {
+        for record in [plain, Record { scored: Some(scored), grad_norm: Some(2.5), ..plain }] {
             let line = serde_json::to_string(&record).unwrap();
             assert_eq!(serde_json::from_str::<Record>(&line).unwrap(), record, "{line}");
         }

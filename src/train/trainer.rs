@@ -9,7 +9,7 @@ use crate::data::sampler::{Batch, Choice, Sampler, Tile};
 use crate::error::Result;
 use crate::executor::{Device, Executor};
 use crate::graph::{Bank, Graph, NodeId};
-use crate::models::{Optimizer, Training, TrainingStep, UNet};
+use crate::models::{Training, TrainingStep, UNet};
 use std::path::Path;
 
 /// A network in training: every call of [`Trainer::step`] is one update.
@@ -17,7 +17,7 @@ use std::path::Path;
 pub struct Trainer {
     config: Config,
     model: UNet,
-    optimizer: Optimizer,
+    training: Training,
     nodes: TrainingStep,
     executor: Executor,
     sampler: Sampler,
@@ -45,12 +45,11 @@ impl Trainer {
         let output = model.output_side(tile)?;
         let tile = Tile { input: [tile; 2], output: [output; 2] };
         let sampler = Sampler::new(samples, tile, Choice::default(), config.seed)?;
-        let optimizer = config.optimizer_settings();
-        let training = Training { loss: config.cross_entropy(), optimizer };
+        let training = config.training();
         let nodes = model.build(config.batch, tile.input)?.training_step(&training)?;
         let initial = nodes.graph.initial_parameters(config.seed);
         let executor = Executor::new(device, &nodes.graph, &initial)?;
-        Ok(Self { config: config.clone(), model, optimizer, nodes, executor, sampler, step: 0, next: None })
+        Ok(Self { config: config.clone(), model, training, nodes, executor, sampler, step: 0, next: None })
     }
 
     /// The graph of a step.
@@ -73,7 +72,7 @@ impl Trainer {
         self.sampler.samples()
     }
 
-    /// One update. The loss in the record may be infinite or NaN.
+    /// One update. The loss in the record, and the norm of the gradients, may be infinite or NaN.
     ///
     /// # Errors
     /// When the device fails.
@@ -83,23 +82,24 @@ impl Trainer {
             None => self.inputs(self.step)?,
         };
         let learning_rate = self.config.learning_rate_at(self.step);
-        let TrainingStep { image, labels, weights, rates, generator, loss, .. } = self.nodes;
+        let TrainingStep { image, labels, weights, rates, generator, loss, grad_norm, .. } = self.nodes;
         let graph = &self.nodes.graph;
         let float = |node: NodeId, data: Vec<f32>| Tensor::Float(Array { shape: graph.shape(node).clone(), data });
         let uint = |node: NodeId, data: Vec<u32>| Tensor::Uint(Array { shape: graph.shape(node).clone(), data });
         self.executor.write(image, float(image, inputs.image))?;
         self.executor.write(labels, uint(labels, inputs.labels))?;
         self.executor.write(weights, float(weights, inputs.weights))?;
-        self.executor.write(rates, float(rates, self.optimizer.rates(learning_rate, self.step)))?;
+        self.executor.write(rates, float(rates, self.training.optimizer.rates(learning_rate, self.step)))?;
         if let Some(generator) = generator {
             self.executor.write(generator, uint(generator, vec![self.config.seed, self.step]))?;
         }
         self.executor.run()?;
         // The device computes while the next batch is made.
         self.next = Some(self.inputs(self.step.wrapping_add(1))?);
-        let loss = self.executor.read(loss)?.float().data.first().copied().unwrap_or(f32::NAN);
+        let number = |node| Ok(self.executor.read(node)?.float().data.first().copied().unwrap_or(f32::NAN));
+        let (loss, grad_norm) = (number(loss)?, grad_norm.map(number).transpose()?);
         self.step += 1;
-        Ok(Record { step: self.step, loss, learning_rate, scored: None })
+        Ok(Record { step: self.step, loss, learning_rate, grad_norm, scored: None })
     }
 
     /// The batch of a step, counted from 0.
@@ -147,7 +147,7 @@ impl Trainer {
 
     /// The banks of the optimiser's state, each with what it is called in a checkpoint.
     fn state(&self) -> impl Iterator<Item = (String, Bank)> + use<> {
-        self.optimizer.state().iter().map(|state| state_prefix(state)).zip((0..).map(Bank::OptimizerState))
+        self.training.optimizer.state().iter().map(|state| state_prefix(state)).zip((0..).map(Bank::OptimizerState))
     }
 
     /// Takes the place of the trainer that wrote a checkpoint.
