@@ -8,6 +8,7 @@ mod explain;
 mod labels;
 mod objects;
 mod predict;
+mod report;
 mod selftest;
 mod train;
 
@@ -73,6 +74,8 @@ enum Command {
     Predict(predict::Arguments),
     /// Score trained weights on images with known truth: IoU, Dice, pixel error, confusion matrix, and object by object
     Evaluate(evaluate::Arguments),
+    /// Write report.html into the folder of a run: curves, scores, best and worst images, weights in the loss
+    Report(report::Arguments),
     /// Print a U-Net's layers: kernels, shapes, parameters, work and memory, as in figure 1 of the paper
     Explain(explain::Arguments),
 }
@@ -177,6 +180,7 @@ pub(crate) fn run() -> Result<ExitCode> {
         Command::Train(arguments) => train::run(&global, &arguments),
         Command::Predict(arguments) => predict::run(&global, &arguments),
         Command::Evaluate(arguments) => evaluate::run(&global, &arguments),
+        Command::Report(arguments) => report::run(&global, &arguments),
         Command::Explain(arguments) => explain::run(&global, &arguments),
     }
 }

@@ -5,8 +5,9 @@ use crate::data::{Image, Sample, cells};
 use crate::error::{Error, Result};
 use crate::executor::Device;
 use crate::metrics::{Confusion, otsu_threshold};
-use crate::picture::{Curve, Picture, write_curve};
+use crate::picture::{Curve, Picture, curve_svg};
 use crate::predict::Predictor;
+use crate::report;
 use crate::train::{Config, Event, Job, Record, Status, train};
 use serde::Serialize;
 use std::fs;
@@ -84,7 +85,8 @@ pub fn config(seed: u32) -> Config {
     }
 }
 
-/// Makes images, trains, and writes `data/`, the files of a training run, `summary.json`, `loss.svg` and `examples.png` to a folder.
+/// Makes images, trains, and writes `data/`, the files of a training run, `summary.json`, `report.html`, `loss.svg` and `examples.png` to
+/// a folder.
 /// An earlier demo there is replaced.
 ///
 /// # Errors
@@ -99,13 +101,14 @@ pub fn run(
     let started = Instant::now();
     clear(out)?;
     let [training, validation, held_out] = images(seed, out)?;
-    let config = config(seed);
+    let data = |name: &str| Some(out.join("data").join(name));
+    let config = Config { data: data("train"), val: data("val"), ..config(seed) };
     let mut records: Vec<Record> = Vec::new();
     let job = Job {
         config: &config,
         device,
-        training,
-        validation,
+        training: training.clone(),
+        validation: validation.clone(),
         classes: 2,
         metadata: Metadata::new(),
         out,
@@ -123,7 +126,7 @@ pub fn run(
     }
     draw_curve(&out.join("loss.svg"), &records)?;
     let mut predictor = Predictor::load(device.clone(), &Weights::load(out.join("best.safetensors"))?, None)?;
-    let (scores, baselines) = report(&mut predictor, &held_out, &out.join("examples.png"))?;
+    let (scores, baselines) = compare(&mut predictor, &held_out, &out.join("examples.png"))?;
     let report = Report {
         foreground_iou: scores.foreground_iou,
         pixel_error: scores.pixel_error,
@@ -136,6 +139,7 @@ pub fn run(
         device: device.to_string(),
         seed,
     };
+    report::write(out, device, &training, &validation, &mut |_, _| {})?;
     let path = out.join("summary.json");
     let text = serde_json::to_string_pretty(&report).map_err(|error| Error::io("write", &path, error.into()))?;
     atomic::write(&path, |file| writeln!(file, "{text}"))?;
@@ -146,7 +150,7 @@ pub fn run(
 const MARKER: &str = ".tilewise-demo";
 
 /// What a demo writes.
-const FILES: [&str; 9] = [
+const FILES: [&str; 11] = [
     MARKER,
     "data",
     "config.toml",
@@ -154,6 +158,8 @@ const FILES: [&str; 9] = [
     "last.safetensors",
     "best.safetensors",
     "summary.json",
+    report::FILE,
+    report::PROGRESS,
     "loss.svg",
     "examples.png",
 ];
@@ -199,16 +205,16 @@ fn draw_curve(path: &Path, records: &[Record]) -> Result<()> {
     let loss = records.iter().map(|record| (f64::from(record.step), f64::from(record.loss))).collect();
     let score = |record: &Record| Some((f64::from(record.step), record.scored?.foreground_iou?));
     let score = records.iter().filter_map(score).collect();
-    write_curve(
-        path,
+    let svg = curve_svg(
         &Curve { name: "training loss".into(), points: loss },
-        &Curve { name: "foreground IoU, validation images".into(), points: score },
-    )
+        Some(&Curve { name: "foreground IoU, validation images".into(), points: score }),
+    )?;
+    atomic::write(path, |file| file.write_all(svg.as_bytes()))
 }
 
 /// Predicts the held-out images, scores them beside the baselines, and draws image, truth, probability, prediction and overlay of
 /// each.
-fn report(predictor: &mut Predictor, samples: &[Sample], sheet: &Path) -> Result<(Baseline, Baselines)> {
+fn compare(predictor: &mut Predictor, samples: &[Sample], sheet: &Path) -> Result<(Baseline, Baselines)> {
     let mut confusions = [Confusion::new(2), Confusion::new(2), Confusion::new(2)];
     let mut rows = Vec::new();
     for sample in samples {

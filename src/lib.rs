@@ -19,6 +19,7 @@ pub mod ops;
 pub mod picture;
 pub mod predict;
 pub mod random;
+pub mod report;
 pub mod selftest;
 pub mod shape;
 pub mod train;

@@ -3,9 +3,9 @@
 mod curve;
 mod text;
 
-pub use curve::{Curve, write_curve};
+pub use curve::{Curve, curve_svg};
 
-use crate::data::raster::write_rgb8;
+use crate::data::raster::{encode_rgb8, write_rgb8};
 use crate::error::Result;
 use std::path::Path;
 
@@ -147,6 +147,14 @@ impl Picture {
             top += row_height + GAP;
         }
         sheet
+    }
+
+    /// The picture as the bytes of a PNG.
+    ///
+    /// # Errors
+    /// When the picture has no pixels.
+    pub fn to_png(&self) -> Result<Vec<u8>> {
+        encode_rgb8(self.height, self.width, &self.rgb)
     }
 
     /// Writes the picture as a PNG.

@@ -32,6 +32,13 @@ pub struct Prediction {
     pub labels: Vec<u32>,
 }
 
+impl Prediction {
+    /// The class of each pixel as a map.
+    pub fn label_map(&self) -> LabelMap {
+        LabelMap { height: self.height, width: self.width, values: self.labels.clone() }
+    }
+}
+
 /// Memory that a plan for prediction may take when the tile is chosen automatically.
 const MEMORY_BUDGET_BYTES: u64 = 1 << 30;
 
@@ -236,20 +243,20 @@ impl Predictor {
         Ok(prediction)
     }
 
-    /// The predicted class of each pixel of a sample's image, and how it compares with the truth.
+    /// The prediction of a sample's image, and how it compares with the truth.
     ///
     /// # Errors
     /// [`Error::Data`] naming the sample when its image has other channels than the network or its truth another size; as
     /// [`Predictor::predict`].
-    pub fn score(&mut self, sample: &Sample) -> Result<(LabelMap, Confusion)> {
+    pub fn score(&mut self, sample: &Sample) -> Result<(Prediction, Confusion)> {
         let named = |error| match error {
             Error::Usage(problem) => Error::data(&sample.name, problem),
             other => other,
         };
-        let Prediction { height, width, labels, .. } = self.predict(&sample.image, &mut |_, _| {}).map_err(named)?;
+        let prediction = self.predict(&sample.image, &mut |_, _| {}).map_err(named)?;
         let mut confusion = Confusion::new(self.net.classes);
-        confusion.add(&sample.classes().values, &labels).map_err(named)?;
-        Ok((LabelMap { height, width, values: labels }, confusion))
+        confusion.add(&sample.classes().values, &prediction.labels).map_err(named)?;
+        Ok((prediction, confusion))
     }
 
     /// The executor for a tile size; the last one is kept.

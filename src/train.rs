@@ -12,6 +12,7 @@
 //! | `metrics.jsonl` | a [`Record`] a step, one a line; no times of the clock, so that it can be compared |
 //! | `last.safetensors` | weights, optimiser state, and where the run stands |
 //! | `best.safetensors` | the weights with the best score on the validation images |
+//! | `progress/` | what the network made of two validation images at each evaluation |
 //! | `summary.json` | a [`Summary`] of the last call |
 
 mod clock;

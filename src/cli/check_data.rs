@@ -138,11 +138,12 @@ fn draw_weights(dataset: &Dataset, arguments: &Arguments, path: &Path) -> Result
         let truth = Picture::of_classes(&sample.instances().values, size);
         let prepared = Prepared::new(sample, Some(border))?;
         let weights = Picture::of_values(&prepared.weights, size);
-        let highest = prepared.weights.iter().copied().fold(0.0, f32::max);
+        let (lowest, highest) =
+            prepared.weights.iter().fold((f32::INFINITY, 0.0f32), |(low, high), &w| (low.min(w), high.max(w)));
         rows.push(vec![
             image.titled(&name),
             truth.titled("truth"),
-            weights.titled(&format!("weight 0 to {highest:.1}")),
+            weights.titled(&format!("weight {lowest:.1} to {highest:.1}")),
         ]);
     }
     if rows.is_empty() {

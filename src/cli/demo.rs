@@ -49,9 +49,10 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
     ))?;
     let file = |name: &str| arguments.out.join(name).display().to_string();
     print(&format!(
-        "pictures: {} (image, truth, probability, prediction, overlay), {}\nweights:  {}\nnext:     tilewise predict --weights {} --input {} --out predictions\n",
+        "pictures: {} (image, truth, probability, prediction, overlay), {}\nreport:   {} (open it in a browser)\nweights:  {}\nnext:     tilewise predict --weights {} --input {} --out predictions\n",
         file("examples.png"),
         file("loss.svg"),
+        file(tilewise::report::FILE),
         file("best.safetensors"),
         arguments.out.display(),
         file("data/held-out/images"),

@@ -59,7 +59,7 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
     for index in 0..count {
         for sample in dataset.read(&[index])? {
             bar.set_message(sample.name.clone());
-            let (labels, confusion) = predictor.score(&sample).map_err(|error| match error {
+            let (prediction, confusion) = predictor.score(&sample).map_err(|error| match error {
                 Error::Data { problem, .. } => dataset.pairs()[index].image.error(problem),
                 other => other,
             })?;
@@ -71,7 +71,7 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
             });
             if let Some(components) = components {
                 let objects = sample.objects(components.connectivity);
-                let scores = InstanceScores::new(&objects, &components.label(&labels))?;
+                let scores = InstanceScores::new(&objects, &components.label(&prediction.label_map()))?;
                 image["instances"] = json!(scores);
                 instances.push(scores);
             }

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use tilewise::checkpoint::{Weights, atomic};
 use tilewise::data::raster::{EXTENSIONS, Page, write_grey8};
-use tilewise::data::{Components, Image, LabelMap};
+use tilewise::data::{Components, Image};
 use tilewise::picture::Picture;
 use tilewise::predict::{Prediction, Predictor};
 use tilewise::{Error, Result};
@@ -199,7 +199,7 @@ impl Outputs {
     fn write(&self, stem: &str, image: &Image, prediction: &Prediction) -> Result<Option<u32>> {
         let name = format!("{stem}.png");
         let size = [image.height, image.width];
-        let mask = LabelMap { height: image.height, width: image.width, values: prediction.labels.clone() };
+        let mask = prediction.label_map();
         mask.write_classes(self.masks.join(&name))?;
         let probabilities = Picture::of_probabilities(&prediction.probabilities, size, prediction.classes);
         let grey: Vec<u8> = probabilities.rgb.chunks(3).map(|pixel| pixel[0]).collect();

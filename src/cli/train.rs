@@ -5,12 +5,14 @@ use super::{Global, note, print_json, stop_on_interrupt};
 use clap::Args;
 use indicatif::{HumanDuration, ProgressBar};
 use serde::de::{DeserializeOwned, IntoDeserializer, value};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 use tilewise::checkpoint::Metadata;
 use tilewise::data::dataset::Options;
 use tilewise::data::{Dataset, Sample};
+use tilewise::executor::Device;
+use tilewise::report;
 use tilewise::train::{
     Config, Event, Job, LossKind, Metric, OptimizerKind, Progress, Schedule, Scored, Status, Summary, train,
 };
@@ -170,7 +172,7 @@ fn set_some<T>(setting: &mut Option<T>, flag: Option<T>) {
 
 pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
     let config = arguments.config(global.seed)?;
-    let data = read(global, &config)?;
+    let data = read(&config, &|line| global.say(line))?;
     let device = global.open_device()?;
     let stop = stop_on_interrupt();
     let Data { training, validation, classes, metadata } = data;
@@ -189,38 +191,52 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
     let result = train(job, &mut |event| view.show(event));
     view.finish();
     let summary = result?;
+    let interrupted = summary.status == Status::Interrupted;
+    if !interrupted {
+        write_report(global, &arguments.out, &device)?;
+    }
     global.say(&conclusion(&summary, arguments));
     if global.json {
         print_json(&summary)?;
     }
-    Ok(match summary.status {
-        Status::Interrupted => ExitCode::from(Error::Interrupted.exit_code()),
-        _ => ExitCode::SUCCESS,
-    })
+    Ok(if interrupted { ExitCode::from(Error::Interrupted.exit_code()) } else { ExitCode::SUCCESS })
+}
+
+/// Reads the images again and writes the report of a run.
+pub(crate) fn write_report(global: &Global, run: &Path, device: &Device) -> Result<PathBuf> {
+    let config = Config::read(&run.join("config.toml"))?;
+    let data = read(&config, &|_| {})?;
+    let bar = global.progress("report {bar:30} {pos}/{len} images, {eta} left");
+    let path = report::write(run, device, &data.training, &data.validation, &mut |done, total| {
+        bar.set_length(total as u64);
+        bar.set_position(done as u64);
+    });
+    bar.finish_and_clear();
+    path
 }
 
 /// What is trained on.
-struct Data {
-    training: Vec<Sample>,
-    validation: Vec<Sample>,
+pub(crate) struct Data {
+    pub(crate) training: Vec<Sample>,
+    pub(crate) validation: Vec<Sample>,
     classes: usize,
     metadata: Metadata,
 }
 
 /// Surveys and reads the data, and says what it found.
-fn read(global: &Global, config: &Config) -> Result<Data> {
+pub(crate) fn read(config: &Config, say: &dyn Fn(&str)) -> Result<Data> {
     let folder = config.data.as_deref().ok_or_else(|| {
         Error::Usage("give the folder of training images with --data DIR: images/ with masks/ or instances/".into())
     })?;
     let options = config.labels()?;
     let dataset = Dataset::open(folder, &options)?;
-    global.say(&format!("{}\n{}\n", folder.display(), dataset.survey()));
+    say(&format!("{}\n{}\n", folder.display(), dataset.survey()));
     let classes = dataset.class_count();
     let mapping = &dataset.survey().mapping;
     let all = |dataset: &Dataset| dataset.read(&(0..dataset.pairs().len()).collect::<Vec<_>>());
     let (training, validation) = if let Some(folder) = &config.val {
         let validation = Dataset::open(folder, &options.with_mapping(mapping))?;
-        global.say(&format!("validation: {}\n{}\n", folder.display(), validation.survey()));
+        say(&format!("validation: {}\n{}\n", folder.display(), validation.survey()));
         if validation.class_count() != classes {
             let problem = format!("{} classes here, {classes} in the training data", validation.class_count());
             return Err(Error::data(folder, format!("{problem}; give both the same kind of labels")));
@@ -229,17 +245,15 @@ fn read(global: &Global, config: &Config) -> Result<Data> {
         let seen =
             validation.iter().filter(|held_out| training.iter().any(|sample| sample.image == held_out.image)).count();
         if seen > 0 {
-            global.say(&format!(
-                "note: {seen} validation image(s) are also trained on, so the scores will look too good\n"
-            ));
+            say(&format!("note: {seen} validation image(s) are also trained on, so the scores will look too good\n"));
         }
         (training, validation)
     } else if let Some(share) = config.hold_out {
         let (training, held_out) = dataset.split(share, config.seed)?;
-        global.say(&format!("held out for validation: {} of {} images\n", held_out.len(), dataset.pairs().len()));
+        say(&format!("held out for validation: {} of {} images\n", held_out.len(), dataset.pairs().len()));
         (dataset.read(&training)?, dataset.read(&held_out)?)
     } else {
-        global.say("no validation images, so the best weights cannot be told: give --val DIR or --hold-out 0.1\n");
+        say("no validation images, so the best weights cannot be told: give --val DIR or --hold-out 0.1\n");
         (all(&dataset)?, Vec::new())
     };
     Ok(Data { training, validation, classes, metadata: Metadata::new().with(Metadata::MAPPING, mapping) })
@@ -353,6 +367,7 @@ fn conclusion(summary: &Summary, arguments: &Arguments) -> String {
         iou.map(|iou| format!("foreground IoU {iou:.4}")),
         best,
         Some(format!("last weights: {out}/last.safetensors")),
+        (summary.status != Status::Interrupted).then(|| format!("report: {out}/{}", report::FILE)),
     ];
     lines.into_iter().flatten().collect::<Vec<_>>().join("\n")
 }

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 
-pub use png_format::{write_grey8, write_grey16, write_indexed, write_rgb8};
+pub use png_format::{encode_rgb8, write_grey8, write_grey16, write_indexed, write_rgb8};
 
 /// What a file name must end in to be taken for an image, lower case.
 pub const EXTENSIONS: [&str; 3] = ["png", "tif", "tiff"];

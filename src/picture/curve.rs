@@ -2,7 +2,6 @@
 
 use crate::error::{Error, Result};
 use plotters::prelude::*;
-use std::path::Path;
 
 /// A line of a plot: a name, and points (step, value).
 #[derive(Clone, Debug, PartialEq)]
@@ -13,21 +12,21 @@ pub struct Curve {
     pub points: Vec<(f64, f64)>,
 }
 
-/// Writes the training loss (left axis) and a score between 0 and 1 (right axis) over the steps as an SVG.
+/// A value such as the training loss (left axis), and perhaps a score between 0 and 1 (right axis), over the steps, as the text of
+/// an SVG.
 ///
 /// # Errors
-/// When the file cannot be written.
-pub fn write_curve(path: impl AsRef<Path>, loss: &Curve, score: &Curve) -> Result<()> {
-    let path = path.as_ref();
+/// [`Error::Usage`] when the drawing library cannot draw them.
+pub fn curve_svg(loss: &Curve, score: Option<&Curve>) -> Result<String> {
     let mut svg = String::new();
-    draw(&mut svg, loss, score)
-        .map_err(|problem| Error::data(path, format!("the curve cannot be drawn: {problem}")))?;
-    std::fs::write(path, svg).map_err(|error| Error::io("write", path, error))
+    draw(&mut svg, loss, score).map_err(|problem| Error::Usage(format!("the curve cannot be drawn: {problem}")))?;
+    Ok(svg)
 }
 
-fn draw(svg: &mut String, loss: &Curve, score: &Curve) -> Result<(), String> {
+fn draw(svg: &mut String, loss: &Curve, score: Option<&Curve>) -> Result<(), String> {
     let text = |error: &dyn std::fmt::Display| error.to_string();
-    let last = loss.points.iter().chain(&score.points).map(|point| point.0).fold(1.0, f64::max);
+    let scored = score.map_or(&[][..], |score| &score.points);
+    let last = loss.points.iter().chain(scored).map(|point| point.0).fold(1.0, f64::max);
     let highest = loss.points.iter().map(|point| point.1).filter(|value| value.is_finite()).fold(1e-6, f64::max);
     let area = SVGBackend::with_string(svg, (900, 480)).into_drawing_area();
     area.fill(&WHITE).map_err(|error| text(&error))?;
@@ -35,7 +34,7 @@ fn draw(svg: &mut String, loss: &Curve, score: &Curve) -> Result<(), String> {
         .margin(16)
         .x_label_area_size(44)
         .y_label_area_size(64)
-        .right_y_label_area_size(56)
+        .right_y_label_area_size(if score.is_some() { 56 } else { 0 })
         .build_cartesian_2d(0.0..last, 0.0..1.05 * highest)
         .map_err(|error| text(&error))?
         .set_secondary_coord(0.0..last, 0.0..1.0);
@@ -47,7 +46,9 @@ fn draw(svg: &mut String, loss: &Curve, score: &Curve) -> Result<(), String> {
         .x_label_formatter(&|step| format!("{step:.0}"))
         .draw()
         .map_err(|error| text(&error))?;
-    chart.configure_secondary_axes().y_desc(&score.name).draw().map_err(|error| text(&error))?;
+    if let Some(score) = score {
+        chart.configure_secondary_axes().y_desc(&score.name).draw().map_err(|error| text(&error))?;
+    }
     let (blue, orange) = (RGBColor(0, 114, 178), RGBColor(213, 94, 0));
     let points = loss.points.iter().copied().filter(|point| point.1.is_finite());
     chart
@@ -55,11 +56,13 @@ fn draw(svg: &mut String, loss: &Curve, score: &Curve) -> Result<(), String> {
         .map_err(|error| text(&error))?
         .label(&loss.name)
         .legend(move |(x, y)| PathElement::new([(x, y), (x + 24, y)], blue));
-    chart
-        .draw_secondary_series(LineSeries::new(score.points.iter().copied(), orange.stroke_width(2)))
-        .map_err(|error| text(&error))?
-        .label(&score.name)
-        .legend(move |(x, y)| PathElement::new([(x, y), (x + 24, y)], orange.stroke_width(2)));
+    if let Some(score) = score {
+        chart
+            .draw_secondary_series(LineSeries::new(score.points.iter().copied(), orange.stroke_width(2)))
+            .map_err(|error| text(&error))?
+            .label(&score.name)
+            .legend(move |(x, y)| PathElement::new([(x, y), (x + 24, y)], orange.stroke_width(2)));
+    }
     chart
         .configure_series_labels()
         .position(SeriesLabelPosition::MiddleRight)
@@ -77,10 +80,10 @@ mod tests {
     fn a_curve_is_drawn_even_when_there_is_little_to_draw() {
         let curve = |points: &[(f64, f64)]| Curve { name: "value".into(), points: points.to_vec() };
         let mut svg = String::new();
-        draw(&mut svg, &curve(&[(1.0, 2.0), (2.0, f64::NAN), (3.0, 0.5)]), &curve(&[(3.0, 0.9)])).unwrap();
+        draw(&mut svg, &curve(&[(1.0, 2.0), (2.0, f64::NAN), (3.0, 0.5)]), Some(&curve(&[(3.0, 0.9)]))).unwrap();
         assert!(svg.starts_with("<svg") && svg.contains("polyline") && !svg.contains("NaN"));
         let mut svg = String::new();
-        draw(&mut svg, &curve(&[]), &curve(&[])).unwrap();
+        draw(&mut svg, &curve(&[]), None).unwrap();
         assert!(svg.contains("</svg>"));
     }
 }

@@ -4,6 +4,9 @@ use super::config::Config;
 use super::record::{Record, Summary};
 use crate::checkpoint::{Weights, atomic};
 use crate::error::{Error, Result};
+use crate::picture::Picture;
+use crate::predict::Prediction;
+use crate::report::PROGRESS;
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
@@ -16,6 +19,7 @@ pub(super) struct Folder {
     pub(super) summary: PathBuf,
     pub(super) last: PathBuf,
     pub(super) best: PathBuf,
+    pub(super) progress: PathBuf,
 }
 
 impl Folder {
@@ -26,6 +30,7 @@ impl Folder {
             summary: path.join("summary.json"),
             last: path.join("last.safetensors"),
             best: path.join("best.safetensors"),
+            progress: path.join(PROGRESS),
         }
     }
 
@@ -64,6 +69,15 @@ impl Folder {
     pub(super) fn write_config(&self, config: &Config) -> Result<()> {
         let text = config.to_toml()?;
         atomic::write(&self.config, |file| file.write_all(text.as_bytes()))
+    }
+
+    /// Keeps what the network made of a validation image after a step, for the report.
+    pub(super) fn write_progress(&self, name: &str, step: u32, prediction: &Prediction) -> Result<()> {
+        let folder = self.progress.join(name);
+        fs::create_dir_all(&folder).map_err(|error| Error::io("create", &folder, error))?;
+        let Prediction { height, width, classes, ref probabilities, .. } = *prediction;
+        let png = Picture::of_probabilities(probabilities, [height, width], classes).to_png()?;
+        atomic::write(&folder.join(format!("{step:08}.png")), |file| file.write_all(&png))
     }
 
     pub(super) fn write_summary(&self, summary: &Summary) -> Result<()> {

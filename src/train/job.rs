@@ -315,10 +315,15 @@ impl Run<'_, '_> {
     fn evaluate(&mut self) -> Result<Option<Scored>> {
         let Some(validator) = &mut self.validator else { return Ok(None) };
         let parameters = self.trainer.parameters()?;
-        let scored = validator.score(parameters, &mut |done, total| {
-            (self.observer)(&Event::Evaluating { done, total });
-            !self.job.stop.load(Ordering::Relaxed)
-        })?;
+        let (step, folder) = (self.trainer.steps_done(), &self.folder);
+        let scored = validator.score(
+            parameters,
+            &mut |done, total| {
+                (self.observer)(&Event::Evaluating { done, total });
+                !self.job.stop.load(Ordering::Relaxed)
+            },
+            &mut |name, prediction| folder.write_progress(name, step, prediction),
+        )?;
         if let Some(scored) = scored {
             self.scored = Some((self.trainer.steps_done(), scored));
         }

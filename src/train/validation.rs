@@ -6,7 +6,10 @@ use crate::error::{Error, Result};
 use crate::executor::Device;
 use crate::metrics::Confusion;
 use crate::models::UNet;
-use crate::predict::{Predictor, smallest_tile};
+use crate::predict::{Prediction, Predictor, smallest_tile};
+
+/// Images whose predictions are shown.
+const SHOWN: usize = 2;
 
 /// Validation images, and a predictor that takes each new state of the weights.
 #[derive(Debug)]
@@ -43,14 +46,15 @@ impl Validator {
     }
 
     /// The scores of these parameters over all images, or `None` when `proceed`, which is told how many images are done, says
-    /// no.
+    /// no. The names and predictions of the first two images are `shown`.
     ///
     /// # Errors
-    /// When the device fails, or as [`Predictor::score`].
+    /// When the device fails, as [`Predictor::score`], or when `shown` does.
     pub fn score(
         &mut self,
         parameters: Vec<f32>,
         proceed: &mut dyn FnMut(usize, usize) -> bool,
+        shown: &mut dyn FnMut(&str, &Prediction) -> Result<()>,
     ) -> Result<Option<Scored>> {
         self.predictor.set_parameters(parameters)?;
         let mut confusion = Confusion::new(self.predictor.net().classes);
@@ -58,7 +62,11 @@ impl Validator {
             if !proceed(done, self.samples.len()) {
                 return Ok(None);
             }
-            confusion.merge(&self.predictor.score(sample)?.1);
+            let (prediction, own) = self.predictor.score(sample)?;
+            confusion.merge(&own);
+            if done < SHOWN {
+                shown(&sample.name, &prediction)?;
+            }
         }
         Ok(Some(Scored::from(&confusion.scores())))
     }

@@ -91,6 +91,17 @@ pub fn write_grey16(path: &Path, height: usize, width: usize, values: &[u16]) ->
     write(path, [height, width, 2], ColorType::Grayscale, BitDepth::Sixteen, &bytes, None)
 }
 
+/// The bytes of an 8-bit RGB PNG from `[height, width, 3]` values.
+///
+/// # Errors
+/// [`Error::Usage`] when the values do not fill the image.
+pub fn encode_rgb8(height: usize, width: usize, values: &[u8]) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let name = Path::new("picture");
+    encode(&mut bytes, name, [height, width, 3], ColorType::Rgb, BitDepth::Eight, values, None)?;
+    Ok(bytes)
+}
+
 /// Writes an 8-bit RGB PNG from `[height, width, 3]` values.
 ///
 /// # Errors
@@ -107,7 +118,22 @@ fn write(
     bytes: &[u8],
     palette: Option<&[[u8; 3]]>,
 ) -> Result<()> {
-    let [height, width, pixel_bytes] = size;
+    let file = File::create(path).map_err(|source| Error::io("create", path, source))?;
+    let mut buffered = BufWriter::new(file);
+    encode(&mut buffered, path, size, colour, depth, bytes, palette)?;
+    buffered.flush().map_err(|source| Error::io("write", path, source))
+}
+
+/// Writes a PNG whose errors name `path`.
+fn encode(
+    sink: impl Write,
+    path: &Path,
+    [height, width, pixel_bytes]: [usize; 3],
+    colour: ColorType,
+    depth: BitDepth,
+    bytes: &[u8],
+    palette: Option<&[[u8; 3]]>,
+) -> Result<()> {
     if bytes.len() != height * width * pixel_bytes || bytes.is_empty() {
         let found = bytes.len();
         let problem = format!("{width} x {height} pixels of {pixel_bytes} bytes cannot be written from {found} bytes");
@@ -120,9 +146,7 @@ fn write(
         EncodingError::IoError(source) => Error::io("write", path, source),
         other => Error::data(path, format!("cannot be encoded as PNG: {other}")),
     };
-    let file = File::create(path).map_err(|source| Error::io("create", path, source))?;
-    let mut buffered = BufWriter::new(file);
-    let mut encoder = Encoder::new(&mut buffered, png_width, png_height);
+    let mut encoder = Encoder::new(sink, png_width, png_height);
     encoder.set_color(colour);
     encoder.set_depth(depth);
     if let Some(palette) = palette {
@@ -130,8 +154,7 @@ fn write(
     }
     let mut writer = encoder.write_header().map_err(failed)?;
     writer.write_image_data(bytes).map_err(failed)?;
-    writer.finish().map_err(failed)?;
-    buffered.flush().map_err(|source| Error::io("write", path, source))
+    writer.finish().map_err(failed)
 }
 
 #[cfg(test)]

@@ -1,0 +1,215 @@
+//! What became of a training run, as one HTML page that needs nothing else: no network, no script, no other file.
+
+mod page;
+
+use crate::checkpoint::{Weights, atomic};
+use crate::data::{Prepared, Sample};
+use crate::error::{Error, Result};
+use crate::executor::Device;
+use crate::metrics::{Confusion, Scores};
+use crate::picture::{Curve, Picture, curve_svg};
+use crate::predict::{Prediction, Predictor};
+use crate::train::{Config, Record};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// The name of the page in the folder of a run.
+pub const FILE: &str = "report.html";
+
+/// The folder of pictures that training leaves for it: `<image>/<step>.png`.
+pub const PROGRESS: &str = "progress";
+
+/// Images shown from each end of the ranking.
+const SHOWN: usize = 3;
+
+/// Training images whose weights are shown.
+const WEIGHT_MAPS: usize = 3;
+
+/// Pictures of one image over the steps.
+const MOMENTS: usize = 6;
+
+/// What the page shows.
+#[derive(Debug)]
+struct Report {
+    title: String,
+    /// `summary.json`.
+    summary: serde_json::Value,
+    config: String,
+    /// Loss and score over the steps, as SVG.
+    curve: String,
+    /// The learning rate over the steps, as SVG.
+    schedule: Option<String>,
+    scores: Option<Scores>,
+    images: usize,
+    progress: Vec<Progress>,
+    best: Vec<Scored>,
+    worst: Vec<Scored>,
+    weight_maps: Vec<(String, Picture, Picture, f32)>,
+}
+
+/// One image at several steps.
+#[derive(Debug)]
+struct Progress {
+    name: String,
+    moments: Vec<(u32, Vec<u8>)>,
+}
+
+/// A held-out image and what the network made of it.
+#[derive(Debug)]
+struct Scored {
+    name: String,
+    foreground_iou: Option<f64>,
+    pixel_error: f64,
+    pictures: [(&'static str, Picture); 4],
+}
+
+/// Writes `report.html` into the folder of a run, from the files there and from predictions of its best (else last) weights on the
+/// validation images. `progress` hears how many of them are done.
+///
+/// # Errors
+/// When a file of the run cannot be read or the page not be written; as [`Predictor::load`] and [`Predictor::predict`].
+pub fn write(
+    run: &Path,
+    device: &Device,
+    training: &[Sample],
+    validation: &[Sample],
+    progress: &mut dyn FnMut(usize, usize),
+) -> Result<PathBuf> {
+    let config = Config::read(&run.join("config.toml"))?;
+    let records = records(&run.join("metrics.jsonl"))?;
+    let weights = Weights::find(run)?;
+    let mut predictor = Predictor::load(device.clone(), &weights, None)?;
+    let mut total = Confusion::new(predictor.net().classes);
+    let mut ranking = Vec::with_capacity(validation.len());
+    for (index, sample) in validation.iter().enumerate() {
+        progress(index, validation.len());
+        let (_, confusion) = predictor.score(sample)?;
+        total.merge(&confusion);
+        let scores = confusion.scores();
+        ranking.push((scores.foreground_iou, scores.pixel_error, index));
+    }
+    // From the worst: a low overlap, or errors where there is nothing to overlap.
+    let quality = |&(iou, error, _): &(Option<f64>, f64, usize)| iou.unwrap_or(1.0 - error);
+    ranking.sort_by(|a, b| quality(a).total_cmp(&quality(b)));
+    let shown = SHOWN.min(ranking.len());
+    let mut pictures = |entries: &[(Option<f64>, f64, usize)]| -> Result<Vec<Scored>> {
+        let show = |&(foreground_iou, pixel_error, index): &(Option<f64>, f64, usize)| {
+            let sample = &validation[index];
+            let prediction = predictor.predict(&sample.image, &mut |_, _| {})?;
+            let pictures = comparison(sample, &prediction);
+            Ok(Scored { name: sample.name.clone(), foreground_iou, pixel_error, pictures })
+        };
+        entries.iter().map(show).collect()
+    };
+    let worst = pictures(&ranking[..shown])?;
+    let rest = &ranking[shown..];
+    let mut best = pictures(&rest[rest.len() - SHOWN.min(rest.len())..])?;
+    best.reverse();
+    let report = Report {
+        title: run
+            .canonicalize()
+            .unwrap_or_else(|_| run.to_owned())
+            .file_name()
+            .map_or_else(|| "run".to_owned(), |name| name.to_string_lossy().into_owned()),
+        summary: summary(&run.join("summary.json")),
+        config: config.to_toml()?,
+        curve: curve(&records)?,
+        schedule: schedule(&records)?,
+        scores: (!validation.is_empty()).then(|| total.scores()),
+        images: validation.len(),
+        progress: moments(&run.join(PROGRESS))?,
+        best,
+        worst,
+        weight_maps: weight_maps(&config, training)?,
+    };
+    let path = run.join(FILE);
+    let html = page::html(&report)?;
+    atomic::write(&path, |file| file.write_all(html.as_bytes()))?;
+    Ok(path)
+}
+
+/// Image, truth, probability with the outline of the prediction, and where they differ.
+fn comparison(sample: &Sample, prediction: &Prediction) -> [(&'static str, Picture); 4] {
+    let size = [prediction.height, prediction.width];
+    let image = Picture::of_image(&sample.image.pixels, size, sample.image.channels);
+    let truth = &sample.classes().values;
+    [
+        ("image", image.clone()),
+        ("truth", image.overlaid(truth)),
+        ("prediction", image.overlaid(&prediction.labels)),
+        ("errors", Picture::of_errors(truth, &prediction.labels, size)),
+    ]
+}
+
+/// The whole lines of `metrics.jsonl`.
+fn records(path: &Path) -> Result<Vec<Record>> {
+    let text = fs::read_to_string(path).map_err(|error| Error::io("read", path, error))?;
+    Ok(text.lines().map_while(|line| serde_json::from_str(line).ok()).collect())
+}
+
+/// `summary.json`, which a run that was killed does not have.
+fn summary(path: &Path) -> serde_json::Value {
+    fs::read_to_string(path).ok().and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default()
+}
+
+fn curve(records: &[Record]) -> Result<String> {
+    let loss = records.iter().map(|record| (f64::from(record.step), f64::from(record.loss)));
+    let score = records.iter().filter_map(|record| Some((f64::from(record.step), record.scored?.foreground_iou?)));
+    curve_svg(
+        &Curve { name: "training loss".into(), points: loss.collect() },
+        Some(&Curve { name: "foreground IoU, validation images".into(), points: score.collect() }),
+    )
+}
+
+/// The learning rate, where it is not the same all the time.
+fn schedule(records: &[Record]) -> Result<Option<String>> {
+    let rate = |record: &Record| f64::from(record.learning_rate);
+    let points: Vec<(f64, f64)> = records.iter().map(|record| (f64::from(record.step), rate(record))).collect();
+    if points.windows(2).all(|pair| pair[0].1.to_bits() == pair[1].1.to_bits()) {
+        return Ok(None);
+    }
+    curve_svg(&Curve { name: "learning rate".into(), points }, None).map(Some)
+}
+
+/// The pictures that training left, a few of each image's, the first and the last among them.
+fn moments(folder: &Path) -> Result<Vec<Progress>> {
+    if !folder.is_dir() {
+        return Ok(Vec::new());
+    }
+    let entries = |folder: &Path| -> Result<Vec<PathBuf>> {
+        let failed = |error| Error::io("read", folder, error);
+        let paths: std::io::Result<Vec<PathBuf>> =
+            fs::read_dir(folder).map_err(failed)?.map(|entry| entry.map(|entry| entry.path())).collect();
+        let mut paths = paths.map_err(failed)?;
+        paths.sort();
+        Ok(paths)
+    };
+    let mut images = Vec::new();
+    for image in entries(folder)?.into_iter().filter(|path| path.is_dir()) {
+        let step = |path: PathBuf| Some((path.file_stem()?.to_str()?.parse().ok()?, path));
+        let files: Vec<(u32, PathBuf)> = entries(&image)?.into_iter().filter_map(step).collect();
+        let count = files.len().min(MOMENTS);
+        let mut moments = Vec::with_capacity(count);
+        for place in 0..count {
+            let (step, path) = &files[if count == 1 { 0 } else { place * (files.len() - 1) / (count - 1) }];
+            moments.push((*step, fs::read(path).map_err(|error| Error::io("read", path, error))?));
+        }
+        let name = image.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        images.push(Progress { name, moments });
+    }
+    Ok(images)
+}
+
+/// Images to train on, the weights of their pixels in the loss, and the highest weight.
+fn weight_maps(config: &Config, training: &[Sample]) -> Result<Vec<(String, Picture, Picture, f32)>> {
+    let map = |sample: &Sample| {
+        let size = [sample.image.height, sample.image.width];
+        let prepared = Prepared::new(sample.clone(), config.border_for(&sample.truth))?;
+        let highest = prepared.weights.iter().copied().fold(0.0, f32::max);
+        let image = Picture::of_image(&sample.image.pixels, size, sample.image.channels);
+        Ok((sample.name.clone(), image, Picture::of_values(&prepared.weights, size), highest))
+    };
+    let maps: Result<Vec<_>> = training.iter().take(WEIGHT_MAPS).map(map).collect();
+    // Weights that are the same everywhere are no picture.
+    Ok(maps?.into_iter().filter(|(.., highest)| *highest > 1.0).collect())
+}

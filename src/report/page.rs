@@ -1,0 +1,191 @@
+//! The HTML of a report.
+
+use super::{Progress, Report, Scored};
+use crate::error::Result;
+use crate::metrics::Scores;
+use crate::picture::Picture;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use maud::{DOCTYPE, Markup, PreEscaped, html};
+use serde_json::Value;
+
+const STYLE: &str = "
+:root { --ink: #1c2430; --paper: #fbfbfa; --line: #d9dde3; --soft: #667085; --accent: #0072b2; }
+* { box-sizing: border-box; }
+body { margin: 0 auto; max-width: 1120px; padding: 2.5rem 1.25rem 5rem; color: var(--ink); background: var(--paper);
+  font: 15px/1.55 system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif; }
+h1 { font-size: 1.9rem; margin: 0; letter-spacing: -.01em; }
+h2 { font-size: 1.15rem; margin: 3rem 0 .25rem; padding-top: 1rem; border-top: 1px solid var(--line); }
+p { margin: .25rem 0 1rem; color: var(--soft); max-width: 46rem; }
+.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: .75rem; margin: 1.5rem 0; }
+.tile { border: 1px solid var(--line); border-radius: 8px; padding: .75rem 1rem; background: #fff; }
+.tile b { display: block; font-size: 1.35rem; font-weight: 600; font-variant-numeric: tabular-nums; overflow-wrap: anywhere; }
+.tile.long b { font-size: .95rem; }
+.tile span { color: var(--soft); font-size: .8rem; }
+.plot { background: #fff; border: 1px solid var(--line); border-radius: 8px; padding: .5rem; margin: 1rem 0; }
+.plot svg { width: 100%; height: auto; display: block; }
+.row { display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: .6rem; margin: .75rem 0 1.5rem; }
+.row.four { grid-template-columns: repeat(4, 1fr); }
+figure { margin: 0; }
+figure img { width: 100%; display: block; border-radius: 4px; background: #000; }
+figcaption { color: var(--soft); font-size: .8rem; padding-top: .25rem; overflow-wrap: anywhere; }
+h3 { font-size: .95rem; margin: 1.25rem 0 0; font-weight: 600; overflow-wrap: anywhere; }
+h3 span { color: var(--soft); font-weight: 400; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin: .5rem 0 1rem; background: #fff; }
+th, td { border: 1px solid var(--line); padding: .35rem .75rem; text-align: right; font-weight: 400; }
+thead th, th[scope=row] { background: #f2f4f7; font-weight: 600; }
+pre { background: #fff; border: 1px solid var(--line); border-radius: 8px; padding: 1rem; overflow-x: auto; font-size: .85rem; }
+.key { display: inline-block; width: .8em; height: .8em; border-radius: 2px; vertical-align: -.05em; margin: 0 .3em 0 .8em; }
+@media (max-width: 640px) { .row.four { grid-template-columns: repeat(2, 1fr); } }
+";
+
+/// The page.
+pub(super) fn html(report: &Report) -> Result<String> {
+    let summary = &report.summary;
+    let markup = html! {
+        (DOCTYPE)
+        html lang="en" {
+            head {
+                meta charset="utf-8";
+                meta name="viewport" content="width=device-width, initial-scale=1";
+                title { (report.title) " – tilewise" }
+                style { (PreEscaped(STYLE)) }
+            }
+            body {
+                h1 { (report.title) }
+                p { "A U-Net trained by tilewise " (text(&summary["version"])) " on " (text(&summary["device"])) "." }
+                (tiles(summary))
+                h2 { "Learning" }
+                p { "The loss of each batch before its update, and the overlap with the truth on images that are not trained on." }
+                div class="plot" { (PreEscaped(&report.curve)) }
+                @if let Some(schedule) = &report.schedule {
+                    div class="plot" { (PreEscaped(schedule)) }
+                }
+                @if let Some(scores) = &report.scores { (quality(scores, report.images)) }
+                @if !report.progress.is_empty() {
+                    h2 { "Over time" }
+                    p { "The probability of foreground on validation images, as training went on." }
+                    @for image in &report.progress { (over_time(image)) }
+                }
+                @if !report.worst.is_empty() {
+                    h2 { "Worst images" }
+                    p {
+                        "Where the network is most wrong: look here first, at the labels too."
+                        span class="key" style="background:#969696" {} "found"
+                        span class="key" style="background:#56b4e9" {} "missed"
+                        span class="key" style="background:#e69f00" {} "invented, or of another class"
+                    }
+                    @for image in &report.worst { (compared(image)?) }
+                }
+                @if !report.best.is_empty() {
+                    h2 { "Best images" }
+                    @for image in &report.best { (compared(image)?) }
+                }
+                @if !report.weight_maps.is_empty() {
+                    h2 { "Weights in the loss" }
+                    p { "Pixels between cells that nearly touch count more, so that the network learns to keep the cells apart." }
+                    @for (name, image, weights, highest) in &report.weight_maps {
+                        div class="row four" {
+                            (figure(image, name)?)
+                            (figure(weights, &format!("weights up to {highest:.1}"))?)
+                        }
+                    }
+                }
+                h2 { "Configuration" }
+                pre { (report.config) }
+            }
+        }
+    };
+    Ok(markup.into_string())
+}
+
+/// The numbers that say most.
+fn tiles(summary: &Value) -> Markup {
+    let score = |value: &Value| value.as_f64().map_or("–".to_owned(), |value| format!("{value:.4}"));
+    let count = |value: &Value| value.as_u64().map_or("–".to_owned(), |value| value.to_string());
+    let model = &summary["model"];
+    let network = format!("base {}, depth {}", count(&model["base_channels"]), count(&model["depth"]));
+    let seconds = summary["seconds"].as_f64().map_or("–".to_owned(), |seconds| match seconds {
+        ..120.0 => format!("{seconds:.0} s"),
+        _ => format!("{:.1} min", seconds / 60.0),
+    });
+    let entries = [
+        (score(&summary["best"]["foreground_iou"]), "best foreground IoU"),
+        (count(&summary["best"]["step"]), "its step"),
+        (count(&summary["step"]), "steps"),
+        (score(&summary["mean_loss"]), "mean loss, last steps"),
+        (seconds, "the last call took"),
+        (count(&summary["parameters"]), "parameters"),
+        (network, "U-Net"),
+        (
+            format!("{} / {}", count(&summary["images"]), count(&summary["validation_images"])),
+            "images to train / validate",
+        ),
+        (text(&summary["status"]).replace('_', " "), "status"),
+    ];
+    html! {
+        div class="tiles" {
+            @for (value, name) in entries { div class="tile" { b { (value) } span { (name) } } }
+        }
+    }
+}
+
+/// Scores by class and the confusion matrix.
+fn quality(scores: &Scores, images: usize) -> Markup {
+    let score = |value: Option<f64>| value.map_or("absent".to_owned(), |value| format!("{value:.4}"));
+    html! {
+        h2 { "Quality" }
+        p { (images) " validation images, pixels pooled, with the best weights: pixel error " (format!("{:.4}", scores.pixel_error))
+            ", foreground IoU " (score(scores.foreground_iou)) ", mean IoU " (score(scores.mean_iou)) "." }
+        table {
+            thead { tr { th { "class" } th { "pixels" } th { "IoU" } th { "Dice" }
+                @for class in 0..scores.classes.len() { th { "predicted " (class) } } } }
+            tbody {
+                @for (class, row) in scores.classes.iter().enumerate() {
+                    tr {
+                        th scope="row" { (class) }
+                        td { (row.pixels) } td { (score(row.iou)) } td { (score(row.dice)) }
+                        @for count in &scores.confusion[class] {
+                            @let share = *count as f64 / row.pixels.max(1) as f64;
+                            td style=(format!("background:rgba(0,114,178,{:.2})", 0.55 * share)) { (count) }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn over_time(Progress { name, moments }: &Progress) -> Markup {
+    html! {
+        h3 { (name) }
+        div class="row" {
+            @for (step, png) in moments {
+                figure { img src=(data_uri(png)) alt=(format!("{name} after step {step}")); figcaption { "step " (step) } }
+            }
+        }
+    }
+}
+
+fn compared(image: &Scored) -> Result<Markup> {
+    let iou = image.foreground_iou.map_or("no foreground".to_owned(), |iou| format!("IoU {iou:.4}"));
+    Ok(html! {
+        h3 { (image.name) " " span { (iou) ", pixel error " (format!("{:.4}", image.pixel_error)) } }
+        div class="row four" {
+            @for (title, picture) in &image.pictures { (figure(picture, title)?) }
+        }
+    })
+}
+
+fn figure(picture: &Picture, caption: &str) -> Result<Markup> {
+    let png = picture.to_png()?;
+    Ok(html! { figure { img src=(data_uri(&png)) alt=(caption); figcaption { (caption) } } })
+}
+
+fn data_uri(png: &[u8]) -> String {
+    format!("data:image/png;base64,{}", STANDARD.encode(png))
+}
+
+fn text(value: &Value) -> String {
+    value.as_str().unwrap_or("–").to_owned()
+}
