@@ -6,7 +6,7 @@ use crate::random::Random;
 use crate::shape::{DType, TensorType};
 use std::sync::Arc;
 
-/// One case of an op: settings, input types and how to fill them. Serves tests, `selftest` and benches alike.
+/// One case of an op: settings, input types and how to fill them. Serves tests and `selftest` alike.
 #[derive(Clone, Debug)]
 pub struct Case {
     /// What is special about the case, such as `odd sizes, batch 2`.

@@ -9,6 +9,10 @@ pub struct Comparison {
     pub worst: f64,
     /// The element with that ratio.
     pub index: usize,
+    /// Its error.
+    pub error: f64,
+    /// Its bound.
+    pub bound: f64,
 }
 
 /// Why a result does not pass.
@@ -53,16 +57,21 @@ pub struct Element {
 }
 
 impl Element {
+    /// How far the result lies from what it should be.
+    fn error(&self) -> f64 {
+        (f64::from(self.actual) - self.reference).abs()
+    }
+
     /// Error over bound; 0 where both are 0, and infinite where a NaN is involved.
     fn ratio(&self) -> f64 {
-        let error = (f64::from(self.actual) - self.reference).abs();
+        let error = self.error();
         let ratio = if error == 0.0 && self.bound >= 0.0 { 0.0 } else { error / self.bound };
         if ratio.is_nan() { f64::INFINITY } else { ratio }
     }
 
     /// Whether the error is within the bound; false where a NaN is involved.
     fn passes(&self) -> bool {
-        (f64::from(self.actual) - self.reference).abs() <= self.bound
+        self.error() <= self.bound
     }
 }
 
@@ -105,5 +114,5 @@ pub fn compare(actual: &[f32], reference: &[f64], bounds: &[f64]) -> Result<Comp
     if failed > 0 {
         return Err(Mismatch::OutOfBounds { count: failed, length: actual.len(), worst });
     }
-    Ok(Comparison { worst: worst_key.1, index: worst.index })
+    Ok(Comparison { worst: worst_key.1, index: worst.index, error: worst.error(), bound: worst.bound })
 }

@@ -36,7 +36,7 @@ use crate::array::{Array, Real, Tensor};
 use crate::op::{Binding, Candidate, Case, Dispatch, Kernel, Op, Param, workgroup_grid};
 use crate::shape::TensorType;
 
-/// What the project knows of an op: tests, `selftest`, benches and docs walk this list.
+/// What the project knows of an op: tests and `selftest` walk this list.
 #[derive(Clone, Copy, Debug)]
 pub struct Entry {
     /// The op's name: its file, folder of shaders and page.

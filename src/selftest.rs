@@ -1,8 +1,7 @@
 //! The kernels held against their references on a device: what `tilewise selftest` prints and the GPU tests assert.
 
 use crate::array::{Array, Tensor};
-
-use crate::compare::compare;
+use crate::compare::{Comparison, compare};
 use crate::cpu;
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Plan, PlanOptions};
@@ -24,16 +23,34 @@ pub struct KernelReport {
     pub cases: usize,
     /// The largest error relative to its bound, over all elements of all cases; at most 1 if all hold. 0 means exact.
     pub worst: f64,
+    /// The error of the element with that ratio.
+    pub error: f64,
+    /// Its bound.
+    pub bound: f64,
     /// What did not hold, a line per case.
     pub failures: Vec<String>,
 }
 
+impl KernelReport {
+    fn new(kernel: &str) -> Self {
+        Self { kernel: kernel.to_owned(), cases: 0, worst: 0.0, error: 0.0, bound: 0.0, failures: Vec::new() }
+    }
+
+    /// Keeps what is worse than all before it.
+    fn hear(&mut self, worst: f64, error: f64, bound: f64) {
+        if worst > self.worst {
+            (self.worst, self.error, self.bound) = (worst, error, bound);
+        }
+    }
+}
+
 /// Runs one candidate of a case on a device: against the reference, twice with the same bits, with a guard behind every
-/// tensor and bank, and every result that is not state filled with NaN before. Returns the largest error relative to its bound.
+/// tensor and bank, and every result that is not state filled with NaN before. Returns the element whose error is the
+/// largest relative to its bound.
 ///
 /// # Errors
 /// [`Error::Device`] saying which of these did not hold, and where.
-pub fn check_case(gpu: &Gpu, case: &Case, candidate: usize, seed: u32) -> Result<f64> {
+pub fn check_case(gpu: &Gpu, case: &Case, candidate: usize, seed: u32) -> Result<Comparison> {
     let name = format!("{} ({})", case.op.name(), case.name);
     let fail = |problem: String| Error::Device(format!("{name}: {problem}"));
     let trial = Trial::new(case, seed)?;
@@ -51,7 +68,7 @@ pub fn check_case(gpu: &Gpu, case: &Case, candidate: usize, seed: u32) -> Result
     let inputs: Vec<Tensor<f64>> = trial.values.iter().map(Tensor::cast).collect();
     let inputs: Vec<&Tensor<f64>> = inputs.iter().collect();
     let references = case.op.reference_f64(&inputs);
-    let mut worst = 0.0f64;
+    let mut worst: Option<Comparison> = None;
     for (result, (actual, reference)) in results.iter().zip(&references).enumerate() {
         let bounds = case.op.bound(&inputs, reference, result).elements(case.op.as_ref(), &inputs, reference);
         let comparison = match (actual, reference) {
@@ -63,9 +80,10 @@ pub fn check_case(gpu: &Gpu, case: &Case, candidate: usize, seed: u32) -> Result
             }
             _ => return Err(fail("the result is of another type than the reference".into())),
         };
-        worst = worst.max(comparison.map_err(|mismatch| fail(mismatch.to_string()))?.worst);
+        let comparison = comparison.map_err(|mismatch| fail(mismatch.to_string()))?;
+        worst = worst.filter(|worst| worst.worst >= comparison.worst).or(Some(comparison));
     }
-    Ok(worst)
+    worst.ok_or_else(|| fail("there is no result to compare".into()))
 }
 
 fn words(tensor: &Tensor<f32>) -> Vec<u32> {
@@ -160,15 +178,10 @@ pub fn run(gpu: &Gpu, seed: u32, progress: &mut dyn FnMut(usize, usize)) -> Resu
             let mut paths: Vec<&str> = dispatches.iter().map(|dispatch| dispatch.kernel.path).collect();
             paths.dedup();
             for path in paths {
-                let report = reports.entry(path.to_owned()).or_insert_with(|| KernelReport {
-                    kernel: path.to_owned(),
-                    cases: 0,
-                    worst: 0.0,
-                    failures: Vec::new(),
-                });
+                let report = reports.entry(path.to_owned()).or_insert_with(|| KernelReport::new(path));
                 report.cases += 1;
                 match &outcome {
-                    Ok(worst) => report.worst = report.worst.max(*worst),
+                    Ok(comparison) => report.hear(comparison.worst, comparison.error, comparison.bound),
                     Err(error) => report.failures.push(error.to_string()),
                 }
             }
@@ -208,7 +221,7 @@ pub fn training_step(gpu: &Gpu, seed: u32) -> Result<KernelReport> {
     // A large epsilon, for small gradients have no digits left that their sign alone could be told by.
     let adam = AdamSettings { epsilon: 0.1, weight_decay: 0.01, decoupled: true, ..AdamSettings::default() };
     let other = Training { loss, clip_norm: Some(0.5), optimizer: Optimizer::Adam(adam) };
-    let mut report = KernelReport { kernel: "training step".into(), cases: 0, worst: 0.0, failures: Vec::new() };
+    let mut report = KernelReport::new("training step");
     for (what, training) in [("paper", Training::default()), ("other", other)] {
         check_training(gpu, seed, what, &training, &mut report)?;
     }
@@ -243,9 +256,8 @@ fn check_training(gpu: &Gpu, seed: u32, what: &str, training: &Training, report:
     let mut hold = |name: &str, actual: &[f32], reference: &[f64]| {
         let norm = reference.iter().map(|value| value * value).sum::<f64>().sqrt();
         let error = actual.iter().zip(reference).map(|(&a, &b)| (f64::from(a) - b).powi(2)).sum::<f64>().sqrt();
-        let ratio = error / (STEP_BOUND * norm);
         report.cases += 1;
-        report.worst = report.worst.max(ratio);
+        report.hear(error / (STEP_BOUND * norm), error, STEP_BOUND * norm);
         if error.is_nan() || error > STEP_BOUND * norm {
             report
                 .failures

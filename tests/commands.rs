@@ -67,6 +67,7 @@ fn explain_prints_the_papers_figure() {
     let dot = succeeds(&["explain", "--input", "92", "--depth", "3", "--base", "4", "--dot"]);
     assert!(dot.starts_with("digraph") && dot.trim_end().ends_with('}'));
     fails(2, &["explain", "--input", "570"], &["570", "556", "572"]);
+    fails(2, &["explain", "--input", "18446744073709551615"], &["18446744073709551", "nearest legal"]);
     fails(2, &["explain", "--depth", "99"], &["depth must be 1 to 7"]);
 }
 

@@ -11,7 +11,7 @@ use tilewise::gpu::{DeviceChoice, Gpu, MemoryPlan, Plan, PlanOptions};
 use tilewise::graph::{Bank, Graph, Init, NodeId};
 use tilewise::models::{Training, TrainingStep, UNet};
 use tilewise::op::{Binding, Bound, Candidate, DeviceProfile, Dispatch, Fill, Kernel, Op, Param};
-use tilewise::ops::{Conv2d, CrossEntropySettings, DiceSettings, Reduction, SgdSettings};
+use tilewise::ops::{Conv2d, CrossEntropySettings, DiceSettings, Reduction, ReluGrad, SgdSettings};
 use tilewise::random::Random;
 use tilewise::selftest;
 use tilewise::shape::{Shape, TensorType};
@@ -285,6 +285,27 @@ fn kernels_that_are_not_what_their_dispatch_says_are_refused_by_name() {
             panic!("accepted: {problem}");
         };
         assert!(error.to_string().contains(problem), "{error}");
+    }
+}
+
+#[test]
+fn nan_passes_relu_and_its_gradient() {
+    let mut graph = Graph::new();
+    let shape = || TensorType::f32([5]).unwrap();
+    let (x, grad) = (graph.input("x", shape()), graph.input("grad", shape()));
+    let y = graph.relu("y", x).unwrap();
+    let dx = graph.apply("dx", ReluGrad, &[x, grad]).unwrap();
+    graph.mark_output("y", y).unwrap();
+    graph.mark_output("dx", dx).unwrap();
+    for device in [Device::Cpu, Device::Gpu(gpu())] {
+        let mut executor = Executor::new(&device, &graph, &[]).unwrap();
+        let tensor = |data: [f32; 5]| Tensor::Float(Array::new(shape().shape, data.to_vec()).unwrap());
+        executor.write(x, tensor([f32::NAN, -1.0, 0.0, 2.0, f32::INFINITY])).unwrap();
+        executor.write(grad, tensor([3.0, 3.0, 3.0, f32::NAN, 3.0])).unwrap();
+        executor.run().unwrap();
+        let found = |node| executor.read(node).unwrap().float().data.clone();
+        assert_eq!(format!("{:?}", found(y)), "[NaN, 0.0, 0.0, 2.0, inf]", "{device}");
+        assert_eq!(format!("{:?}", found(dx)), "[3.0, 0.0, 0.0, NaN, 3.0]", "{device}");
     }
 }
 

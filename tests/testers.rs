@@ -21,6 +21,7 @@ fn right_results_pass_and_the_worst_is_reported() {
     let comparison = compare(&actual, &reference, &bounds).unwrap();
     assert_eq!(comparison.index, 41);
     assert!((comparison.worst - 0.5).abs() < 1e-3, "{comparison:?}");
+    assert!((comparison.error - 0.021).abs() < 1e-5 && (comparison.bound - 0.042).abs() < 1e-12, "{comparison:?}");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-// y[i] = max(0, x[i])
+// y[i] = max(0, x[i]), NaN staying NaN
 // One invocation owns one element. Bytes moved: 8 per element.
 struct Params { count: u32 }
 
@@ -14,6 +14,6 @@ fn main(
 ) {
     let i = (group.x + group.y * groups.x) * 64u + lane;
     if i < params.count {
-        y[i] = max(0.0, x[i]);
+        y[i] = select(x[i], 0.0, x[i] <= 0.0);
     }
 }

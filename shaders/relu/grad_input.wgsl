@@ -1,4 +1,4 @@
-// grad_input[i] = grad_output[i] where y[i] > 0, else 0
+// grad_input[i] = 0 where y[i] <= 0, else grad_output[i]
 // One invocation owns one element. Bytes moved: 12 per element.
 struct Params { count: u32 }
 
@@ -15,6 +15,6 @@ fn main(
 ) {
     let i = (group.x + group.y * groups.x) * 64u + lane;
     if i < params.count {
-        grad_input[i] = select(0.0, grad_output[i], y[i] > 0.0);
+        grad_input[i] = select(grad_output[i], 0.0, y[i] <= 0.0);
     }
 }

@@ -5,7 +5,8 @@ use clap::Args;
 use serde_json::json;
 use std::process::ExitCode;
 use tilewise::Result;
-use tilewise::gpu::MemoryPlan;
+use tilewise::executor::Device;
+use tilewise::gpu::{DeviceChoice, MemoryPlan};
 use tilewise::models::{Training, UNet};
 use tilewise::op::DeviceProfile;
 
@@ -55,8 +56,13 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
     }
     let mut inference = network.graph.clone();
     inference.mark_output("logits", network.logits)?;
-    let inference_memory = MemoryPlan::new(&inference, &DeviceProfile::PORTABLE, 0, false)?;
-    let memory = MemoryPlan::new(&step.graph, &DeviceProfile::PORTABLE, 0, false)?;
+    // Opening a device takes time and may fail, so only one that is named is asked what kernels it gets.
+    let device = if global.device == DeviceChoice::Auto { Device::Cpu } else { Device::choose(&global.device)? };
+    let (profile, planned_for) = device
+        .gpu()
+        .map_or((&DeviceProfile::PORTABLE, "any GPU".into()), |gpu| (gpu.profile(), gpu.adapter().to_string()));
+    let inference_memory = MemoryPlan::new(&inference, profile, 0, false)?;
+    let memory = MemoryPlan::new(&step.graph, profile, 0, false)?;
     let forward = inference.table();
     let table = step.graph.table();
     let (_, forward_flops, ..) = forward.totals();
@@ -78,7 +84,7 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
     print(&format!(
         "U-Net of depth {}, {} channel(s) to {} classes, base {}: {side}×{side} -> {output}×{output}\n\n{table}\n\
          {parameters} parameters; forward {:.2} GFLOP, training step {:.2} GFLOP; a multiply-add counts as two\n\
-         prediction plan {inference_memory}\ntraining plan   {memory}\n",
+         memory for {planned_for}\nprediction plan {inference_memory}\ntraining plan   {memory}\n",
         net.depth,
         net.in_channels,
         net.classes,

@@ -26,14 +26,14 @@ pub(crate) fn run(global: &Global) -> Result<ExitCode> {
     if global.json {
         print_json(&json!({ "adapter": gpu.adapter(), "kernels": reports, "failed": failed }))?;
     } else {
-        let mut text = String::from("kernel                        cases  worst error, as a share of its bound\n");
+        let mut text = String::from("kernel                        cases  worst error where its bound is\n");
         for report in &reports {
             let verdict = if !report.failures.is_empty() {
                 "FAILED".to_owned()
             } else if report.worst == 0.0 {
                 "exact".to_owned()
             } else {
-                format!("{:.1e} of 1", report.worst)
+                format!("{:.1e}  {:.1e}", report.error, report.bound)
             };
             let _ = writeln!(text, "{:<30}{:>5}  {verdict}", report.kernel, report.cases);
             for failure in &report.failures {

@@ -116,11 +116,32 @@ impl fmt::Display for AdapterSummary {
     }
 }
 
+/// The backends that `WGPU_BACKEND` names, separated by commas, or all that this build can use.
+///
+/// # Errors
+/// [`Error::Usage`] when a name is unknown, or of a backend that this build has not; the message lists those that it has.
+fn backends(named: Option<&str>) -> Result<wgpu::Backends> {
+    let known = [("vulkan", wgpu::Backends::VULKAN), ("metal", wgpu::Backends::METAL), ("dx12", wgpu::Backends::DX12)];
+    let enabled = wgpu::Instance::enabled_backend_features();
+    let usable = known.into_iter().filter(|&(_, backend)| enabled.contains(backend));
+    let Some(named) = named else { return Ok(usable.map(|(_, backend)| backend).collect()) };
+    let one = |name: &str| {
+        let backend = wgpu::Backends::from_comma_list(name);
+        usable.clone().find(|&(_, usable)| usable == backend).map(|(_, usable)| usable).ok_or_else(|| {
+            let names: Vec<&str> = usable.clone().map(|(name, _)| name).collect();
+            let names = names.join(", ");
+            Error::Usage(format!(
+                "WGPU_BACKEND is {named:?}: there is no backend {name:?} here; name one or more of {names}, or unset it"
+            ))
+        })
+    };
+    named.split(',').map(|name| one(name.trim())).collect()
+}
+
 /// The adapters of this machine, as `WGPU_BACKEND` limits them, in the order that `--device N` counts.
-fn enumerate() -> Vec<(AdapterSummary, wgpu::Adapter)> {
-    let backends = wgpu::Backends::VULKAN | wgpu::Backends::METAL | wgpu::Backends::DX12;
+fn enumerate() -> Result<Vec<(AdapterSummary, wgpu::Adapter)>> {
     let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
-    descriptor.backends = backends.with_env();
+    descriptor.backends = backends(std::env::var("WGPU_BACKEND").ok().as_deref())?;
     // Debug layers and labels in the driver cost time; they come back with WGPU_DEBUG and WGPU_VALIDATION.
     descriptor.flags = wgpu::InstanceFlags::empty().with_env();
     descriptor.backend_options = descriptor.backend_options.with_env();
@@ -130,12 +151,27 @@ fn enumerate() -> Vec<(AdapterSummary, wgpu::Adapter)> {
         adapter.get_downlevel_capabilities().flags.contains(wgpu::DownlevelFlags::COMPUTE_SHADERS)
     };
     let usable = adapters.into_iter().filter(compute).enumerate();
-    usable.map(|(index, adapter)| (AdapterSummary::new(index, &adapter), adapter)).collect()
+    Ok(usable.map(|(index, adapter)| (AdapterSummary::new(index, &adapter), adapter)).collect())
 }
 
 /// The adapter listing.
-pub fn adapters() -> Vec<AdapterSummary> {
-    enumerate().into_iter().map(|(summary, _)| summary).collect()
+///
+/// # Errors
+/// [`Error::Usage`] when `WGPU_BACKEND` names what is no backend here.
+pub fn adapters() -> Result<Vec<AdapterSummary>> {
+    Ok(enumerate()?.into_iter().map(|(summary, _)| summary).collect())
+}
+
+/// The first candidate that opens, and for each one before it what it failed with.
+fn first_that_opens<C, G>(candidates: Vec<C>, open: impl Fn(C) -> Result<G>) -> (Option<G>, Vec<Error>) {
+    let mut failures = Vec::new();
+    for candidate in candidates {
+        match open(candidate) {
+            Ok(opened) => return (Some(opened), failures),
+            Err(failure) => failures.push(failure),
+        }
+    }
+    (None, failures)
 }
 
 /// How to get a Vulkan driver, for messages.
@@ -165,12 +201,14 @@ impl Gpu {
     /// `WGPU_BACKEND` limits the backends, `WGPU_ADAPTER_NAME` what [`DeviceChoice::Auto`] may take.
     ///
     /// # Errors
-    /// [`Error::Device`] when a named adapter does not exist (the message lists those that do) or cannot be opened.
+    /// [`Error::Device`] when a named adapter does not exist (the message lists those that do) or cannot be opened, or
+    /// [`DeviceChoice::Auto`] finds adapters but can open none; it warns of each one that it skips. [`Error::Usage`] when
+    /// `WGPU_BACKEND` names what is no backend here.
     pub fn choose(choice: &DeviceChoice) -> Result<Option<Self>> {
         if *choice == DeviceChoice::Cpu {
             return Ok(None);
         }
-        let adapters = enumerate();
+        let adapters = enumerate()?;
         let listing = || {
             let lines: Vec<String> =
                 adapters.iter().map(|(summary, _)| format!("\n  {} {summary}", summary.index)).collect();
@@ -196,20 +234,31 @@ impl Gpu {
             })?),
             DeviceChoice::Auto => {
                 let wanted = std::env::var("WGPU_ADAPTER_NAME").unwrap_or_default();
-                let best = named(&wanted).min_by_key(|(summary, _)| {
+                let mut candidates: Vec<_> = named(&wanted).collect();
+                candidates.sort_by_key(|(summary, _)| {
                     ["discrete", "integrated", "virtual", "software"]
                         .iter()
                         .position(|kind| *kind == summary.kind)
                         .unwrap_or(4)
                 });
-                if best.is_none() && !wanted.is_empty() {
+                if candidates.is_empty() && !wanted.is_empty() {
                     let problem = format!(
                         "WGPU_ADAPTER_NAME is {wanted:?}, but no adapter's name contains it; there are:{}",
                         listing()
                     );
                     return Err(Error::Device(problem));
                 }
-                best
+                let open = |(summary, adapter): &(AdapterSummary, wgpu::Adapter)| Self::open(summary.clone(), adapter);
+                let (opened, failures) = first_that_opens(candidates, open);
+                if opened.is_none() && !failures.is_empty() {
+                    let reasons: Vec<String> = failures.iter().map(|failure| format!("\n  {failure}")).collect();
+                    let problem = format!("no adapter could be opened; use `--device cpu`:{}", reasons.concat());
+                    return Err(Error::Device(problem));
+                }
+                for failure in failures {
+                    tracing::warn!("{failure}; the next best adapter is taken");
+                }
+                return Ok(opened);
             }
         };
         chosen.map(|(summary, adapter)| Self::open(summary.clone(), adapter)).transpose()
@@ -225,10 +274,9 @@ impl Gpu {
     }
 
     fn open(summary: AdapterSummary, adapter: &wgpu::Adapter) -> Result<Self> {
-        let wanted = wgpu::Features::SUBGROUP | wgpu::Features::TIMESTAMP_QUERY;
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("tilewise"),
-            required_features: adapter.features() & wanted,
+            required_features: adapter.features() & wgpu::Features::SUBGROUP,
             required_limits: adapter.limits(),
             memory_hints: wgpu::MemoryHints::MemoryUsage,
             ..Default::default()
@@ -303,6 +351,35 @@ impl Gpu {
                 Err(wgpu::PollError::Timeout) => {}
                 Err(error) => return Err(Error::Device(format!("{}: {error}", self.summary))),
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn backends_are_named_or_refused_by_name() {
+        let all = backends(None).unwrap();
+        assert!(!all.is_empty());
+        for name in ["vulcan", "", "gl", "vulkan,metall"] {
+            let message = backends(Some(name)).unwrap_err().to_string();
+            assert!(message.contains("one or more of") && message.contains(&format!("{name:?}")), "{message}");
+        }
+        if all.contains(wgpu::Backends::VULKAN) {
+            assert_eq!(backends(Some(" Vulkan ")).unwrap(), wgpu::Backends::VULKAN);
+        }
+    }
+
+    #[test]
+    fn an_adapter_that_does_not_open_is_skipped_for_the_next() {
+        let open = |works: bool| if works { Ok(works) } else { Err(Error::Device("broken".into())) };
+        for (candidates, opens, failures) in
+            [(vec![false, true, false], true, 1), (vec![false, false], false, 2), (vec![], false, 0)]
+        {
+            let (opened, found) = first_that_opens(candidates, open);
+            assert_eq!((opened.is_some(), found.len()), (opens, failures));
         }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! A kernel file is valid WGSL as it stands. Two things happen to it before it is compiled:
 //!
-//! 1. *Specialisation.* A top-level line `const TILE_PIXELS = 8u;` or `alias Scalar = f32;` is a tunable: what stands
+//! 1. *Specialisation.* A top-level line `const TILE_PIXELS = 8u;` is a tunable: what stands
 //!    between `=` and `;` is replaced, nothing else. A name that the file does not have is an error.
 //! 2. *Unrolling.* A loop whose first line ends in `// unroll` is written out once per value of its counter. After that
 //!    an array in a function that is only ever indexed by constants is split into scalars, because no driver keeps a
@@ -49,7 +49,7 @@ pub fn compose(path: &str, text: &str, constants: &[(&str, String)]) -> Result<S
     unroll(path, &specialised)
 }
 
-/// Returns `text` with the right-hand sides of the named top-level `const` and `alias` lines replaced.
+/// Returns `text` with the right-hand sides of the named top-level `const` lines replaced.
 ///
 /// # Errors
 ///
@@ -96,7 +96,7 @@ fn problem(path: &str, problem: String) -> Error {
 
 /// The name that a top-level line declares; lines inside functions are indented and thereby excluded.
 fn declared_name(line: &str) -> Option<&str> {
-    let rest = line.strip_prefix("const ").or_else(|| line.strip_prefix("alias "))?;
+    let rest = line.strip_prefix("const ")?;
     let end = rest.find(|c: char| !c.is_ascii_alphanumeric() && c != '_')?;
     Some(&rest[..end])
 }
@@ -477,9 +477,9 @@ mod tests {
 
     #[test]
     fn specialisation_replaces_one_right_hand_side_and_nothing_else() {
-        let text = "const TILE = 8u; // pixels\nconst TILE_X: u32 = TILE;\nalias Scalar = f32;\nfn f() {}\n";
-        let replaced = specialise("k", text, &[("TILE", "4u".into()), ("Scalar", "f16".into())]).unwrap();
-        assert_eq!(replaced, "const TILE = 4u; // pixels\nconst TILE_X: u32 = TILE;\nalias Scalar = f16;\nfn f() {}\n");
+        let text = "const TILE = 8u; // pixels\nconst TILE_X: u32 = TILE;\nconst SOFT = true;\nfn f() {}\n";
+        let replaced = specialise("k", text, &[("TILE", "4u".into()), ("SOFT", "false".into())]).unwrap();
+        assert_eq!(replaced, "const TILE = 4u; // pixels\nconst TILE_X: u32 = TILE;\nconst SOFT = false;\nfn f() {}\n");
         let replaced = specialise("k", text, &[("TILE_X", "1u".into())]).unwrap();
         assert!(replaced.contains("const TILE_X: u32 = 1u;"));
         assert_eq!(specialise("k", text, &[]).unwrap(), text);

@@ -97,10 +97,12 @@ impl UNet {
         Some(side - over % self.stride())
     }
 
-    /// The smallest legal side from `side` on.
+    /// The smallest legal side from `side` on, or the largest of all where there is none.
     pub fn legal_above(&self, side: usize) -> usize {
         let over = side.saturating_sub(self.smallest_side());
-        self.smallest_side() + over.next_multiple_of(self.stride())
+        let above =
+            over.checked_next_multiple_of(self.stride()).and_then(|over| over.checked_add(self.smallest_side()));
+        above.unwrap_or(side - over % self.stride())
     }
 
     /// The output side of a legal input side.
@@ -264,6 +266,9 @@ mod tests {
     fn an_illegal_side_is_answered_with_the_nearest_legal_ones() {
         let message = UNet::default().build(1, [572, 570]).unwrap_err().to_string();
         assert!(message.contains("570") && message.contains("556") && message.contains("572"), "{message}");
+        let message = UNet::default().output_side(usize::MAX).unwrap_err().to_string();
+        let below = UNet::default().legal_below(usize::MAX).unwrap();
+        assert!(message.contains(&format!("{below} and {below}")), "{message}");
         let message = UNet::default().build(1, [100, 572]).unwrap_err().to_string();
         assert!(message.contains("188"), "{message}");
     }

@@ -7,6 +7,7 @@ use crate::kernel;
 use crate::op::{Backward, Binding, Bound, Candidate, Case, DeviceProfile, Fill, Op};
 use crate::ops::elementwise;
 use crate::shape::{DType, TensorType};
+use rayon::prelude::*;
 use std::sync::Arc;
 
 /// y = a + b, element by element; both of one shape.
@@ -37,7 +38,7 @@ impl Op for Add {
 
     fn reference<T: Real>(&self, inputs: &[&Tensor<T>]) -> Vec<Tensor<T>> {
         let (a, b) = (inputs[0].float(), inputs[1].float());
-        let data = a.data.iter().zip(&b.data).map(|(&a, &b)| a + b).collect();
+        let data = a.data.par_iter().zip(&b.data).map(|(&a, &b)| a + b).collect();
         vec![Tensor::Float(Array { shape: a.shape.clone(), data })]
     }
 

@@ -7,6 +7,7 @@ use crate::kernel;
 use crate::op::{Binding, Bound, Candidate, Case, DeviceProfile, Fill, Op};
 use crate::ops::invocations;
 use crate::shape::{DType, TensorType};
+use rayon::prelude::*;
 use std::sync::Arc;
 
 /// y = the position of the first maximum along the last axis, which the result lacks.
@@ -43,7 +44,7 @@ impl Op for Argmax {
             let positions = 1..pixel.len();
             positions.fold(0, |best, k| if pixel[k] > pixel[best] { k } else { best }) as u32
         };
-        let data = x.data.chunks(x.shape.channels()).map(first_maximum).collect();
+        let data = x.data.par_chunks(x.shape.channels()).with_min_len(1024).map(first_maximum).collect();
         let output = self.output(&[inputs[0].tensor_type()]);
         let output = output.unwrap_or_else(|_| unreachable!("the shape rule has passed"));
         vec![Tensor::Uint(Array { shape: output.shape, data })]

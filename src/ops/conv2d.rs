@@ -14,6 +14,7 @@ use crate::graph::{Graph, NodeId};
 use crate::kernel;
 use crate::op::{Backward, Binding, Bound, Candidate, Case, DeviceProfile, Dispatch, Fill, Op, workgroup_grid};
 use crate::shape::{DType, Shape, TensorType};
+use rayon::prelude::*;
 use std::sync::Arc;
 
 /// `y[n, p, o] = bias[o] + Σ weight[q, i, o] · x[n, stride · p + q − padding, i]`, x being zero outside; inputs x
@@ -52,6 +53,9 @@ pub struct Conv2dGradWeight {
 
 /// Input channels that a lane of the weight gradient's kernels owns.
 const CHANNELS: usize = 4;
+
+/// The reference sums a bias's gradient over blocks of so many pixels, then over the blocks: the order does not depend on threads.
+const BLOCK: usize = 1024;
 
 /// The gradient of a convolution's bias: the sum of the gradient of y over all pixels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -280,12 +284,17 @@ impl Op for Conv2dGradBias {
     fn reference<T: Real>(&self, inputs: &[&Tensor<T>]) -> Vec<Tensor<T>> {
         let grad_output = inputs[0].float();
         let channels = grad_output.shape.channels();
-        let mut sums = vec![T::zero(); channels];
-        for pixel in grad_output.data.chunks_exact(channels) {
-            for (sum, &value) in sums.iter_mut().zip(pixel) {
-                *sum += value;
+        let sum_of = |pixels: &[T]| {
+            let mut sums = vec![T::zero(); channels];
+            for pixel in pixels.chunks_exact(channels) {
+                for (sum, &value) in sums.iter_mut().zip(pixel) {
+                    *sum += value;
+                }
             }
-        }
+            sums
+        };
+        let blocks: Vec<Vec<T>> = grad_output.data.par_chunks(BLOCK * channels).map(sum_of).collect();
+        let sums = sum_of(&blocks.concat());
         Shape::new([channels]).and_then(|shape| Array::new(shape, sums)).map(Tensor::Float).into_iter().collect()
     }
 
@@ -335,6 +344,8 @@ pub(super) fn cases() -> Result<Vec<Case>, String> {
         ("2x2 stride 2, odd", with([2, 2], [0, 0]), [1, 7, 9, 5], [2, 2, 5, 6], 1.0),
         ("stride past the kernel", with([3, 2], [0, 0]), [1, 9, 8, 2], [2, 1, 2, 3], 1.0),
         ("oblong", with([3, 2], [2, 1]), [2, 11, 9, 2], [5, 4, 2, 3], 1.0),
+        ("widest kernel and stride", with([1, 32], [0, 31]), [2, 3, 71, 3], [1, 32, 3, 5], 1.0),
+        ("tallest kernel and stride", with([32, 1], [31, 0]), [1, 67, 3, 2], [32, 1, 2, 3], 1.0),
         ("1x1, two classes", unit, [1, 6, 13, 16], [1, 1, 16, 2], 1.0),
         ("one input channel", unit, [1, 12, 12, 1], [3, 3, 1, 16], 1.0),
         ("large values", unit, [1, 6, 9, 7], [3, 3, 7, 9], 1e15),

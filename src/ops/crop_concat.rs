@@ -189,9 +189,8 @@ impl Op for CropConcatGradUp {
         let grad = inputs[0].float();
         let c = grad.shape.channels();
         let mut up = zeros(self, inputs);
-        for (up, grad) in up.data.chunks_mut(self.channels).zip(grad.data.chunks(c)) {
-            up.copy_from_slice(&grad[c - self.channels..]);
-        }
+        let pixels = up.data.par_chunks_mut(self.channels).zip(grad.data.par_chunks(c)).with_min_len(1024);
+        pixels.for_each(|(up, grad)| up.copy_from_slice(&grad[c - self.channels..]));
         vec![Tensor::Float(up)]
     }
 

@@ -200,9 +200,13 @@ impl Op for CrossEntropyScale {
 
     fn reference<T: Real>(&self, inputs: &[&Tensor<T>]) -> Vec<Tensor<T>> {
         let (labels, weights) = (inputs[0].uint(), inputs[1].float());
-        let pixels = labels.data.iter().zip(&weights.data);
-        let counting = pixels.filter(|&(&label, _)| counts(label, self.classes, self.ignore));
-        let sum: f64 = counting.map(|(_, &weight)| if self.by_weight { weight.as_f64() } else { 1.0 }).sum();
+        let share = |(&label, &weight): (&u32, &T)| match counts(label, self.classes, self.ignore) {
+            true if self.by_weight => weight.as_f64(),
+            counts => f64::from(u8::from(counts)),
+        };
+        let blocks = labels.data.par_chunks(BLOCK).zip(weights.data.par_chunks(BLOCK));
+        let sums: Vec<f64> = blocks.map(|(labels, weights)| labels.iter().zip(weights).map(share).sum()).collect();
+        let sum: f64 = sums.into_iter().sum();
         let mut scale = zeros(self, inputs);
         if sum != 0.0 {
             scale.data[0] = T::from_f64(1.0 / sum);

@@ -1,4 +1,4 @@
-//! `relu`: y = max(0, x), and its gradient from the result alone.
+//! `relu`: y = max(0, x), NaN staying NaN, and its gradient from the result alone.
 
 use crate::array::{Array, Real, Tensor};
 use crate::error::Result;
@@ -7,13 +7,14 @@ use crate::kernel;
 use crate::op::{Backward, Binding, Bound, Candidate, Case, DeviceProfile, Fill, Op};
 use crate::ops::elementwise;
 use crate::shape::{DType, TensorType};
+use rayon::prelude::*;
 use std::sync::Arc;
 
-/// y = max(0, x).
+/// y = max(0, x); NaN stays NaN, so that what went wrong before is seen after.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Relu;
 
-/// dx = dy where y > 0, else 0; inputs y and dy. The gradient at 0 is 0.
+/// dx = 0 where y ≤ 0, else dy; inputs y and dy. The gradient at 0 is 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReluGrad;
 
@@ -41,7 +42,7 @@ impl Op for Relu {
 
     fn reference<T: Real>(&self, inputs: &[&Tensor<T>]) -> Vec<Tensor<T>> {
         let x = inputs[0].float();
-        let data = x.data.iter().map(|&x| if x > T::zero() { x } else { T::zero() }).collect();
+        let data = x.data.par_iter().map(|&x| if x <= T::zero() { T::zero() } else { x }).collect();
         vec![Tensor::Float(Array { shape: x.shape.clone(), data })]
     }
 
@@ -77,8 +78,8 @@ impl Op for ReluGrad {
 
     fn reference<T: Real>(&self, inputs: &[&Tensor<T>]) -> Vec<Tensor<T>> {
         let (y, grad) = (inputs[0].float(), inputs[1].float());
-        let pairs = y.data.iter().zip(&grad.data);
-        let data = pairs.map(|(&y, &grad)| if y > T::zero() { grad } else { T::zero() }).collect();
+        let pairs = y.data.par_iter().zip(&grad.data);
+        let data = pairs.map(|(&y, &grad)| if y <= T::zero() { T::zero() } else { grad }).collect();
         vec![Tensor::Float(Array { shape: y.shape.clone(), data })]
     }
 

@@ -133,12 +133,15 @@ impl Op for SoftmaxGrad {
     fn reference<T: Real>(&self, inputs: &[&Tensor<T>]) -> Vec<Tensor<T>> {
         let (y, grad) = (inputs[0].float(), inputs[1].float());
         let channels = y.shape.channels();
-        let mut data = Vec::with_capacity(y.data.len());
-        for (y, grad) in y.data.chunks(channels).zip(grad.data.chunks(channels)) {
+        let mut dx = Array::filled(y.shape.clone(), T::zero());
+        let pixels = y.data.par_chunks(channels).zip(grad.data.par_chunks(channels));
+        dx.data.par_chunks_mut(channels).zip(pixels).with_min_len(1024).for_each(|(dx, (y, grad))| {
             let mean: T = y.iter().zip(grad).map(|(&y, &grad)| y * grad).sum();
-            data.extend(y.iter().zip(grad).map(|(&y, &grad)| y * (grad - mean)));
-        }
-        vec![Tensor::Float(Array { shape: y.shape.clone(), data })]
+            for (dx, (&y, &grad)) in dx.iter_mut().zip(y.iter().zip(grad)) {
+                *dx = y * (grad - mean);
+            }
+        });
+        vec![Tensor::Float(dx)]
     }
 
     fn candidates(&self, inputs: &[TensorType], _: &TensorType, _: &DeviceProfile) -> Vec<Candidate> {
