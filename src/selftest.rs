@@ -11,8 +11,13 @@ use crate::op::{Case, Dispatch, Fill};
 use crate::ops::{AdamSettings, CrossEntropySettings, DiceSettings, REGISTRY, Reduction};
 use crate::random::Random;
 use crate::shape::TensorType;
+use rayon::prelude::*;
 use serde::Serialize;
 use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+
+/// The launches of a candidate, and how it compared with the reference.
+type Outcome = (Vec<Dispatch>, Result<Comparison>);
 
 /// How the cases of one kernel went.
 #[derive(Clone, Debug, Serialize)]
@@ -165,16 +170,29 @@ impl Trial {
 ///
 /// # Errors
 /// When a case cannot be built. What does not hold is in the reports.
-pub fn run(gpu: &Gpu, seed: u32, progress: &mut dyn FnMut(usize, usize)) -> Result<Vec<KernelReport>> {
-    let mut reports: BTreeMap<String, KernelReport> = BTreeMap::new();
+pub fn run(gpu: &Gpu, seed: u32, progress: &mut (dyn FnMut(usize, usize) + Send)) -> Result<Vec<KernelReport>> {
     let mut cases = Vec::new();
     for entry in REGISTRY {
         cases.extend((entry.cases)().map_err(Error::Usage)?);
     }
     let total = cases.len();
-    for (done, case) in cases.iter().enumerate() {
-        for (candidate, dispatches) in candidates(gpu, case)?.iter().enumerate() {
-            let outcome = check_case(gpu, case, candidate, seed);
+    let counter = Mutex::new((0, progress));
+    // Most of the time goes into compiling kernels and computing references, which different cases can do side by side.
+    let outcomes: Vec<Result<Vec<Outcome>>> = cases
+        .par_iter()
+        .map(|case| {
+            let check =
+                |(candidate, dispatches): (usize, Vec<Dispatch>)| (dispatches, check_case(gpu, case, candidate, seed));
+            let outcomes = candidates(gpu, case)?.into_iter().enumerate().map(check).collect();
+            let (done, progress) = &mut *counter.lock().unwrap_or_else(PoisonError::into_inner);
+            *done += 1;
+            progress(*done, total);
+            Ok(outcomes)
+        })
+        .collect();
+    let mut reports: BTreeMap<String, KernelReport> = BTreeMap::new();
+    for outcomes in outcomes {
+        for (dispatches, outcome) in outcomes? {
             let mut paths: Vec<&str> = dispatches.iter().map(|dispatch| dispatch.kernel.path).collect();
             paths.dedup();
             for path in paths {
@@ -186,7 +204,6 @@ pub fn run(gpu: &Gpu, seed: u32, progress: &mut dyn FnMut(usize, usize)) -> Resu
                 }
             }
         }
-        progress(done + 1, total);
     }
     Ok(reports.into_values().collect())
 }
