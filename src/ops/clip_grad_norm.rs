@@ -152,6 +152,7 @@ pub(super) fn cases() -> Result<Vec<Case>, String> {
         (64, 3.0, 1.0, "one workgroup, clipped"),
         (128, 0.5, 1.0, "short enough already"),
         (64, 0.0, 1e-3, "no gradient at all"),
+        (64, 1e-5, 1e-5, "as short as epsilon matters"),
         (64 * 13, 1e30, 5.0, "prime number of workgroups, a huge norm"),
         (64 * 65_537, 7.0, 2.0, "past 65,535 workgroups"),
     ] {
