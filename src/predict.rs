@@ -37,6 +37,21 @@ impl Prediction {
     pub fn label_map(&self) -> LabelMap {
         LabelMap { height: self.height, width: self.width, values: self.labels.clone() }
     }
+
+    /// The cross-entropy with a class for each pixel, without weights, and the number of pixels in it: those whose class is one of
+    /// the network's.
+    pub fn cross_entropy(&self, truth: &[u32]) -> (f64, u64) {
+        let mut sum = (0.0, 0);
+        for (logits, &class) in self.logits.chunks(self.classes).zip(truth) {
+            if let Some(&own) = logits.get(class as usize) {
+                let largest = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+                let exponentials: f64 = logits.iter().map(|&logit| (f64::from(logit) - largest).exp()).sum();
+                sum.0 += exponentials.ln() - (f64::from(own) - largest);
+                sum.1 += 1;
+            }
+        }
+        sum
+    }
 }
 
 /// Memory that a plan for prediction may take when the tile is chosen automatically.
@@ -303,6 +318,19 @@ pub fn smallest_tile(net: &UNet) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_cross_entropy_is_that_of_the_softmax_where_the_class_is_known() {
+        let logits = vec![3.0_f32.ln(), 0.0, 800.0, -800.0, 0.0, 0.0];
+        let prediction =
+            Prediction { height: 1, width: 3, classes: 2, logits, probabilities: vec![0.0; 6], labels: vec![0; 3] };
+        for (truth, expected, count) in
+            [([0, 0, 0], -0.75_f64.ln() - 0.5_f64.ln(), 3), ([1, 1, 2], -0.25_f64.ln() + 1600.0, 2), ([255; 3], 0.0, 0)]
+        {
+            let (sum, pixels) = prediction.cross_entropy(&truth);
+            assert!((sum - expected).abs() < 1e-6 && pixels == count, "{truth:?}: {sum}, {pixels}");
+        }
+    }
 
     #[test]
     fn few_tiles_are_no_larger_than_they_must_be() {

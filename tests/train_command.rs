@@ -225,7 +225,7 @@ fn what_makes_no_sense_is_refused_with_advice() {
         (&["--optimizer", "adam", "--momentum", "0.9"], 2, &["--momentum belongs to --optimizer sgd"]),
         (&["--loss", "sum"], 2, &["`ce`, `dice`, `ce+dice`"]),
         (&["--schedule", "linear"], 2, &["linear", "step:EVERY:FACTOR"]),
-        (&["--best-by", "f1"], 2, &["`foreground_iou`, `mean_iou`, `pixel_error`"]),
+        (&["--best-by", "f1"], 2, &["`foreground_iou`, `mean_iou`, `pixel_error`, `loss`"]),
         (&["--clip-norm", "0"], 2, &["clip_norm"]),
         (&["--patience", "0"], 2, &["patience"]),
         (&["--val", "/nowhere"], 3, &["/nowhere"]),

@@ -257,7 +257,7 @@ fn a_small_network_learns_on_a_device() {
 
 #[test]
 fn the_best_weights_are_those_of_the_chosen_metric() {
-    for metric in [Metric::ForegroundIou, Metric::MeanIou, Metric::PixelError] {
+    for metric in [Metric::ForegroundIou, Metric::MeanIou, Metric::PixelError, Metric::Loss] {
         let folder = tempfile::tempdir().unwrap();
         let config = Config { best_by: metric, evaluate_every: 1, ..config() };
         let summary = straight(&config, &Device::Cpu, folder.path());

@@ -82,7 +82,7 @@ pub(crate) struct Arguments {
     /// Steps between evaluations on the validation images [default: 100]
     #[arg(long, value_name = "N")]
     evaluate_every: Option<u32>,
-    /// Choose the best weights by `foreground_iou`, `mean_iou` or `pixel_error` [default: `foreground_iou`]
+    /// Choose the best weights by `foreground_iou`, `mean_iou`, `pixel_error` or `loss` [default: `foreground_iou`]
     #[arg(long, value_name = "METRIC", value_parser = parse::<Metric>)]
     best_by: Option<Metric>,
     /// Stop after this many evaluations without a better one [default: never]

@@ -99,7 +99,8 @@ pub struct Config {
     pub seed: u32,
     /// Steps between evaluations on the validation images. Default 100.
     pub evaluate_every: u32,
-    /// By what the best weights are chosen: `foreground_iou` (default), `mean_iou` or `pixel_error` on the validation images.
+    /// By what the best weights are chosen: `foreground_iou` (default), `mean_iou`, `pixel_error` or `loss` (the mean
+    /// cross-entropy, without weights) on the validation images.
     pub best_by: Metric,
     /// Stop after this many evaluations without a better one. Default: never.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -1,6 +1,5 @@
 //! What a run says about itself.
 
-use crate::metrics::Scores;
 use crate::models::UNet;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -32,13 +31,8 @@ pub struct Scored {
     pub mean_iou: Option<f64>,
     /// Share of pixels whose class is wrong.
     pub pixel_error: f64,
-}
-
-impl From<&Scores> for Scored {
-    fn from(scores: &Scores) -> Self {
-        let Scores { foreground_iou, mean_iou, pixel_error, .. } = *scores;
-        Self { foreground_iou, mean_iou, pixel_error }
-    }
+    /// Mean cross-entropy of a pixel, without weights, whatever the training minimises.
+    pub validation_loss: Option<f64>,
 }
 
 /// A score by which weights are compared.
@@ -52,6 +46,8 @@ pub enum Metric {
     MeanIou,
     /// [`Scored::pixel_error`], the smaller the better.
     PixelError,
+    /// [`Scored::validation_loss`], the smaller the better.
+    Loss,
 }
 
 impl Metric {
@@ -61,6 +57,7 @@ impl Metric {
             Self::ForegroundIou => scored.foreground_iou,
             Self::MeanIou => scored.mean_iou,
             Self::PixelError => Some(scored.pixel_error),
+            Self::Loss => scored.validation_loss,
         }
     }
 
@@ -68,7 +65,7 @@ impl Metric {
     pub fn is_better(self, value: f64, than: f64) -> bool {
         match self {
             Self::ForegroundIou | Self::MeanIou => value > than,
-            Self::PixelError => value < than,
+            Self::PixelError | Self::Loss => value < than,
         }
     }
 }
@@ -79,6 +76,7 @@ impl fmt::Display for Metric {
             Self::ForegroundIou => "foreground IoU",
             Self::MeanIou => "mean IoU",
             Self::PixelError => "pixel error",
+            Self::Loss => "validation loss",
         })
     }
 }
@@ -166,12 +164,25 @@ pub struct Summary {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::random::Random;
+
+    #[test]
+    fn a_score_comes_back_from_a_checkpoint_to_the_last_bit() {
+        let mut random = Random::new(1, 0);
+        for step in 0..10_000 {
+            let value = f64::from(random.next_u32()) / f64::from(1 + random.next_u32());
+            let text = serde_json::to_string(&Best { step, metric: Metric::MeanIou, value }).unwrap();
+            let best: Best = serde_json::from_str(&text).unwrap();
+            assert_eq!(best.value.to_bits(), value.to_bits(), "{text}");
+        }
+    }
 
     #[test]
     fn a_line_has_scores_only_where_there_are_any() {
         let plain = Record { step: 3, loss: 0.1, learning_rate: 0.01, grad_norm: None, scored: None };
         assert_eq!(serde_json::to_string(&plain).unwrap(), r#"{"step":3,"loss":0.1,"learning_rate":0.01}"#);
-        let scored = Scored { foreground_iou: Some(0.5), mean_iou: None, pixel_error: 0.25 };
+        let scored =
+            Scored { foreground_iou: Some(0.5), mean_iou: None, pixel_error: 0.25, validation_loss: Some(0.7) };
         for record in [plain, Record { scored: Some(scored), grad_norm: Some(2.5), ..plain }] {
             let line = serde_json::to_string(&record).unwrap();
             assert_eq!(serde_json::from_str::<Record>(&line).unwrap(), record, "{line}");

@@ -4,7 +4,7 @@ use super::record::Scored;
 use crate::data::Sample;
 use crate::error::{Error, Result};
 use crate::executor::Device;
-use crate::metrics::Confusion;
+use crate::metrics::{Confusion, Scores};
 use crate::models::UNet;
 use crate::predict::{Prediction, Predictor, smallest_tile};
 
@@ -58,16 +58,21 @@ impl Validator {
     ) -> Result<Option<Scored>> {
         self.predictor.set_parameters(parameters)?;
         let mut confusion = Confusion::new(self.predictor.net().classes);
+        let (mut loss, mut pixels) = (0.0, 0);
         for (done, sample) in self.samples.iter().enumerate() {
             if !proceed(done, self.samples.len()) {
                 return Ok(None);
             }
             let (prediction, own) = self.predictor.score(sample)?;
             confusion.merge(&own);
+            let (own, counted) = prediction.cross_entropy(&sample.classes().values);
+            (loss, pixels) = (loss + own, pixels + counted);
             if done < SHOWN {
                 shown(&sample.name, &prediction)?;
             }
         }
-        Ok(Some(Scored::from(&confusion.scores())))
+        let Scores { foreground_iou, mean_iou, pixel_error, .. } = confusion.scores();
+        let validation_loss = (pixels > 0).then(|| loss / pixels as f64);
+        Ok(Some(Scored { foreground_iou, mean_iou, pixel_error, validation_loss }))
     }
 }
