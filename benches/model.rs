@@ -4,9 +4,12 @@
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use std::hint::black_box;
+use tilewise::Graph;
+use tilewise::data::Augmentation;
 use tilewise::executor::{Device, Executor};
 use tilewise::gpu::{DeviceChoice, Gpu};
-use tilewise::models::{Training, UNet};
+use tilewise::graph::NodeId;
+use tilewise::models::{Augmented, Tiles, Training, TrainingStep, UNet};
 use tilewise::op::Fill;
 use tilewise::random::Random;
 use tilewise::selftest;
@@ -51,5 +54,62 @@ fn training_step(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, training_step);
+/// The augmentation of two tiles of 188 pixels by the whole recipe, and the training step that it goes ahead of, with and without it.
+fn augmentation(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("model/augmentation");
+    group.sample_size(10);
+    let net = UNet { in_channels: 1, classes: 2, base_channels: 8, depth: 3, dropout: 0.0 };
+    let (frame, window, training) = ([188; 2], [188 - net.shrink(); 2], Training::default());
+    let tiles = Tiles { batch: 2, channels: 1, frame, window, augmentation: &Augmentation::RECIPE };
+    let drawn = |nodes: &Augmented| [nodes.transforms, nodes.displacements, nodes.intensities, nodes.generator];
+    let given = |step: &TrainingStep| vec![step.image, step.labels, step.weights, step.rates];
+    // Each graph with the nodes to write.
+    let alone = || -> tilewise::Result<(Graph, Vec<NodeId>)> {
+        let mut graph = Graph::new();
+        let nodes = Augmented::build(&mut graph, &tiles)?;
+        for (name, node) in [("image", nodes.image), ("labels", nodes.labels), ("weights", nodes.weights)] {
+            graph.mark_output(name, node)?;
+        }
+        let sources = [nodes.source_image, nodes.source_labels, nodes.source_weights];
+        Ok((graph, [&sources[..], &drawn(&nodes)].concat()))
+    };
+    let plain = || -> tilewise::Result<(Graph, Vec<NodeId>)> {
+        let step = net.build(2, frame)?.training_step(&training)?;
+        let inputs = given(&step);
+        Ok((step.graph, inputs))
+    };
+    let whole = || -> tilewise::Result<(Graph, Vec<NodeId>)> {
+        let (step, nodes) = net.augmented_training_step(&tiles, &training)?;
+        let inputs = [given(&step), drawn(&nodes).to_vec()].concat();
+        Ok((step.graph, inputs))
+    };
+    let gpu = Gpu::choose(&DeviceChoice::Auto).unwrap_or_else(|error| panic!("{error}"));
+    for device in gpu.map(Device::Gpu).into_iter().chain([Device::Cpu]) {
+        let name = device.gpu().map_or("cpu executor".to_owned(), |gpu| gpu.adapter().to_string());
+        for (what, built) in
+            [("augmentation alone", alone()), ("training step", plain()), ("augmented training step", whole())]
+        {
+            let run = || -> tilewise::Result<Executor> {
+                let (graph, inputs) = built?;
+                let mut executor = Executor::new(&device, &graph, &graph.initial_parameters(1))?;
+                let mut random = Random::new(1, 1);
+                for node in inputs {
+                    executor.write(node, Fill::Positive.draw(&graph.node(node).tensor_type, &mut random))?;
+                }
+                Ok(executor)
+            };
+            let mut executor = run().unwrap_or_else(|error| panic!("{error}"));
+            let result = executor.graph().outputs()[0].1;
+            group.bench_function(format!("{what}/{name}"), |bencher| {
+                bencher.iter(|| {
+                    executor.run().unwrap_or_else(|error| panic!("{error}"));
+                    black_box(executor.read(result).unwrap_or_else(|error| panic!("{error}")))
+                });
+            });
+        }
+    }
+    group.finish();
+}
+
+criterion_group!(benches, training_step, augmentation);
 criterion_main!(benches);

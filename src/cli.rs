@@ -1,5 +1,6 @@
 //! The command line: one file per command.
 
+mod augment;
 mod check_data;
 mod demo;
 mod devices;
@@ -68,6 +69,8 @@ enum Command {
     Selftest,
     /// Find what is wrong with a folder of images and truth, before an hour is lost; exit code 0: nothing, 1: warnings, 3: errors
     CheckData(check_data::Arguments),
+    /// Draw what augmentation makes of your images, before anything is trained on it
+    Augment(augment::Arguments),
     /// Train a U-Net on your images, or go on with a run that was stopped
     Train(train::Arguments),
     /// Segment images of any size with trained weights
@@ -177,6 +180,7 @@ pub(crate) fn run() -> Result<ExitCode> {
         Command::Devices => devices::run(&global),
         Command::Selftest => selftest::run(&global),
         Command::CheckData(arguments) => check_data::run(&global, &arguments),
+        Command::Augment(arguments) => augment::run(&global, &arguments),
         Command::Train(arguments) => train::run(&global, &arguments),
         Command::Predict(arguments) => predict::run(&global, &arguments),
         Command::Evaluate(arguments) => evaluate::run(&global, &arguments),

@@ -1,5 +1,6 @@
 //! Images and labels: reading them, refusing what would train on nonsense, generating them, and drawing batches.
 
+pub mod augmentation;
 pub mod border;
 pub mod cells;
 pub mod components;
@@ -10,6 +11,7 @@ pub mod raster;
 pub mod sample;
 pub mod sampler;
 
+pub use augmentation::Augmentation;
 pub use border::Border;
 pub use components::{Components, Connectivity};
 pub use dataset::{Dataset, Options};

@@ -1,8 +1,10 @@
 //! Networks: short readable files that build a graph.
 
+mod augmentation;
 mod training;
 pub mod unet;
 
+pub use augmentation::{Augmented, Tiles};
 pub use training::{Loss, Optimizer, Training, TrainingStep};
 pub use unet::UNet;
 

@@ -102,6 +102,17 @@ impl Picture {
     /// The picture with classes laid over it: a tint inside, a strong line where the class changes.
     #[must_use]
     pub fn overlaid(&self, classes: &[u32]) -> Self {
+        self.tinted(classes, 0.25)
+    }
+
+    /// The picture with a strong line where the class changes, inside of what is not class 0.
+    #[must_use]
+    pub fn outlined(&self, classes: &[u32]) -> Self {
+        self.tinted(classes, 0.0)
+    }
+
+    /// The picture with lines where the class changes, and within them as much of its colour as `inside` says.
+    fn tinted(&self, classes: &[u32], inside: f32) -> Self {
         let mut overlay = self.clone();
         let class_at = |y: usize, x: usize| classes[y * self.width + x];
         for y in 0..self.height {
@@ -113,7 +124,7 @@ impl Picture {
                 let neighbours = [(y.wrapping_sub(1), x), (y + 1, x), (y, x.wrapping_sub(1)), (y, x + 1)];
                 let edge =
                     neighbours.iter().any(|&(y, x)| y < self.height && x < self.width && class_at(y, x) != class);
-                let share = if edge { 0.9 } else { 0.25 };
+                let share = if edge { 0.9 } else { inside };
                 let pixel = &mut overlay.rgb[3 * (y * self.width + x)..][..3];
                 for (value, colour) in pixel.iter_mut().zip(class_colour(class)) {
                     *value = (f32::from(*value) * (1.0 - share) + f32::from(colour) * share) as u8;

@@ -3,10 +3,11 @@
 use crate::array::{Array, Tensor};
 use crate::compare::{Comparison, compare};
 use crate::cpu;
+use crate::data::Augmentation;
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Plan, PlanOptions};
 use crate::graph::{BANK_ALIGNMENT, Bank, Graph, Init, NodeId};
-use crate::models::{Loss, Optimizer, Training, UNet};
+use crate::models::{Loss, Optimizer, Tiles, Training, UNet};
 use crate::op::{Case, Dispatch, Fill};
 use crate::ops::{AdamSettings, CrossEntropySettings, DiceSettings, REGISTRY, Reduction};
 use crate::random::Random;
@@ -227,8 +228,11 @@ pub fn candidates(gpu: &Gpu, case: &Case) -> Result<Vec<Vec<Dispatch>>> {
 /// roundings of 2⁻²⁴ in sequence, amplified where sums cancel. A wrong sign, index or scale is off by more than 10⁻².
 const STEP_BOUND: f64 = 1e-4;
 
-/// One training step of a small U-Net with dropout, on the device and in the `f64` reference: loss, every gradient, every
-/// parameter after the update; with the paper's choices, and with the others.
+/// Low, span, gamma, contrast, brightness and noise of the tiles of a training step.
+const INTENSITIES: [(f32, f32); 6] = [(-4.0, -3.0), (6.0, 8.0), (0.7, 1.5), (0.8, 1.2), (-0.2, 0.2), (0.0, 0.1)];
+
+/// One training step of a small U-Net with dropout on augmented tiles, on the device and in the `f64` reference: loss, every
+/// gradient, every parameter after the update; with the paper's choices, and with the others.
 ///
 /// # Errors
 /// When the device fails. What does not hold is in the report.
@@ -248,7 +252,9 @@ pub fn training_step(gpu: &Gpu, seed: u32) -> Result<KernelReport> {
 fn check_training(gpu: &Gpu, seed: u32, what: &str, training: &Training, report: &mut KernelReport) -> Result<()> {
     let net = UNet { in_channels: 1, classes: 3, base_channels: 4, depth: 2, dropout: 0.25 };
     let side = net.legal_above(net.shrink() + 12);
-    let step = net.build(2, [side; 2])?.training_step(training)?;
+    let (frame, window, augmentation) = ([side; 2], [net.output_side(side)?; 2], &Augmentation::RECIPE);
+    let tiles = Tiles { batch: 2, channels: net.in_channels, frame, window, augmentation };
+    let (step, augmented) = net.augmented_training_step(&tiles, training)?;
     let parameters = step.graph.initial_parameters(seed);
     let mut random = Random::new(seed, u32::MAX);
     let mut inputs: BTreeMap<NodeId, Tensor<f32>> = BTreeMap::new();
@@ -258,6 +264,9 @@ fn check_training(gpu: &Gpu, seed: u32, what: &str, training: &Training, report:
         (Some(step.weights), Fill::Positive),
         (Some(step.rates), Fill::Constant(0.01)),
         (step.generator, Fill::Bits),
+        (Some(augmented.transforms), Fill::Uniform(-1.0, 1.0)),
+        (Some(augmented.displacements), Fill::Normal(3.0)),
+        (Some(augmented.intensities), Fill::Ranges(&INTENSITIES)),
     ] {
         if let Some(node) = node {
             inputs.insert(node, fill.draw(&step.graph.node(node).tensor_type, &mut random));

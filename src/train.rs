@@ -1,6 +1,6 @@
 //! Training: batches in, one graph run a step, and a folder that survives whatever happens to the process.
 //!
-//! A run is a function of its configuration, its data and the device: batches, dropout and initial weights follow from the
+//! A run is a function of its configuration, its data and the device: batches, augmentation, dropout and initial weights follow from the
 //! seed and the number of the step alone. So a run that was stopped, killed or cut off from power goes on exactly where its
 //! last checkpoint stood, and ends with the same bytes as one that was never stopped.
 //!
@@ -20,6 +20,7 @@ mod config;
 mod fingerprint;
 mod folder;
 mod job;
+mod preview;
 mod record;
 mod schedule;
 mod trainer;
@@ -27,6 +28,7 @@ mod validation;
 
 pub use config::{BorderUse, Config, LossKind, OptimizerKind};
 pub use job::{Event, Job, train};
+pub use preview::{Example, Preview, preview};
 pub use record::{Best, Metric, Progress, Record, Scored, Status, Summary};
 pub use schedule::Schedule;
 pub use trainer::Trainer;

@@ -73,7 +73,7 @@ fn explain_prints_the_papers_figure() {
 
 #[test]
 fn every_command_has_help_and_the_listing_always_offers_the_cpu() {
-    for command in ["demo", "check-data", "train", "predict", "evaluate", "devices", "selftest", "explain"] {
+    for command in ["demo", "check-data", "augment", "train", "predict", "evaluate", "devices", "selftest", "explain"] {
         let help = succeeds(&[command, "--help"]);
         assert!(help.contains("--device") && help.contains("--seed"), "{command}: {help}");
     }
@@ -82,6 +82,34 @@ fn every_command_has_help_and_the_listing_always_offers_the_cpu() {
     assert!(json.is_array());
     fails(4, &["selftest", "--device", "no such adapter"], &["no such adapter", "auto, cpu"]);
     fails(4, &["selftest", "--device", "cpu"], &["reference itself"]);
+}
+
+#[test]
+fn augment_draws_tiles_as_training_would_change_them() {
+    let (folder, _, data) = fixture();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    std::fs::write(path("run.toml"), "tile = 60\ndepth = 2\n[augment]\nelastic = 2.0\n").unwrap();
+    let (sheet, again, config) = (path("sheet.png"), path("again.png"), path("run.toml"));
+    let arguments = ["augment", "--device", "cpu", "--data", &data, "--config", &config, "--versions", "3"];
+    let text = succeeds(&[&arguments[..], &["--preview", &sheet]].concat());
+    assert!(text.contains("elastic 2 px on 3×3") && text.contains("2 images"), "{text}");
+    succeeds(&[&arguments[..], &["--preview", &again]].concat());
+    assert_eq!(std::fs::read(&sheet).unwrap(), std::fs::read(&again).unwrap(), "the seed decides");
+    // Four tiles of 60 - 40 pixels in a row, gaps of 6; two rows under headings of 15.
+    let picture = image::open(&sheet).unwrap().to_rgb8();
+    assert_eq!(picture.dimensions(), (4 * 20 + 5 * 6, 2 * 35 + 3 * 6));
+    let arguments = ["augment", "--device", "cpu", "--data", &data];
+    let json = succeeds(&[&arguments[..], &["--preview", &sheet, "--samples", "1", "--json"]].concat());
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!((json["images"].as_array().unwrap().len(), json["augment"]["rotation"].as_f64()), (1, Some(45.0)));
+    std::fs::write(path("wrong.toml"), "[augment]\nscale = 3.0\n").unwrap();
+    let wrong = path("wrong.toml");
+    fails(
+        2,
+        &[&arguments[..], &["--preview", &sheet, "--config", &wrong]].concat(),
+        &["augment.scale", "0 to 1, got 3"],
+    );
+    fails(6, &[&arguments[..], &["--preview", &path("no/sheet.png")]].concat(), &["no/sheet.png"]);
 }
 
 #[test]

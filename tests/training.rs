@@ -7,7 +7,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tilewise::checkpoint::{Metadata, Section, Weights, save, state_prefix};
-use tilewise::data::{Image, LabelMap, Sample, Truth};
+use tilewise::data::{Augmentation, Image, LabelMap, Sample, Truth};
 use tilewise::executor::Device;
 use tilewise::gpu::Gpu;
 use tilewise::ops::Reduction;
@@ -65,6 +65,7 @@ fn other() -> Config {
         clip_norm: Some(0.5),
         loss: LossKind::Both,
         best_by: Metric::PixelError,
+        augment: Augmentation::RECIPE,
         ..config()
     }
 }
@@ -186,6 +187,40 @@ fn a_run_resumes_to_the_same_bytes_on_the_cpu() {
 fn a_run_resumes_to_the_same_bytes_on_a_device() {
     resumes_exactly(&config, &gpu());
     resumes_exactly(&other, &gpu());
+}
+
+/// Each part of the augmentation changes the very first loss, and a device agrees with the CPU on all of it.
+#[test]
+fn each_part_of_the_augmentation_reaches_the_loss() {
+    let none = Augmentation::NONE;
+    let parts = [
+        none,
+        Augmentation { flips: true, ..none },
+        Augmentation { elastic: 4.0, ..none },
+        Augmentation { rotation: 30.0, ..none },
+        Augmentation { scale: 0.5, ..none },
+        Augmentation { shift: 5.0, ..none },
+        Augmentation { brightness: 0.5, ..none },
+        Augmentation { contrast: 0.5, ..none },
+        Augmentation { gamma: 0.5, ..none },
+        Augmentation { noise: 0.5, ..none },
+        Augmentation::RECIPE,
+    ];
+    let folder = tempfile::tempdir().unwrap();
+    let loss = |augment: Augmentation, device: &Device, name: &str| {
+        let out = folder.path().join(name);
+        let config = Config { augment, steps: 1, dropout: 0.0, base: 4, tile: Some(60), ..config() };
+        straight(&config, device, &out);
+        records(&out)[0].loss
+    };
+    let losses: Vec<f32> =
+        parts.iter().enumerate().map(|(i, part)| loss(*part, &Device::Cpu, &format!("part {i}"))).collect();
+    for (i, first) in losses.iter().enumerate() {
+        assert!(losses[..i].iter().all(|second| (first - second).abs() > 1e-6), "{}: {losses:?}", parts[i]);
+    }
+    let found = loss(Augmentation::RECIPE, &gpu(), "device");
+    let expected = losses[losses.len() - 1];
+    assert!((found - expected).abs() < 1e-4 * expected, "{found} on a device, {expected} on the CPU");
 }
 
 /// If the comparison above could not fail, it would prove nothing: each part of the state that is lost must show.

@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 use tilewise::checkpoint::Metadata;
 use tilewise::data::dataset::Options;
-use tilewise::data::{Dataset, Sample};
+use tilewise::data::{Augmentation, Dataset, Sample};
 use tilewise::executor::Device;
 use tilewise::report;
 use tilewise::train::{
@@ -79,6 +79,12 @@ pub(crate) struct Arguments {
     /// ce (cross-entropy, weighted pixel by pixel), dice or ce+dice [default: ce]
     #[arg(long, value_name = "NAME", value_parser = parse::<LossKind>)]
     loss: Option<LossKind>,
+    /// Change tiles by the whole recipe: flips, elastic deformation, rotation, scale, intensities, noise; --config sets each of them
+    #[arg(long, conflicts_with = "no_augment")]
+    augment: bool,
+    /// Take tiles as they are, without even flips [default: flips and quarter turns]
+    #[arg(long)]
+    no_augment: bool,
     /// Steps between evaluations on the validation images [default: 100]
     #[arg(long, value_name = "N")]
     evaluate_every: Option<u32>,
@@ -133,6 +139,8 @@ impl Arguments {
         set(&mut config.schedule, self.schedule);
         set_some(&mut config.clip_norm, self.clip_norm);
         set(&mut config.loss, self.loss);
+        set(&mut config.augment, self.augment.then_some(Augmentation::RECIPE));
+        set(&mut config.augment, self.no_augment.then_some(Augmentation::NONE));
         set(&mut config.evaluate_every, self.evaluate_every);
         set(&mut config.best_by, self.best_by);
         set_some(&mut config.patience, self.patience);

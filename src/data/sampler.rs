@@ -1,5 +1,6 @@
 //! Batches of random tiles, each a pure function of seed and step: a resumed run sees what an uninterrupted one sees.
 
+use super::augmentation::{Augmentation, Change};
 use super::sample::{IGNORE, Prepared};
 use crate::error::{Error, Result};
 use crate::random::Random;
@@ -10,19 +11,22 @@ const STREAM: u32 = 0x7113_5a3e;
 /// Words drawn for a tile: image, row, column, orientation.
 const WORDS_PER_TILE: u32 = 4;
 
-/// The tile of a network, in pixels. What the network takes is larger than what it returns: see `UNet::output_side`.
+/// The tile of a network, in pixels. What the network takes is larger than what it returns: see `UNet::output_side`; and what is
+/// augmented first is larger still: see [`Augmentation::source`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tile {
-    /// Height and width of the input.
+    /// Height and width of the image that is given.
     pub input: [usize; 2],
-    /// Height and width of the output.
+    /// Height and width of the output, which is placed in an image at random.
     pub output: [usize; 2],
+    /// Height and width of the labels and weights that are given: those of the output, or of the input where it is augmented.
+    pub truth: [usize; 2],
 }
 
 impl Tile {
-    /// How far the input reaches beyond the output above and to the left, `(input − output) / 2`.
-    fn margin(&self) -> [usize; 2] {
-        [0, 1].map(|axis| (self.input[axis] - self.output[axis]) / 2)
+    /// How far what is given reaches beyond the output above and to the left, `(given − output) / 2`.
+    fn margin(&self, given: [usize; 2]) -> [isize; 2] {
+        [0, 1].map(|axis| (given[axis] - self.output[axis]) as isize / 2)
     }
 
     fn is_square(&self) -> bool {
@@ -67,9 +71,9 @@ pub struct Orientation {
 pub struct Batch<'a> {
     /// `[n, h, w, channels]`.
     pub input: &'a mut [f32],
-    /// `[n, h', w']`; 0 where the class is [`IGNORE`].
+    /// `[n, h', w']`, of [`Tile::truth`]'s size; 0 where the class is [`IGNORE`].
     pub labels: &'a mut [u32],
-    /// `[n, h', w']`; 0 where the class is [`IGNORE`].
+    /// `[n, h', w']`, of [`Tile::truth`]'s size; 0 where the class is [`IGNORE`].
     pub weights: &'a mut [f32],
 }
 
@@ -79,6 +83,10 @@ pub struct Sampler {
     samples: Vec<Prepared>,
     tile: Tile,
     seed: u32,
+    /// Whether tiles are flipped and turned.
+    flips: bool,
+    /// The lowest and the highest value of each sample.
+    ranges: Vec<[f32; 2]>,
     /// For each sample, the largest word that chooses it.
     last_words: Vec<u32>,
 }
@@ -102,11 +110,13 @@ impl Sampler {
     /// output does not fit centrally into its input.
     pub fn new(samples: Vec<Prepared>, tile: Tile, choice: Choice, seed: u32) -> Result<Self> {
         for axis in 0..2 {
-            let (input, output) = (tile.input[axis], tile.output[axis]);
-            if output == 0 || output > input || (input - output) % 2 != 0 {
-                return Err(Error::Usage(format!(
-                    "a tile of {input} pixels cannot have an output of {output}: it must be smaller by an even number"
-                )));
+            let output = tile.output[axis];
+            for given in [tile.input[axis], tile.truth[axis]] {
+                if output == 0 || output > given || !(given - output).is_multiple_of(2) {
+                    return Err(Error::Usage(format!(
+                        "a tile of {given} pixels cannot have an output of {output}: it must be smaller by an even number"
+                    )));
+                }
             }
         }
         let Some(first) = samples.first() else {
@@ -142,7 +152,18 @@ impl Sampler {
                 ((u128::from(sum) << 32) / u128::from(total)).saturating_sub(1) as u32
             })
             .collect();
-        Ok(Self { samples, tile, seed, last_words })
+        let range = |sample: &Prepared| {
+            let values = sample.pixels.iter();
+            values.fold([f32::INFINITY, f32::NEG_INFINITY], |[low, high], &value| [low.min(value), high.max(value)])
+        };
+        let ranges = samples.iter().map(range).collect();
+        Ok(Self { samples, tile, seed, flips: true, ranges, last_words })
+    }
+
+    /// The sampler with tiles that are neither flipped nor turned, but otherwise the same.
+    #[must_use]
+    pub fn upright(self) -> Self {
+        Self { flips: false, ..self }
     }
 
     /// The samples, in the order of [`Draw::sample`].
@@ -158,6 +179,7 @@ impl Sampler {
         let sample = self.last_words.partition_point(|&last| last < word).min(self.samples.len() - 1);
         let size = [self.samples[sample].height, self.samples[sample].width];
         let orientation_of = |word: u32| {
+            let word = if self.flips { word } else { 0 };
             let transpose = self.tile.is_square() && word & 4 != 0;
             Orientation { transpose, flip_rows: word & 2 != 0, flip_columns: word & 1 != 0 }
         };
@@ -169,6 +191,15 @@ impl Sampler {
         Draw { sample, origin, orientation: orientation_of(random.next_u32()) }
     }
 
+    /// How each of the tiles of batch `step` is changed on its way from a source tile to a frame of this height and width.
+    pub fn changes(&self, step: u32, tiles: u32, augmentation: &Augmentation, frame: [usize; 2]) -> Vec<Change> {
+        let change = |slot| {
+            let range = self.ranges[self.draw(step, tiles, slot).sample];
+            augmentation.draw(self.seed, step.wrapping_mul(tiles).wrapping_add(slot), frame, range)
+        };
+        (0..tiles).map(change).collect()
+    }
+
     /// Fills batch `step`. How many tiles it has follows from the length of `batch.labels`.
     ///
     /// Content beyond the image is its mirror image, for labels as for pixels.
@@ -178,34 +209,40 @@ impl Sampler {
     pub fn fill(&self, step: u32, batch: Batch<'_>) -> Result<()> {
         let Batch { input, labels, weights } = batch;
         let channels = self.samples[0].channels;
-        let [input_size, output_size] = [self.tile.input, self.tile.output].map(|[height, width]| height * width);
-        let tiles = labels.len() / output_size;
+        let [input_size, truth_size] = [self.tile.input, self.tile.truth].map(|[height, width]| height * width);
+        let tiles = labels.len() / truth_size;
         let found = [input.len(), labels.len(), weights.len()];
-        let expected = [tiles * input_size * channels, tiles * output_size, tiles * output_size];
+        let expected = [tiles * input_size * channels, tiles * truth_size, tiles * truth_size];
         if tiles == 0 || found != expected {
             return Err(Error::Usage(format!(
                 "a batch (tiles: {tiles}) has {expected:?} inputs, labels and weights, the slices have {found:?}"
             )));
         }
-        let [above, left] = self.tile.margin().map(|margin| margin as isize);
         let inputs = input.chunks_exact_mut(input_size * channels);
-        let labels = labels.chunks_exact_mut(output_size);
-        let weights = weights.chunks_exact_mut(output_size);
+        let labels = labels.chunks_exact_mut(truth_size);
+        let weights = weights.chunks_exact_mut(truth_size);
         for (slot, ((input, labels), weights)) in (0..).zip(inputs.zip(labels).zip(weights)) {
-            let draw = self.draw(step, tiles as u32, slot);
-            let sample = &self.samples[draw.sample];
-            let wide = [draw.origin[0] - above, draw.origin[1] - left];
-            let sources = source_pixels(sample, wide, self.tile.input, draw.orientation);
-            for (pixel, source) in input.chunks_exact_mut(channels).zip(sources) {
-                pixel.copy_from_slice(&sample.pixels[source * channels..][..channels]);
-            }
-            let sources = source_pixels(sample, draw.origin, self.tile.output, draw.orientation);
-            for ((label, weight), source) in labels.iter_mut().zip(weights).zip(sources) {
-                let class = sample.classes[source];
-                (*label, *weight) = if class == IGNORE { (0, 0.0) } else { (class, sample.weights[source]) };
-            }
+            self.cut(self.draw(step, tiles as u32, slot), Batch { input, labels, weights });
         }
         Ok(())
+    }
+
+    /// Writes one tile into a batch of one; what is too short for it is filled as far as it goes.
+    pub fn cut(&self, draw: Draw, tile: Batch<'_>) {
+        let Draw { sample, origin, orientation } = draw;
+        let sample = &self.samples[sample];
+        let from = |given| {
+            let margin = self.tile.margin(given);
+            source_pixels(sample, [origin[0] - margin[0], origin[1] - margin[1]], given, orientation)
+        };
+        let channels = sample.channels;
+        for (pixel, source) in tile.input.chunks_exact_mut(channels).zip(from(self.tile.input)) {
+            pixel.copy_from_slice(&sample.pixels[source * channels..][..channels]);
+        }
+        for ((label, weight), source) in tile.labels.iter_mut().zip(tile.weights).zip(from(self.tile.truth)) {
+            let class = sample.classes[source];
+            (*label, *weight) = if class == IGNORE { (0, 0.0) } else { (class, sample.weights[source]) };
+        }
     }
 }
 
@@ -250,13 +287,13 @@ mod tests {
     }
 
     fn tile(input: [usize; 2], output: [usize; 2]) -> Tile {
-        Tile { input, output }
+        Tile { input, output, truth: output }
     }
 
     fn filled(sampler: &Sampler, step: u32, tiles: usize) -> (Vec<f32>, Vec<u32>, Vec<f32>) {
-        let [input_size, output_size] = [sampler.tile.input, sampler.tile.output].map(|[h, w]| h * w);
+        let [input_size, truth_size] = [sampler.tile.input, sampler.tile.truth].map(|[h, w]| h * w);
         let mut input = vec![f32::NAN; tiles * input_size * 2];
-        let (mut labels, mut weights) = (vec![99; tiles * output_size], vec![f32::NAN; tiles * output_size]);
+        let (mut labels, mut weights) = (vec![99; tiles * truth_size], vec![f32::NAN; tiles * truth_size]);
         sampler.fill(step, Batch { input: &mut input, labels: &mut labels, weights: &mut weights }).unwrap();
         (input, labels, weights)
     }
@@ -273,7 +310,7 @@ mod tests {
         let samples = vec![sample(40, 30), sample(9, 50), sample(3, 2)];
         for (input, output) in [([20, 20], [8, 8]), ([16, 24], [10, 6])] {
             let sampler = Sampler::new(samples.clone(), tile(input, output), Choice::Uniform, 5).unwrap();
-            let [above, left] = sampler.tile.margin();
+            let [above, left] = sampler.tile.margin(input).map(|margin| margin as usize);
             for step in 0..40 {
                 let (pixels, labels, weights) = filled(&sampler, step, 2);
                 for (slot, (label, weight)) in labels.iter().zip(&weights).enumerate() {
@@ -284,6 +321,16 @@ mod tests {
                     assert_eq!((*label as f32, *weight), (row + column, 100.0 * row + column));
                 }
             }
+        }
+    }
+
+    #[test]
+    fn the_truth_of_a_source_tile_covers_all_of_it() {
+        let tile = Tile { input: [20, 20], output: [8, 8], truth: [20, 20] };
+        let sampler = Sampler::new(vec![sample(40, 30)], tile, Choice::Uniform, 5).unwrap();
+        let (input, labels, weights) = filled(&sampler, 7, 2);
+        for ((place, label), weight) in input.chunks(2).zip(labels).zip(weights) {
+            assert_eq!((label as f32, weight), (place[0] + place[1], 100.0 * place[0] + place[1]));
         }
     }
 
@@ -304,9 +351,11 @@ mod tests {
         for (output, expected) in [([4, 4], 8), ([4, 6], 4)] {
             let tile = tile([output[0] + 2, output[1] + 2], output);
             let sampler = Sampler::new(vec![sample(20, 20)], tile, Choice::Uniform, 2).unwrap();
-            let ways: HashSet<String> =
-                (0..200).map(|step| format!("{:?}", sampler.draw(step, 1, 0).orientation)).collect();
-            assert_eq!(ways.len(), expected);
+            let ways = |sampler: &Sampler| -> HashSet<String> {
+                (0..200).map(|step| format!("{:?}", sampler.draw(step, 1, 0).orientation)).collect()
+            };
+            assert_eq!((ways(&sampler).len(), ways(&sampler.clone().upright()).len()), (expected, 1));
+            assert_eq!(sampler.draw(3, 1, 0).origin, sampler.clone().upright().draw(3, 1, 0).origin);
         }
     }
 

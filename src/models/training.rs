@@ -80,7 +80,7 @@ pub struct TrainingStep {
     pub weights: NodeId,
     /// The learning rate of the step and what else changes with it, as [`Optimizer::rates`] has them.
     pub rates: NodeId,
-    /// Seed and step of the generator for dropout, `u32 [2]`; `None` without dropout.
+    /// Seed and step of the generator for dropout and noise, `u32 [2]`; `None` without either.
     pub generator: Option<NodeId>,
     /// The scores before the softmax; an output only if marked so.
     pub logits: NodeId,
@@ -96,11 +96,20 @@ impl Network {
     /// # Errors
     /// When an op on the way has no gradient.
     pub fn training_step(&self, training: &Training) -> Result<TrainingStep> {
+        let mut network = self.clone();
+        let [n, h, w, _] = self.graph.shape(self.logits).image().map_err(Error::Usage)?;
+        let labels = network.graph.input("labels", TensorType::u32([n, h, w]).map_err(Error::Usage)?);
+        let weights = network.graph.input("weights", TensorType::f32([n, h, w]).map_err(Error::Usage)?);
+        network.training_step_on(labels, weights, training)
+    }
+
+    /// [`Network::training_step`] on labels and weights that the graph has already.
+    ///
+    /// # Errors
+    /// When an op on the way has no gradient, or labels or weights are not of the size of the scores.
+    pub fn training_step_on(&self, labels: NodeId, weights: NodeId, training: &Training) -> Result<TrainingStep> {
         let Self { image, generator, logits, .. } = *self;
         let mut graph = self.graph.clone();
-        let [n, h, w, _] = graph.shape(logits).image().map_err(Error::Usage)?;
-        let labels = graph.input("labels", TensorType::u32([n, h, w]).map_err(Error::Usage)?);
-        let weights = graph.input("weights", TensorType::f32([n, h, w]).map_err(Error::Usage)?);
         let loss = match training.loss {
             Loss::CrossEntropy(settings) => graph.cross_entropy("loss", logits, labels, weights, settings)?,
             Loss::Dice(settings) => graph.dice("loss", logits, labels, weights, settings)?,

@@ -126,19 +126,42 @@ impl UNet {
         self.base_channels << level
     }
 
+    /// Whether the configuration is legal, and images of this size are.
+    fn check(&self, height: usize, width: usize) -> Result<()> {
+        self.validate()?;
+        self.output_side(height)?;
+        self.output_side(width)?;
+        Ok(())
+    }
+
     /// The graph for a batch of images of one size.
     ///
     /// # Errors
     /// [`Error::Usage`] when the configuration or a side is not legal.
     pub fn build(&self, batch: usize, [height, width]: [usize; 2]) -> Result<Network> {
-        self.validate()?;
-        self.output_side(height)?;
-        self.output_side(width)?;
+        self.check(height, width)?;
         let mut graph = Graph::new();
         let image_type = TensorType::f32([batch, height, width, self.in_channels]).map_err(Error::Usage)?;
         let image = graph.input("image", image_type);
         let generator_type = TensorType::u32([2]).map_err(Error::Usage)?;
         let generator = (self.dropout > 0.0).then(|| graph.input("generator", generator_type));
+        self.extend(graph, image, generator)
+    }
+
+    /// A graph and the network on images that it computes, `[n, h, w, in_channels]`; with dropout it needs a `generator`.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] when the configuration or a side is not legal, or the images have other channels.
+    pub fn extend(&self, graph: Graph, image: NodeId, generator: Option<NodeId>) -> Result<Network> {
+        let [_, height, width, channels] = graph.shape(image).image().map_err(Error::Usage)?;
+        self.check(height, width)?;
+        if channels != self.in_channels {
+            return Err(Error::Usage(format!(
+                "the network takes {} channel(s), the image has {channels}",
+                self.in_channels
+            )));
+        }
+        let generator = generator.filter(|_| self.dropout > 0.0);
         let mut builder = Builder { graph, dropout: self.dropout, generator, dropouts: 0 };
         let mut skips = Vec::with_capacity(self.depth);
         let mut x = image;

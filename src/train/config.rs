@@ -3,7 +3,7 @@
 use super::record::Metric;
 use super::schedule::Schedule;
 use crate::data::dataset::Options;
-use crate::data::{Border, Sample, Truth};
+use crate::data::{Augmentation, Border, Sample, Truth};
 use crate::error::{Error, Result};
 use crate::models::{Loss, Optimizer, Training, UNet};
 use crate::ops::{AdamSettings, CrossEntropySettings, DiceSettings, Reduction, SgdSettings};
@@ -107,6 +107,8 @@ pub struct Config {
     pub patience: Option<u32>,
     /// Steps between checkpoints; there is always one at the end. Default 100.
     pub save_every: u32,
+    /// How far training tiles are changed. Default: they are flipped and turned by quarters.
+    pub augment: Augmentation,
 }
 
 /// What is minimised.
@@ -195,6 +197,7 @@ impl Default for Config {
             best_by: Metric::ForegroundIou,
             patience: None,
             save_every: 100,
+            augment: Augmentation::default(),
         }
     }
 }
@@ -279,6 +282,7 @@ impl Config {
         if self.hold_out.is_some() && self.val.is_some() {
             return Err(Error::Usage("give val or hold_out, not both: one says which images to validate on".into()));
         }
+        self.augment.validate()?;
         self.labels()?;
         if let Some(tile) = self.tile {
             self.model(1, 2).output_side(tile)?;
@@ -353,14 +357,29 @@ impl Config {
         (f64::from(self.peak_learning_rate()) * share) as f32
     }
 
+    /// The value of each key that is set; keys of tables have the table's name before a dot.
+    fn values(&self) -> toml::Table {
+        let mut values = toml::Table::new();
+        for (key, value) in toml::Table::try_from(self).unwrap_or_default() {
+            match value {
+                toml::Value::Table(table) => {
+                    values.extend(table.into_iter().map(|(inner, value)| (format!("{key}.{inner}"), value)));
+                }
+                value => {
+                    values.insert(key, value);
+                }
+            }
+        }
+        values
+    }
+
     /// Checks that a stopped run with this configuration may go on with another one.
     ///
     /// # Errors
     /// [`Error::Usage`] naming the keys in which the two differ, of those that make a run what it is.
     pub fn check_resumed_as(&self, other: &Self) -> Result<()> {
         let free = ["data", "val", "steps", "minutes", "learning_rate", "evaluate_every", "patience", "save_every"];
-        let table = |config: &Self| toml::Table::try_from(config).unwrap_or_default();
-        let (ours, theirs) = (table(self), table(other));
+        let (ours, theirs) = (self.values(), other.values());
         let mut keys: Vec<&String> = ours.keys().chain(theirs.keys()).collect();
         keys.sort_unstable();
         keys.dedup();
@@ -392,6 +411,7 @@ mod tests {
         let path = folder.path().join("config.toml");
         for config in [
             Config::default(),
+            Config { augment: Augmentation::RECIPE, ..Config::default() },
             Config { minutes: Some(1.5), tile: Some(188), data: Some("/some/folder".into()), ..Config::default() },
         ] {
             config.validate().unwrap();
@@ -413,6 +433,11 @@ mod tests {
         for part in ["config.toml", "line 2", "learning_rat", "learning_rate"] {
             assert!(message.contains(part), "{part}: {message}");
         }
+        fs::write(&path, "[augment]\nelastic = 4.0\n").unwrap();
+        let augment = Augmentation { elastic: 4.0, ..Augmentation::default() };
+        assert_eq!(Config::read(&path).unwrap(), Config { augment, ..Config::default() });
+        fs::write(&path, "[augment]\nelastics = 4.0\n").unwrap();
+        assert!(Config::read(&path).unwrap_err().to_string().contains("elastics"));
     }
 
     #[test]
@@ -439,6 +464,7 @@ mod tests {
             (Config { map: Some("0:0".into()), ..default() }, "0:0"),
             (Config { minutes: Some(0.0), ..default() }, "minutes"),
             (Config { tile: Some(570), ..default() }, "572"),
+            (Config { augment: Augmentation { noise: -1.0, ..default().augment }, ..default() }, "augment.noise"),
         ] {
             let error = config.validate().unwrap_err();
             assert!(error.to_string().contains(key) && error.exit_code() == 2, "{key}: {error}");
@@ -469,5 +495,7 @@ mod tests {
         let message = message.to_string();
         assert!(message.contains("base was 16 and would be 8"), "{message}");
         assert!(message.contains("tile was automatic and would be 188"), "{message}");
+        let message = before.check_resumed_as(&Config { augment: Augmentation::NONE, ..before.clone() }).unwrap_err();
+        assert!(message.to_string().contains("settings: augment.flips was true and would be false;"), "{message}");
     }
 }

@@ -5,11 +5,12 @@ use super::record::Record;
 use crate::array::{Array, Tensor};
 use crate::checkpoint::{self, Metadata, Section, Weights, state_prefix};
 use crate::data::Prepared;
+use crate::data::augmentation::Change;
 use crate::data::sampler::{Batch, Choice, Sampler, Tile};
 use crate::error::Result;
 use crate::executor::{Device, Executor};
 use crate::graph::{Bank, Graph, NodeId};
-use crate::models::{Training, TrainingStep, UNet};
+use crate::models::{Augmented, Tiles, Training, TrainingStep, UNet};
 use std::path::Path;
 
 /// A network in training: every call of [`Trainer::step`] is one update.
@@ -17,8 +18,12 @@ use std::path::Path;
 pub struct Trainer {
     config: Config,
     model: UNet,
+    /// Side of the network's input.
+    tile: usize,
     training: Training,
     nodes: TrainingStep,
+    /// The nodes ahead of the network, where tiles are augmented by more than flips.
+    augmented: Option<Augmented>,
     executor: Executor,
     sampler: Sampler,
     /// Steps done.
@@ -33,6 +38,37 @@ struct Inputs {
     image: Vec<f32>,
     labels: Vec<u32>,
     weights: Vec<f32>,
+    /// How each tile is changed on the device; empty without augmentation.
+    changes: Vec<Change>,
+}
+
+/// Draws source tiles for frames of a network that returns windows of them; with the truth of all of the source, or of the window.
+pub(super) fn sampler(
+    config: &Config,
+    samples: Vec<Prepared>,
+    frame: [usize; 2],
+    window: [usize; 2],
+    all_truth: bool,
+) -> Result<Sampler> {
+    let source = config.augment.source(frame);
+    let truth = if all_truth { source } else { window };
+    let tile = Tile { input: source, output: window, truth };
+    let sampler = Sampler::new(samples, tile, Choice::default(), config.seed)?;
+    Ok(if config.augment.flips { sampler } else { sampler.upright() })
+}
+
+/// Writes how each tile of a batch is changed.
+pub(super) fn write_changes(executor: &mut Executor, nodes: &Augmented, changes: &[Change]) -> Result<()> {
+    let transforms = changes.iter().flat_map(|change| change.transform).collect();
+    let displacements = changes.iter().flat_map(|change| change.displacements.iter().copied()).collect();
+    let intensities = changes.iter().flat_map(|change| change.intensities).collect();
+    for (node, data) in
+        [(nodes.transforms, transforms), (nodes.displacements, displacements), (nodes.intensities, intensities)]
+    {
+        let shape = executor.graph().shape(node).clone();
+        executor.write(node, Tensor::Float(Array { shape, data }))?;
+    }
+    Ok(())
 }
 
 impl Trainer {
@@ -43,13 +79,30 @@ impl Trainer {
     pub fn new(config: &Config, model: UNet, tile: usize, device: &Device, samples: Vec<Prepared>) -> Result<Self> {
         config.validate()?;
         let output = model.output_side(tile)?;
-        let tile = Tile { input: [tile; 2], output: [output; 2] };
-        let sampler = Sampler::new(samples, tile, Choice::default(), config.seed)?;
+        let (frame, window, augmentation) = ([tile; 2], [output; 2], &config.augment);
+        let sampler = sampler(config, samples, frame, window, augmentation.resamples())?;
         let training = config.training();
-        let nodes = model.build(config.batch, tile.input)?.training_step(&training)?;
+        let (nodes, augmented) = if augmentation.resamples() {
+            let tiles = Tiles { batch: config.batch, channels: model.in_channels, frame, window, augmentation };
+            let (nodes, augmented) = model.augmented_training_step(&tiles, &training)?;
+            (nodes, Some(augmented))
+        } else {
+            (model.build(config.batch, frame)?.training_step(&training)?, None)
+        };
         let initial = nodes.graph.initial_parameters(config.seed);
         let executor = Executor::new(device, &nodes.graph, &initial)?;
-        Ok(Self { config: config.clone(), model, training, nodes, executor, sampler, step: 0, next: None })
+        Ok(Self {
+            config: config.clone(),
+            model,
+            tile,
+            training,
+            nodes,
+            augmented,
+            executor,
+            sampler,
+            step: 0,
+            next: None,
+        })
     }
 
     /// The graph of a step.
@@ -89,6 +142,9 @@ impl Trainer {
         self.executor.write(image, float(image, inputs.image))?;
         self.executor.write(labels, uint(labels, inputs.labels))?;
         self.executor.write(weights, float(weights, inputs.weights))?;
+        if let Some(augmented) = &self.augmented {
+            write_changes(&mut self.executor, augmented, &inputs.changes)?;
+        }
         self.executor.write(rates, float(rates, self.training.optimizer.rates(learning_rate, self.step)))?;
         if let Some(generator) = generator {
             self.executor.write(generator, uint(generator, vec![self.config.seed, self.step]))?;
@@ -109,8 +165,13 @@ impl Trainer {
             image: vec![0.0; elements(self.nodes.image)],
             labels: vec![0; elements(self.nodes.labels)],
             weights: vec![0.0; elements(self.nodes.weights)],
+            changes: Vec::new(),
         };
-        let Inputs { image, labels, weights } = &mut inputs;
+        if self.augmented.is_some() {
+            let Config { batch, augment, .. } = &self.config;
+            inputs.changes = self.sampler.changes(step, *batch as u32, augment, [self.tile; 2]);
+        }
+        let Inputs { image, labels, weights, .. } = &mut inputs;
         self.sampler.fill(step, Batch { input: image, labels, weights })?;
         Ok(inputs)
     }
