@@ -202,6 +202,7 @@ fn it_first_says_what_it_found() {
     assert_eq!(summary["status"], "finished");
     assert_eq!(summary["step"], 1);
     assert_eq!(summary["images"], 3);
+    assert!(summary["waiting_for_data"].is_null(), "the first step warms up and does not count");
     let run = folder.path().join("run");
     let written: serde_json::Value = serde_json::from_slice(&fs::read(run.join("summary.json")).unwrap()).unwrap();
     assert_eq!(written, summary);
@@ -215,7 +216,7 @@ fn what_makes_no_sense_is_refused_with_advice() {
     let file = folder.path().join("data/images").read_dir().unwrap().next().unwrap().unwrap().path();
     let inside_a_file = file.join("run");
     let elsewhere = ["--out", inside_a_file.to_str().unwrap()];
-    let cases: [(&[&str], i32, &[&str]); 15] = [
+    let cases: [(&[&str], i32, &[&str]); 16] = [
         (&["--device", "no such device"], 4, &["no such device"]),
         (&["--tile", "37"], 2, &["37", "36 and 38"]),
         (&["--base", "0"], 2, &["base"]),
@@ -223,6 +224,7 @@ fn what_makes_no_sense_is_refused_with_advice() {
         (&["--steps", "many"], 2, &["--steps"]),
         (&["--optimizer", "rmsprop"], 2, &["rmsprop", "`sgd`, `adam`, `adamw`"]),
         (&["--optimizer", "adam", "--momentum", "0.9"], 2, &["--momentum belongs to --optimizer sgd"]),
+        (&["--workers", "0"], 2, &["--workers", "zero"]),
         (&["--loss", "sum"], 2, &["`ce`, `dice`, `ce+dice`"]),
         (&["--schedule", "linear"], 2, &["linear", "step:EVERY:FACTOR"]),
         (&["--best-by", "f1"], 2, &["`foreground_iou`, `mean_iou`, `pixel_error`, `loss`"]),

@@ -189,6 +189,24 @@ fn a_run_resumes_to_the_same_bytes_on_a_device() {
     resumes_exactly(&other, &gpu());
 }
 
+#[test]
+fn the_number_of_workers_changes_nothing_and_may_change() {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, config) in [("config", config()), ("other", other())] {
+        let run = |workers: usize| {
+            let out = folder.path().join(format!("{name} {workers}"));
+            let with = |workers: usize, steps| Config { workers: workers.try_into().unwrap(), steps, ..config.clone() };
+            straight(&with(workers, 7), &Device::Cpu, &out);
+            let summary = call(&with(5 - workers, 20), &Device::Cpu, &out, true, &mut |_| false).unwrap();
+            let share = summary.waiting_for_data.unwrap();
+            assert!((0.0..1.0).contains(&share), "{share}");
+            files(&out)
+        };
+        let expected = run(1);
+        assert!(run(2) == expected && run(4) == expected);
+    }
+}
+
 /// Each part of the augmentation changes the very first loss, and a device agrees with the CPU on all of it.
 #[test]
 fn each_part_of_the_augmentation_reaches_the_loss() {

@@ -5,6 +5,7 @@ use super::{Global, note, print_json, stop_on_interrupt};
 use clap::Args;
 use indicatif::{HumanDuration, ProgressBar};
 use serde::de::{DeserializeOwned, IntoDeserializer, value};
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -61,6 +62,9 @@ pub(crate) struct Arguments {
     /// Tiles a step; the paper has 1 [default: 2]
     #[arg(long, value_name = "N")]
     batch: Option<usize>,
+    /// Threads that make batches ahead of the steps; they change how fast it is and nothing else [default: 2]
+    #[arg(long, value_name = "N")]
+    workers: Option<NonZeroUsize>,
     /// sgd, adam or adamw [default: sgd]
     #[arg(long, value_name = "NAME", value_parser = parse::<OptimizerKind>)]
     optimizer: Option<OptimizerKind>,
@@ -133,6 +137,7 @@ impl Arguments {
         set(&mut config.dropout, self.dropout);
         set_some(&mut config.tile, self.tile);
         set(&mut config.batch, self.batch);
+        set(&mut config.workers, self.workers);
         set(&mut config.optimizer, self.optimizer);
         set_some(&mut config.learning_rate, self.learning_rate);
         set(&mut config.momentum, self.momentum);
@@ -311,6 +316,9 @@ impl View {
                 }
             }
             Event::Step(progress) => self.step(progress),
+            Event::Preparing { done, total } => {
+                self.bar.set_message(format!("preparing image {done} of {total}"));
+            }
             Event::Evaluating { done, total } => {
                 self.bar.set_message(format!("evaluating image {} of {total}", done + 1));
             }
@@ -372,6 +380,7 @@ fn conclusion(summary: &Summary, arguments: &Arguments) -> String {
     let lines = [
         Some(end),
         summary.mean_loss.map(|loss| format!("mean loss {loss:.4}")),
+        summary.waiting_for_data.map(|share| format!("the device waited for data {:.1} % of the time", 100.0 * share)),
         iou.map(|iou| format!("foreground IoU {iou:.4}")),
         best,
         Some(format!("last weights: {out}/last.safetensors")),

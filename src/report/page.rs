@@ -109,12 +109,15 @@ fn tiles(summary: &Value) -> Markup {
         ..120.0 => format!("{seconds:.0} s"),
         _ => format!("{:.1} min", seconds / 60.0),
     });
+    let waiting =
+        summary["waiting_for_data"].as_f64().map_or("–".to_owned(), |share| format!("{:.1} %", 100.0 * share));
     let entries = [
         (score(&summary["best"]["foreground_iou"]), "best foreground IoU"),
         (count(&summary["best"]["step"]), "its step"),
         (count(&summary["step"]), "steps"),
         (score(&summary["mean_loss"]), "mean loss, last steps"),
         (seconds, "the last call took"),
+        (waiting, "of it waiting for data"),
         (count(&summary["parameters"]), "parameters"),
         (network, "U-Net"),
         (

@@ -11,19 +11,30 @@ pub(super) struct Clock {
     first_done: bool,
     steps: u32,
     stepping: Duration,
+    /// What of that time the device was idle for want of a batch.
+    waiting: Duration,
 }
 
 impl Clock {
     pub(super) fn start(minutes: Option<f64>) -> Self {
         // More minutes than a duration holds are no limit.
         let limit = minutes.and_then(|minutes| Duration::try_from_secs_f64(60.0 * minutes).ok());
-        Self { started: Instant::now(), limit, first_done: false, steps: 0, stepping: Duration::ZERO }
+        Self {
+            started: Instant::now(),
+            limit,
+            first_done: false,
+            steps: 0,
+            stepping: Duration::ZERO,
+            waiting: Duration::ZERO,
+        }
     }
 
-    pub(super) fn add(&mut self, step: Duration) {
+    /// Adds a step that took so long, and of that waited so long for its batch.
+    pub(super) fn add(&mut self, step: Duration, waiting: Duration) {
         if self.first_done {
             self.steps += 1;
             self.stepping += step;
+            self.waiting += waiting;
         }
         self.first_done = true;
     }
@@ -38,6 +49,11 @@ impl Clock {
 
     pub(super) fn steps_per_second(&self) -> Option<f64> {
         (self.steps > 0).then(|| f64::from(self.steps) / self.stepping.as_secs_f64().max(1e-9))
+    }
+
+    /// The share of the time of the steps in which they waited for their batches.
+    pub(super) fn waiting_share(&self) -> Option<f64> {
+        (self.steps > 0).then(|| self.waiting.as_secs_f64() / self.stepping.as_secs_f64().max(1e-9))
     }
 
     /// The time to do `steps` more, but not past the limit.

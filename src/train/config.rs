@@ -9,6 +9,7 @@ use crate::models::{Loss, Optimizer, Training, UNet};
 use crate::ops::{AdamSettings, CrossEntropySettings, DiceSettings, Reduction, SgdSettings};
 use serde::{Deserialize, Serialize};
 use std::fs;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 /// The settings of a training run, as `config.toml` has them. Every key may be left out.
@@ -52,6 +53,8 @@ pub struct Config {
     pub tile: Option<usize>,
     /// Tiles a step. Default 2; the paper has 1.
     pub batch: usize,
+    /// Threads that make batches ahead of the steps that take them. They change how fast a run is and nothing else. Default 2.
+    pub workers: NonZeroUsize,
     /// How the weights follow their gradients: `sgd` (default, the paper's), `adam` or `adamw`.
     pub optimizer: OptimizerKind,
     /// The learning rate after the warm-up, for PyTorch's forms of the optimisers. Default: 0.03 for SGD, 0.001 for the others.
@@ -174,6 +177,7 @@ impl Default for Config {
             dropout: 0.0,
             tile: None,
             batch: 2,
+            workers: const { NonZeroUsize::new(2).unwrap() },
             optimizer: OptimizerKind::Sgd,
             learning_rate: None,
             schedule: Schedule::Constant,
@@ -378,7 +382,8 @@ impl Config {
     /// # Errors
     /// [`Error::Usage`] naming the keys in which the two differ, of those that make a run what it is.
     pub fn check_resumed_as(&self, other: &Self) -> Result<()> {
-        let free = ["data", "val", "steps", "minutes", "learning_rate", "evaluate_every", "patience", "save_every"];
+        let free =
+            ["data", "val", "steps", "minutes", "workers", "learning_rate", "evaluate_every", "patience", "save_every"];
         let (ours, theirs) = (self.values(), other.values());
         let mut keys: Vec<&String> = ours.keys().chain(theirs.keys()).collect();
         keys.sort_unstable();

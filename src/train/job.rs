@@ -16,6 +16,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::channel;
 use std::time::Instant;
 
 /// What to train, on what, and where to keep it.
@@ -44,6 +45,13 @@ pub struct Job<'a> {
 /// What [`train`] tells while it works.
 #[derive(Debug)]
 pub enum Event<'a> {
+    /// The images are being weighed pixel by pixel and normalised.
+    Preparing {
+        /// Images done.
+        done: usize,
+        /// Images in total.
+        total: usize,
+    },
     /// Everything is in place; the first step follows.
     Ready {
         /// The network and its data.
@@ -104,7 +112,7 @@ pub fn train(mut job: Job<'_>, observer: &mut dyn FnMut(&Event<'_>)) -> Result<S
     };
     let tile = job.config.tile_for(&job.training);
     let (training, validation) = (std::mem::take(&mut job.training), std::mem::take(&mut job.validation));
-    let samples = prepare(&job, training)?;
+    let samples = prepare(&job, training, observer)?;
     let channels = samples.first().map_or(1, |sample| sample.channels);
     let model = job.config.model(channels, job.classes);
     let mut trainer = Trainer::new(job.config, model, tile, job.device, samples)?;
@@ -156,26 +164,40 @@ pub fn train(mut job: Job<'_>, observer: &mut dyn FnMut(&Event<'_>)) -> Result<S
     failure.map_or(Ok(summary), Err)
 }
 
-/// The samples as the network takes them.
-fn prepare(job: &Job<'_>, samples: Vec<Sample>) -> Result<Vec<Prepared>> {
-    let mut prepared = Vec::with_capacity(samples.len());
-    for sample in samples {
-        let border = job.config.border_for(&sample.truth);
-        let sample = Prepared::new(sample, border)?;
-        let unknown = sample.classes.iter().find(|&&class| class != IGNORE && class as usize >= job.classes);
-        if let Some(class) = unknown {
-            let (name, classes) = (&sample.name, job.classes);
-            return Err(Error::Usage(format!(
-                "{name}: class {class} in a network of {classes} classes, 0 to {}",
-                classes - 1
-            )));
+/// The samples as the network takes them, made on all cores; of several errors the first in the order of the samples is returned.
+fn prepare(job: &Job<'_>, samples: Vec<Sample>, observer: &mut dyn FnMut(&Event<'_>)) -> Result<Vec<Prepared>> {
+    let (config, classes, total) = (job.config, job.classes, samples.len());
+    let mut results: Vec<Option<Result<Prepared>>> = samples.iter().map(|_| None).collect();
+    let (sender, receiver) = channel();
+    rayon::in_place_scope(|scope| {
+        for (index, sample) in samples.into_iter().enumerate() {
+            let sender = sender.clone();
+            // The receiver lives until all have sent.
+            scope.spawn(move |_| drop(sender.send((index, prepare_one(config, classes, sample)))));
         }
-        prepared.push(sample);
-    }
+        drop(sender);
+        for (done, (index, result)) in (1..).zip(receiver) {
+            results[index] = Some(result);
+            observer(&Event::Preparing { done, total });
+        }
+    });
+    let mut prepared = results.into_iter().flatten().collect::<Result<Vec<Prepared>>>()?;
     if job.config.balance {
         balance(&mut prepared, job.classes)?;
     }
     Ok(prepared)
+}
+
+fn prepare_one(config: &Config, classes: usize, sample: Sample) -> Result<Prepared> {
+    let border = config.border_for(&sample.truth);
+    let sample = Prepared::new(sample, border)?;
+    match sample.classes.iter().find(|&&class| class != IGNORE && class as usize >= classes) {
+        None => Ok(sample),
+        Some(class) => {
+            let (name, last) = (&sample.name, classes - 1);
+            Err(Error::Usage(format!("{name}: class {class} in a network of {classes} classes, 0 to {last}")))
+        }
+    }
 }
 
 /// What a checkpoint knows besides numbers.
@@ -267,9 +289,9 @@ impl Run<'_, '_> {
     }
 
     fn step(&mut self) -> Result<Record> {
-        let begun = Instant::now();
+        let (begun, waited) = (Instant::now(), self.trainer.waited());
         let record = self.trainer.step()?;
-        self.clock.add(begun.elapsed());
+        self.clock.add(begun.elapsed(), self.trainer.waited() - waited);
         if !record.loss.is_finite() {
             return Err(self.diverged(&format!("the loss of step {} is {}", record.step, record.loss)));
         }
@@ -431,6 +453,7 @@ impl Run<'_, '_> {
             version: env!("CARGO_PKG_VERSION"),
             seconds: self.clock.elapsed().as_secs_f64(),
             steps_per_second: self.clock.steps_per_second(),
+            waiting_for_data: self.clock.waiting_share(),
         }
     }
 }

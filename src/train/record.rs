@@ -159,6 +159,8 @@ pub struct Summary {
     pub seconds: f64,
     /// Steps a second in this call, evaluations, checkpoints and the first step left out.
     pub steps_per_second: Option<f64>,
+    /// The share of the time of these steps in which the device waited for a batch.
+    pub waiting_for_data: Option<f64>,
 }
 
 #[cfg(test)]

@@ -4,32 +4,44 @@ use super::config::Config;
 use super::record::Record;
 use crate::array::{Array, Tensor};
 use crate::checkpoint::{self, Metadata, Section, Weights, state_prefix};
-use crate::data::Prepared;
 use crate::data::augmentation::Change;
 use crate::data::sampler::{Batch, Choice, Sampler, Tile};
+use crate::data::{Augmentation, Loader, Prepared};
 use crate::error::Result;
 use crate::executor::{Device, Executor};
 use crate::graph::{Bank, Graph, NodeId};
 use crate::models::{Augmented, Tiles, Training, TrainingStep, UNet};
 use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// A network in training: every call of [`Trainer::step`] is one update.
 #[derive(Debug)]
 pub struct Trainer {
     config: Config,
     model: UNet,
-    /// Side of the network's input.
-    tile: usize,
     training: Training,
     nodes: TrainingStep,
     /// The nodes ahead of the network, where tiles are augmented by more than flips.
     augmented: Option<Augmented>,
     executor: Executor,
-    sampler: Sampler,
+    batches: Arc<Batches>,
+    /// Makes the batches of the steps to come, once there has been one.
+    loader: Option<Loader<Inputs>>,
     /// Steps done.
     step: u32,
-    /// The batch of the next step, where it was made while the device computed.
-    next: Option<Inputs>,
+    /// How long the steps have waited for their batches.
+    waited: Duration,
+}
+
+/// What batches are made of.
+#[derive(Debug)]
+struct Batches {
+    sampler: Sampler,
+    /// Elements of image, labels and weights.
+    elements: [usize; 3],
+    /// Tiles a batch, how they are augmented, and the side of what comes out; `None` where only the sampler changes them.
+    changes: Option<(u32, Augmentation, usize)>,
 }
 
 /// A batch.
@@ -71,6 +83,20 @@ pub(super) fn write_changes(executor: &mut Executor, nodes: &Augmented, changes:
     Ok(())
 }
 
+impl Batches {
+    /// The batch of a step, counted from 0.
+    fn make(&self, step: u32) -> Result<Inputs> {
+        let [image, labels, weights] = self.elements;
+        let (mut image, mut labels, mut weights) = (vec![0.0; image], vec![0; labels], vec![0.0; weights]);
+        self.sampler.fill(step, Batch { input: &mut image, labels: &mut labels, weights: &mut weights })?;
+        let changes = match &self.changes {
+            Some((tiles, augmentation, frame)) => self.sampler.changes(step, *tiles, augmentation, [*frame; 2]),
+            None => Vec::new(),
+        };
+        Ok(Inputs { image, labels, weights, changes })
+    }
+}
+
 impl Trainer {
     /// Initial weights, and everything that a step needs.
     ///
@@ -91,17 +117,19 @@ impl Trainer {
         };
         let initial = nodes.graph.initial_parameters(config.seed);
         let executor = Executor::new(device, &nodes.graph, &initial)?;
+        let elements = [nodes.image, nodes.labels, nodes.weights].map(|node| nodes.graph.shape(node).elements());
+        let changes = augmented.as_ref().map(|_| (config.batch as u32, *augmentation, tile));
         Ok(Self {
             config: config.clone(),
             model,
-            tile,
             training,
             nodes,
             augmented,
             executor,
-            sampler,
+            batches: Arc::new(Batches { sampler, elements, changes }),
+            loader: None,
             step: 0,
-            next: None,
+            waited: Duration::ZERO,
         })
     }
 
@@ -122,18 +150,22 @@ impl Trainer {
 
     /// The samples that batches are drawn from.
     pub fn samples(&self) -> &[Prepared] {
-        self.sampler.samples()
+        self.batches.sampler.samples()
+    }
+
+    /// How long the steps so far have waited for their batches, the device being idle.
+    pub fn waited(&self) -> Duration {
+        self.waited
     }
 
     /// One update. The loss in the record, and the norm of the gradients, may be infinite or NaN.
     ///
     /// # Errors
-    /// When the device fails.
+    /// When the device fails, or a batch cannot be made.
     pub fn step(&mut self) -> Result<Record> {
-        let inputs = match self.next.take() {
-            Some(inputs) => inputs,
-            None => self.inputs(self.step)?,
-        };
+        let begun = Instant::now();
+        let inputs = self.loader()?.take()?;
+        self.waited += begun.elapsed();
         let learning_rate = self.config.learning_rate_at(self.step);
         let TrainingStep { image, labels, weights, rates, generator, loss, grad_norm, .. } = self.nodes;
         let graph = &self.nodes.graph;
@@ -150,30 +182,22 @@ impl Trainer {
             self.executor.write(generator, uint(generator, vec![self.config.seed, self.step]))?;
         }
         self.executor.run()?;
-        // The device computes while the next batch is made.
-        self.next = Some(self.inputs(self.step.wrapping_add(1))?);
         let number = |node| Ok(self.executor.read(node)?.float().data.first().copied().unwrap_or(f32::NAN));
         let (loss, grad_norm) = (number(loss)?, grad_norm.map(number).transpose()?);
         self.step += 1;
         Ok(Record { step: self.step, loss, learning_rate, grad_norm, scored: None })
     }
 
-    /// The batch of a step, counted from 0.
-    fn inputs(&self, step: u32) -> Result<Inputs> {
-        let elements = |node| self.nodes.graph.shape(node).elements();
-        let mut inputs = Inputs {
-            image: vec![0.0; elements(self.nodes.image)],
-            labels: vec![0; elements(self.nodes.labels)],
-            weights: vec![0.0; elements(self.nodes.weights)],
-            changes: Vec::new(),
+    /// What makes the batches from the next step on.
+    fn loader(&mut self) -> Result<&mut Loader<Inputs>> {
+        let loader = match self.loader.take() {
+            Some(loader) => loader,
+            None => {
+                let batches = Arc::clone(&self.batches);
+                Loader::new(self.step, self.config.workers, move |step| batches.make(step))?
+            }
         };
-        if self.augmented.is_some() {
-            let Config { batch, augment, .. } = &self.config;
-            inputs.changes = self.sampler.changes(step, *batch as u32, augment, [self.tile; 2]);
-        }
-        let Inputs { image, labels, weights, .. } = &mut inputs;
-        self.sampler.fill(step, Batch { input: image, labels, weights })?;
-        Ok(inputs)
+        Ok(self.loader.insert(loader))
     }
 
     /// The parameter bank.
@@ -228,7 +252,7 @@ impl Trainer {
             banks.push((bank, weights.bank_with(&self.nodes.graph, &prefix)?));
         }
         banks.iter().try_for_each(|(bank, values)| self.executor.write_bank(*bank, values))?;
-        (self.step, self.next) = (step, None);
+        (self.step, self.loader) = (step, None);
         Ok(())
     }
 }
