@@ -15,6 +15,7 @@ mod train;
 
 use clap::{ArgAction, Args, Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
+use serde::de::{DeserializeOwned, IntoDeserializer, value};
 use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
@@ -114,6 +115,11 @@ impl Global {
 /// A line on standard error; a reader that has gone away is no reason to stop.
 pub(crate) fn note(text: &str) {
     let _ = writeln!(io::stderr(), "{text}");
+}
+
+/// The value that a configuration file would have as this text.
+pub(crate) fn parse<T: DeserializeOwned>(text: &str) -> Result<T, String> {
+    T::deserialize(text.into_deserializer()).map_err(|error: value::Error| error.to_string())
 }
 
 /// Height and width of a tile: `N` or `HEIGHTxWIDTH`.

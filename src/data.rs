@@ -13,11 +13,11 @@ pub mod sample;
 pub mod sampler;
 
 pub use augmentation::Augmentation;
-pub use border::Border;
+pub use border::{Border, BorderMap};
 pub use components::{Components, Connectivity};
 pub use dataset::{Dataset, Options};
 pub use image::Image;
 pub use label::LabelMap;
 pub use loader::Loader;
 pub use sample::{IGNORE, Prepared, Sample, Truth};
-pub use sampler::Sampler;
+pub use sampler::{Sampler, Sampling};

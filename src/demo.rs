@@ -77,7 +77,6 @@ pub fn config(seed: u32) -> Config {
         cooldown: 500,
         momentum: 0.9,
         balance: false,
-        border_w0: 5.0,
         seed,
         evaluate_every: 50,
         save_every: 200,

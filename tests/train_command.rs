@@ -216,7 +216,7 @@ fn what_makes_no_sense_is_refused_with_advice() {
     let file = folder.path().join("data/images").read_dir().unwrap().next().unwrap().unwrap().path();
     let inside_a_file = file.join("run");
     let elsewhere = ["--out", inside_a_file.to_str().unwrap()];
-    let cases: [(&[&str], i32, &[&str]); 16] = [
+    let cases: [(&[&str], i32, &[&str]); 19] = [
         (&["--device", "no such device"], 4, &["no such device"]),
         (&["--tile", "37"], 2, &["37", "36 and 38"]),
         (&["--base", "0"], 2, &["base"]),
@@ -225,6 +225,9 @@ fn what_makes_no_sense_is_refused_with_advice() {
         (&["--optimizer", "rmsprop"], 2, &["rmsprop", "`sgd`, `adam`, `adamw`"]),
         (&["--optimizer", "adam", "--momentum", "0.9"], 2, &["--momentum belongs to --optimizer sgd"]),
         (&["--workers", "0"], 2, &["--workers", "zero"]),
+        (&["--sampling", "size"], 2, &["`images` or `pixels`"]),
+        (&["--foreground", "2"], 2, &["foreground"]),
+        (&["--border-map", "none"], 2, &["`paper` or `release`"]),
         (&["--loss", "sum"], 2, &["`ce`, `dice`, `ce+dice`"]),
         (&["--schedule", "linear"], 2, &["linear", "step:EVERY:FACTOR"]),
         (&["--best-by", "f1"], 2, &["`foreground_iou`, `mean_iou`, `pixel_error`, `loss`"]),

@@ -7,7 +7,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tilewise::checkpoint::{Metadata, Section, Weights, save, state_prefix};
-use tilewise::data::{Augmentation, Image, LabelMap, Sample, Truth};
+use tilewise::data::{Augmentation, BorderMap, Image, LabelMap, Sample, Sampling, Truth};
 use tilewise::executor::Device;
 use tilewise::gpu::Gpu;
 use tilewise::ops::Reduction;
@@ -192,7 +192,8 @@ fn a_run_resumes_to_the_same_bytes_on_a_device() {
 #[test]
 fn the_number_of_workers_changes_nothing_and_may_change() {
     let folder = tempfile::tempdir().unwrap();
-    for (name, config) in [("config", config()), ("other", other())] {
+    let third = Config { sampling: Sampling::Pixels, foreground: 0.5, border_map: BorderMap::Release, ..other() };
+    for (name, config) in [("config", config()), ("other", other()), ("third", third)] {
         let run = |workers: usize| {
             let out = folder.path().join(format!("{name} {workers}"));
             let with = |workers: usize, steps| Config { workers: workers.try_into().unwrap(), steps, ..config.clone() };
@@ -400,7 +401,7 @@ fn a_loss_that_is_not_finite_ends_the_run_and_keeps_the_checkpoint() {
 #[test]
 fn gradients_whose_norm_overflows_end_the_run_too() {
     let folder = tempfile::tempdir().unwrap();
-    let config = Config { border_w0: 1e25, reduction: Reduction::Sum, clip_norm: Some(1.0), ..config() };
+    let config = Config { border_w0: Some(1e25), reduction: Reduction::Sum, clip_norm: Some(1.0), ..config() };
     let error = call(&config, &Device::Cpu, folder.path(), false, &mut |_| false).unwrap_err();
     let message = error.to_string();
     assert!(error.exit_code() == 7 && message.contains("the norm of the gradients of step 1 is inf"), "{message}");

@@ -1,14 +1,14 @@
 //! `tilewise check-data`
 
 use super::labels::LabelArguments;
-use super::{Global, note, print, print_json};
+use super::{Global, note, parse, print, print_json};
 use clap::Args;
 use serde_json::{Value, json};
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use tilewise::data::dataset::{FileReport, Inspection};
-use tilewise::data::{Border, Dataset, Prepared};
+use tilewise::data::{Border, BorderMap, Dataset, Prepared};
 use tilewise::picture::Picture;
 use tilewise::{Error, Result};
 
@@ -30,12 +30,15 @@ pub(crate) struct Arguments {
     /// How many images --weights-map draws
     #[arg(long, value_name = "N", default_value_t = 4, requires = "weights_map")]
     samples: usize,
-    /// The weight added where two cells touch; the paper has 10
-    #[arg(long, value_name = "WEIGHT", default_value_t = 10.0, requires = "weights_map")]
-    border_w0: f32,
-    /// How fast it falls off, in pixels; the paper has 5
-    #[arg(long, value_name = "PIXELS", default_value_t = 5.0, requires = "weights_map")]
-    border_sigma: f32,
+    /// Whose weights: those of the paper, or of the authors' later release
+    #[arg(long, value_name = "NAME", value_parser = parse::<BorderMap>, requires = "weights_map")]
+    border_map: Option<BorderMap>,
+    /// The weight added where two cells touch [default: 10 for paper, 50 for release]
+    #[arg(long, value_name = "WEIGHT", requires = "weights_map")]
+    border_w0: Option<f32>,
+    /// How fast it falls off, in pixels [default: 5 for paper, 6 for release]
+    #[arg(long, value_name = "PIXELS", requires = "weights_map")]
+    border_sigma: Option<f32>,
     #[command(flatten)]
     labels: LabelArguments,
 }
@@ -130,7 +133,9 @@ fn to_json(folder: &Path, set: &Inspection) -> Value {
 /// Images beside their classes and the weights of their pixels in the loss, as training would have them.
 fn draw_weights(dataset: &Dataset, arguments: &Arguments, path: &Path) -> Result<()> {
     let count = arguments.samples.min(dataset.pairs().len());
-    let border = Border { w0: arguments.border_w0, sigma: arguments.border_sigma };
+    let source = Border::from(arguments.border_map.unwrap_or_default());
+    let (w0, sigma) = (arguments.border_w0.unwrap_or(source.w0), arguments.border_sigma.unwrap_or(source.sigma));
+    let border = Border { w0, sigma, ..source };
     let mut rows = Vec::with_capacity(count);
     for sample in dataset.read(&(0..count).collect::<Vec<_>>())? {
         let (name, size) = (sample.name.clone(), [sample.image.height, sample.image.width]);

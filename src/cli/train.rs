@@ -1,17 +1,16 @@
 //! `tilewise train`
 
 use super::labels::LabelArguments;
-use super::{Global, note, print_json, stop_on_interrupt};
+use super::{Global, note, parse, print_json, stop_on_interrupt};
 use clap::Args;
 use indicatif::{HumanDuration, ProgressBar};
-use serde::de::{DeserializeOwned, IntoDeserializer, value};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 use tilewise::checkpoint::Metadata;
 use tilewise::data::dataset::Options;
-use tilewise::data::{Augmentation, Dataset, Sample};
+use tilewise::data::{Augmentation, BorderMap, Dataset, Sample, Sampling};
 use tilewise::executor::Device;
 use tilewise::report;
 use tilewise::train::{
@@ -62,6 +61,12 @@ pub(crate) struct Arguments {
     /// Tiles a step; the paper has 1 [default: 2]
     #[arg(long, value_name = "N")]
     batch: Option<usize>,
+    /// How often each image is drawn from: images (all equally often) or pixels (in proportion to them) [default: images]
+    #[arg(long, value_name = "BY", value_parser = parse::<Sampling>)]
+    sampling: Option<Sampling>,
+    /// The share of tiles in the middle of which there is foreground, whatever is rare in large images; 0.5 is usual [default: 0]
+    #[arg(long, value_name = "SHARE")]
+    foreground: Option<f32>,
     /// Threads that make batches ahead of the steps; they change how fast it is and nothing else [default: 2]
     #[arg(long, value_name = "N")]
     workers: Option<NonZeroUsize>,
@@ -83,6 +88,10 @@ pub(crate) struct Arguments {
     /// ce (cross-entropy, weighted pixel by pixel), dice or ce+dice [default: ce]
     #[arg(long, value_name = "NAME", value_parser = parse::<LossKind>)]
     loss: Option<LossKind>,
+    /// How pixels between cells weigh more: paper, or release, the authors' later way, for which background far from cells weighs less
+    /// [default: paper]
+    #[arg(long, value_name = "NAME", value_parser = parse::<BorderMap>)]
+    border_map: Option<BorderMap>,
     /// Change tiles by the whole recipe: flips, elastic deformation, rotation, scale, intensities, noise; --config sets each of them
     #[arg(long, conflicts_with = "no_augment")]
     augment: bool,
@@ -137,6 +146,8 @@ impl Arguments {
         set(&mut config.dropout, self.dropout);
         set_some(&mut config.tile, self.tile);
         set(&mut config.batch, self.batch);
+        set(&mut config.sampling, self.sampling);
+        set(&mut config.foreground, self.foreground);
         set(&mut config.workers, self.workers);
         set(&mut config.optimizer, self.optimizer);
         set_some(&mut config.learning_rate, self.learning_rate);
@@ -144,6 +155,7 @@ impl Arguments {
         set(&mut config.schedule, self.schedule);
         set_some(&mut config.clip_norm, self.clip_norm);
         set(&mut config.loss, self.loss);
+        set(&mut config.border_map, self.border_map);
         set(&mut config.augment, self.augment.then_some(Augmentation::RECIPE));
         set(&mut config.augment, self.no_augment.then_some(Augmentation::NONE));
         set(&mut config.evaluate_every, self.evaluate_every);
@@ -164,11 +176,6 @@ impl Arguments {
         config.validate()?;
         Ok(config)
     }
-}
-
-/// The value that a configuration file would have as this text.
-fn parse<T: DeserializeOwned>(text: &str) -> Result<T, String> {
-    T::deserialize(text.into_deserializer()).map_err(|error: value::Error| error.to_string())
 }
 
 fn set<T>(setting: &mut T, flag: Option<T>) {

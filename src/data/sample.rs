@@ -83,7 +83,7 @@ pub struct Prepared {
     pub pixels: Vec<f32>,
     /// The class of each pixel or [`IGNORE`], `[height, width]`; touching instances are parted by a gap of class 0.
     pub classes: Vec<u32>,
-    /// The loss weight of each pixel, `[height, width]`: 1 plus the border weight, 0 where the class is [`IGNORE`].
+    /// The loss weight of each pixel, `[height, width]`: [`Border::weights`] or 1, and 0 where the class is [`IGNORE`].
     pub weights: Vec<f32>,
 }
 
@@ -114,17 +114,18 @@ impl Prepared {
         }
         let mut weights = match border {
             Some(border) => border.weights(&instances)?,
-            None => vec![0.0; classes.len()],
+            None => vec![1.0; classes.len()],
         };
-        for (weight, &class) in weights.iter_mut().zip(&classes) {
-            *weight = if class == IGNORE { 0.0 } else { 1.0 + *weight };
+        for (weight, _) in weights.iter_mut().zip(&classes).filter(|&(_, &class)| class == IGNORE) {
+            *weight = 0.0;
         }
         image.normalise();
         Ok(Self { name, height, width, channels: image.channels, pixels: image.pixels, classes, weights })
     }
 }
 
-/// Replaces the constant 1 in the weights of a training set by the class weight `w_c` of equation 2, and returns `w_c`.
+/// Replaces the constant 1 in the weights of a training set by the class weight `w_c` of equation 2, and returns `w_c`. Only
+/// weights that are nowhere below 1 have that constant: see [`Border::background`].
 ///
 /// # Errors
 /// [`Error::Usage`] when a class number is not below `classes`.

@@ -3,7 +3,7 @@
 use super::record::Metric;
 use super::schedule::Schedule;
 use crate::data::dataset::Options;
-use crate::data::{Augmentation, Border, Sample, Truth};
+use crate::data::{Augmentation, Border, BorderMap, Sample, Sampling, Truth};
 use crate::error::{Error, Result};
 use crate::models::{Loss, Optimizer, Training, UNet};
 use crate::ops::{AdamSettings, CrossEntropySettings, DiceSettings, Reduction, SgdSettings};
@@ -53,6 +53,11 @@ pub struct Config {
     pub tile: Option<usize>,
     /// Tiles a step. Default 2; the paper has 1.
     pub batch: usize,
+    /// How often each image is drawn from: `images` (default), all equally often; `pixels`, in proportion to its pixels.
+    pub sampling: Sampling,
+    /// The share of tiles in the middle of which there is foreground: a class other than 0, each class of the image as likely. Default
+    /// 0: tiles lie anywhere.
+    pub foreground: f32,
     /// Threads that make batches ahead of the steps that take them. They change how fast a run is and nothing else. Default 2.
     pub workers: NonZeroUsize,
     /// How the weights follow their gradients: `sgd` (default, the paper's), `adam` or `adamw`.
@@ -94,10 +99,15 @@ pub struct Config {
     /// When pixels between cells weigh more: `instances` (default: where the labels tell cells apart), `always` (the connected
     /// regions of a class are its cells), `never`.
     pub border: BorderUse,
-    /// The weight added where two cells touch. Default 5; the paper has 10.
-    pub border_w0: f32,
-    /// How fast that weight falls off, in pixels. Default 5, the paper's.
-    pub border_sigma: f32,
+    /// Which weights those are: `paper` (default), or `release`, those of the authors' later one, for which background far from
+    /// cells weighs 0.1; see [`border`](crate::data::border).
+    pub border_map: BorderMap,
+    /// The weight added where two cells touch. Default: 5 for `paper`, which itself has 10, and 50 for `release`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub border_w0: Option<f32>,
+    /// How fast that weight falls off, in pixels. Default: 5 for `paper`, 6 for `release`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub border_sigma: Option<f32>,
     /// The seed of initial weights, batches and dropout. Default 1.
     pub seed: u32,
     /// Steps between evaluations on the validation images. Default 100.
@@ -160,7 +170,6 @@ const LARGEST_AUTOMATIC_OUTPUT: usize = 388;
 
 impl Default for Config {
     fn default() -> Self {
-        let Border { sigma, .. } = Border::default();
         let AdamSettings { beta1, beta2, epsilon, .. } = AdamSettings::default();
         Self {
             data: None,
@@ -177,6 +186,8 @@ impl Default for Config {
             dropout: 0.0,
             tile: None,
             batch: 2,
+            sampling: Sampling::Images,
+            foreground: 0.0,
             workers: const { NonZeroUsize::new(2).unwrap() },
             optimizer: OptimizerKind::Sgd,
             learning_rate: None,
@@ -194,8 +205,9 @@ impl Default for Config {
             dice_smoothing: 1.0,
             balance: false,
             border: BorderUse::Instances,
-            border_w0: 5.0,
-            border_sigma: sigma,
+            border_map: BorderMap::Paper,
+            border_w0: None,
+            border_sigma: None,
             seed: 1,
             evaluate_every: 100,
             best_by: Metric::ForegroundIou,
@@ -271,11 +283,19 @@ impl Config {
         if self.weight_decay < 0.0 || !self.weight_decay.is_finite() {
             return fail("weight_decay", self.weight_decay.to_string(), "at least 0");
         }
-        if self.border_w0 < 0.0 || !self.border_w0.is_finite() {
-            return fail("border_w0", self.border_w0.to_string(), "at least 0; the paper has 10");
+        if let Some(w0) = self.border_w0.filter(|w0| *w0 < 0.0 || !w0.is_finite()) {
+            return fail("border_w0", w0.to_string(), "at least 0; the paper has 10");
         }
-        if !positive(self.border_sigma) {
-            return fail("border_sigma", self.border_sigma.to_string(), "above 0; the paper has 5 pixels");
+        if let Some(sigma) = self.border_sigma.filter(|&sigma| !positive(sigma)) {
+            return fail("border_sigma", sigma.to_string(), "above 0; the paper has 5 pixels");
+        }
+        if self.balance && self.border_map == BorderMap::Release {
+            let problem = "balance replaces the constant 1 of the paper's weights, border_map = \"release\" has its own weight of \
+                           background: set balance to false, or border_map to \"paper\"";
+            return Err(Error::Usage(problem.into()));
+        }
+        if !(0.0..=1.0).contains(&self.foreground) {
+            return fail("foreground", self.foreground.to_string(), "a share from 0 to 1");
         }
         if let Some(minutes) = self.minutes.filter(|&minutes| minutes.is_nan() || minutes <= 0.0) {
             return fail("minutes", minutes.to_string(), "above 0");
@@ -324,7 +344,13 @@ impl Config {
             BorderUse::Always => true,
             BorderUse::Never => false,
         };
-        used.then_some(Border { w0: self.border_w0, sigma: self.border_sigma })
+        let source = Border::from(self.border_map);
+        let usual = match self.border_map {
+            BorderMap::Paper => 5.0,
+            BorderMap::Release => source.w0,
+        };
+        let (w0, sigma) = (self.border_w0.unwrap_or(usual), self.border_sigma.unwrap_or(source.sigma));
+        used.then_some(Border { w0, sigma, ..source })
     }
 
     /// What a training step is made of.
@@ -463,7 +489,10 @@ mod tests {
             (Config { dice_smoothing: 0.0, ..default() }, "dice_smoothing"),
             (Config { patience: Some(0), ..default() }, "patience"),
             (Config { weight_decay: -1.0, ..default() }, "weight_decay"),
-            (Config { border_sigma: 0.0, ..default() }, "border_sigma"),
+            (Config { border_w0: Some(-1.0), ..default() }, "border_w0"),
+            (Config { border_sigma: Some(0.0), ..default() }, "border_sigma"),
+            (Config { balance: true, border_map: BorderMap::Release, ..default() }, "set balance to false"),
+            (Config { foreground: 1.5, ..default() }, "foreground"),
             (Config { hold_out: Some(1.0), ..default() }, "hold_out"),
             (Config { hold_out: Some(0.1), val: Some("val".into()), ..default() }, "hold_out"),
             (Config { map: Some("0:0".into()), ..default() }, "0:0"),

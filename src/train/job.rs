@@ -289,9 +289,9 @@ impl Run<'_, '_> {
     }
 
     fn step(&mut self) -> Result<Record> {
-        let (begun, waited) = (Instant::now(), self.trainer.waited());
+        let begun = Instant::now();
         let record = self.trainer.step()?;
-        self.clock.add(begun.elapsed(), self.trainer.waited() - waited);
+        self.clock.add(begun.elapsed(), self.trainer.waited());
         if !record.loss.is_finite() {
             return Err(self.diverged(&format!("the loss of step {} is {}", record.step, record.loss)));
         }

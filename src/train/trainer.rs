@@ -5,7 +5,7 @@ use super::record::Record;
 use crate::array::{Array, Tensor};
 use crate::checkpoint::{self, Metadata, Section, Weights, state_prefix};
 use crate::data::augmentation::Change;
-use crate::data::sampler::{Batch, Choice, Sampler, Tile};
+use crate::data::sampler::{Batch, Sampler, Tile};
 use crate::data::{Augmentation, Loader, Prepared};
 use crate::error::Result;
 use crate::executor::{Device, Executor};
@@ -30,7 +30,7 @@ pub struct Trainer {
     loader: Option<Loader<Inputs>>,
     /// Steps done.
     step: u32,
-    /// How long the steps have waited for their batches.
+    /// How long the last step waited for its batch.
     waited: Duration,
 }
 
@@ -65,7 +65,7 @@ pub(super) fn sampler(
     let source = config.augment.source(frame);
     let truth = if all_truth { source } else { window };
     let tile = Tile { input: source, output: window, truth };
-    let sampler = Sampler::new(samples, tile, Choice::default(), config.seed)?;
+    let sampler = Sampler::new(samples, tile, config.sampling, config.seed)?.centred(config.foreground);
     Ok(if config.augment.flips { sampler } else { sampler.upright() })
 }
 
@@ -153,7 +153,7 @@ impl Trainer {
         self.batches.sampler.samples()
     }
 
-    /// How long the steps so far have waited for their batches, the device being idle.
+    /// How long the last step waited for its batch, the device being idle.
     pub fn waited(&self) -> Duration {
         self.waited
     }
@@ -165,7 +165,7 @@ impl Trainer {
     pub fn step(&mut self) -> Result<Record> {
         let begun = Instant::now();
         let inputs = self.loader()?.take()?;
-        self.waited += begun.elapsed();
+        self.waited = begun.elapsed();
         let learning_rate = self.config.learning_rate_at(self.step);
         let TrainingStep { image, labels, weights, rates, generator, loss, grad_norm, .. } = self.nodes;
         let graph = &self.nodes.graph;
@@ -190,12 +190,11 @@ impl Trainer {
 
     /// What makes the batches from the next step on.
     fn loader(&mut self) -> Result<&mut Loader<Inputs>> {
-        let loader = match self.loader.take() {
-            Some(loader) => loader,
-            None => {
-                let batches = Arc::clone(&self.batches);
-                Loader::new(self.step, self.config.workers, move |step| batches.make(step))?
-            }
+        let loader = if let Some(loader) = self.loader.take() {
+            loader
+        } else {
+            let batches = Arc::clone(&self.batches);
+            Loader::new(self.step, self.config.workers, move |step| batches.make(step))?
         };
         Ok(self.loader.insert(loader))
     }
