@@ -8,7 +8,7 @@ use crate::metrics::{Confusion, otsu_threshold};
 use crate::picture::{Curve, Picture, curve_svg};
 use crate::predict::Predictor;
 use crate::report;
-use crate::train::{Config, Event, Job, Record, Status, train};
+use crate::train::{Config, Event, Job, MAPS, Record, Status, train};
 use serde::Serialize;
 use std::fs;
 use std::path::Path;
@@ -149,7 +149,7 @@ pub fn run(
 const MARKER: &str = ".tilewise-demo";
 
 /// What a demo writes.
-const FILES: [&str; 11] = [
+const FILES: [&str; 12] = [
     MARKER,
     "data",
     "config.toml",
@@ -159,6 +159,7 @@ const FILES: [&str; 11] = [
     "summary.json",
     report::FILE,
     report::PROGRESS,
+    MAPS,
     "loss.svg",
     "examples.png",
 ];

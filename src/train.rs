@@ -13,6 +13,7 @@
 //! | `last.safetensors` | weights, optimiser state, and where the run stands |
 //! | `best.safetensors` | the weights with the best score on the validation images |
 //! | `progress/` | what the network made of two validation images at each evaluation |
+//! | `weight-maps/` | the weights of pixels that took long to compute, so that a resumed run need not; not part of the run otherwise |
 //! | `summary.json` | a [`Summary`] of the last call |
 
 mod clock;
@@ -20,11 +21,14 @@ mod config;
 mod fingerprint;
 mod folder;
 mod job;
+mod maps;
 mod preview;
 mod record;
 mod schedule;
 mod trainer;
 mod validation;
+
+pub(crate) use folder::MAPS;
 
 pub use config::{BorderUse, Config, LossKind, OptimizerKind};
 pub use job::{Event, Job, train};

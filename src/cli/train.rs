@@ -309,6 +309,7 @@ impl View {
     pub(crate) fn show(&mut self, event: &Event<'_>) {
         match event {
             Event::Ready { trainer, tile } if self.describe => {
+                self.last_line = None;
                 let model = trainer.model();
                 let output = tile - model.shrink();
                 note(&format!(
@@ -324,7 +325,13 @@ impl View {
             }
             Event::Step(progress) => self.step(progress),
             Event::Preparing { done, total } => {
-                self.bar.set_message(format!("preparing image {done} of {total}"));
+                let text = format!("preparing image {done} of {total}");
+                self.bar.set_message(text.clone());
+                let last_line = self.last_line.get_or_insert_with(Instant::now);
+                if self.plain && last_line.elapsed() >= LINE_EVERY {
+                    note(&text);
+                    *last_line = Instant::now();
+                }
             }
             Event::Evaluating { done, total } => {
                 self.bar.set_message(format!("evaluating image {} of {total}", done + 1));

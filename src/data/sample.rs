@@ -95,9 +95,17 @@ impl Prepared {
     /// # Errors
     /// [`Error::Usage`] when image and truth differ in size, or for impossible constants of the border weight.
     pub fn new(sample: Sample, border: Option<Border>) -> Result<Self> {
+        Self::weighed(sample, border.as_ref().map(|border| |instances: &LabelMap| border.weights(instances)))
+    }
+
+    /// As [`Prepared::new`], with weights by a function of the parted instances, 1 where there is none.
+    ///
+    /// # Errors
+    /// As [`Prepared::new`], and those of the function.
+    pub fn weighed(sample: Sample, weigh: Option<impl FnOnce(&LabelMap) -> Result<Vec<f32>>>) -> Result<Self> {
         let instances = match &sample.truth {
             Truth::Instances(instances) => insert_gaps(instances),
-            Truth::Classes(_) if border.is_some() => sample.instances().into_owned(),
+            Truth::Classes(_) if weigh.is_some() => sample.instances().into_owned(),
             Truth::Classes(classes) => LabelMap { values: Vec::new(), ..*classes },
         };
         let Sample { name, mut image, truth } = sample;
@@ -112,8 +120,8 @@ impl Prepared {
                 instances.width, instances.height
             )));
         }
-        let mut weights = match border {
-            Some(border) => border.weights(&instances)?,
+        let mut weights = match weigh {
+            Some(weigh) => weigh(&instances)?,
             None => vec![1.0; classes.len()],
         };
         for (weight, _) in weights.iter_mut().zip(&classes).filter(|&(_, &class)| class == IGNORE) {

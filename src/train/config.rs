@@ -46,7 +46,7 @@ pub struct Config {
     pub base: usize,
     /// The number of poolings. Default 3; the paper has 4.
     pub depth: usize,
-    /// The dropout rate at the end of the contracting path. Default 0: none.
+    /// The dropout rate at the end of the contracting path. Default 0: none; the authors' release has 0.5.
     pub dropout: f32,
     /// The side of the input tiles. Default: what gives the image of median size whole, but not more than 388 pixels of output.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -1,31 +1,53 @@
-//! Whether two calls were given the same images and labels.
+//! Whether two calls were given the same.
 
-use crate::data::{Sample, Truth};
+use crate::data::{Image, Sample, Truth};
+use std::fmt;
 
-/// A number that two sets of samples share only if they are equal, but for an accident of one in 2⁶⁴: FNV-1a over the names,
-/// sizes, pixels and labels, word by word.
+/// FNV-1a in 64 bits, word by word: a number that two sequences share only if they are equal, but for an accident of one in 2⁶⁴.
+#[derive(Debug)]
+pub(super) struct Fingerprint(u64);
+
+impl Default for Fingerprint {
+    fn default() -> Self {
+        Self(0xcbf2_9ce4_8422_2325)
+    }
+}
+
+impl Fingerprint {
+    pub(super) fn add(&mut self, words: impl IntoIterator<Item = u32>) {
+        for word in words {
+            self.0 = (self.0 ^ u64::from(word)).wrapping_mul(0x100_0000_01b3);
+        }
+    }
+}
+
+impl fmt::Display for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+/// The fingerprint of names, sizes, pixels and labels.
 pub(super) fn fingerprint<'a>(samples: impl IntoIterator<Item = &'a Sample>) -> String {
-    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
-    let mut mix = |word: u32| hash = (hash ^ u64::from(word)).wrapping_mul(0x100_0000_01b3);
+    let mut print = Fingerprint::default();
     for sample in samples {
-        sample.name.bytes().for_each(|byte| mix(u32::from(byte)));
+        print.add(sample.name.bytes().map(u32::from));
         let (kind, labels) = match &sample.truth {
             Truth::Instances(labels) => (1, labels),
             Truth::Classes(labels) => (2, labels),
         };
-        for extent in [kind, sample.image.height, sample.image.width, sample.image.channels] {
-            mix(extent as u32);
-        }
-        sample.image.pixels.iter().for_each(|value| mix(value.to_bits()));
-        labels.values.iter().for_each(|&value| mix(value));
+        let Image { height, width, channels, pixels, .. } = &sample.image;
+        print.add([kind, *height as u32, *width as u32, *channels as u32]);
+        print.add(pixels.iter().map(|value| value.to_bits()));
+        print.add(labels.values.iter().copied());
     }
-    format!("{hash:016x}")
+    print.to_string()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::{Image, LabelMap};
+    use crate::data::LabelMap;
 
     fn sample() -> Sample {
         let image =

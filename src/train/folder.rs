@@ -11,6 +11,9 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 
+/// The name of the folder of weight maps that took long to compute.
+pub(crate) const MAPS: &str = "weight-maps";
+
 /// Where a run keeps its files.
 #[derive(Debug)]
 pub(super) struct Folder {
@@ -20,6 +23,7 @@ pub(super) struct Folder {
     pub(super) last: PathBuf,
     pub(super) best: PathBuf,
     pub(super) progress: PathBuf,
+    pub(super) maps: PathBuf,
 }
 
 impl Folder {
@@ -31,6 +35,7 @@ impl Folder {
             last: path.join("last.safetensors"),
             best: path.join("best.safetensors"),
             progress: path.join(PROGRESS),
+            maps: path.join(MAPS),
         }
     }
 

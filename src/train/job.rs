@@ -4,12 +4,13 @@ use super::clock::Clock;
 use super::config::Config;
 use super::fingerprint::fingerprint;
 use super::folder::{Folder, Metrics};
+use super::maps::WeightMaps;
 use super::record::{Best, Progress, Record, Scored, Status, Summary};
 use super::trainer::Trainer;
 use super::validation::Validator;
 use crate::checkpoint::{Metadata, Weights};
 use crate::data::sample::{IGNORE, balance};
-use crate::data::{Prepared, Sample};
+use crate::data::{LabelMap, Prepared, Sample};
 use crate::error::{Error, Result};
 use crate::executor::Device;
 use std::collections::VecDeque;
@@ -112,7 +113,7 @@ pub fn train(mut job: Job<'_>, observer: &mut dyn FnMut(&Event<'_>)) -> Result<S
     };
     let tile = job.config.tile_for(&job.training);
     let (training, validation) = (std::mem::take(&mut job.training), std::mem::take(&mut job.validation));
-    let samples = prepare(&job, training, observer)?;
+    let samples = prepare(&job, training, &WeightMaps::new(&folder.maps), observer)?;
     let channels = samples.first().map_or(1, |sample| sample.channels);
     let model = job.config.model(channels, job.classes);
     let mut trainer = Trainer::new(job.config, model, tile, job.device, samples)?;
@@ -165,7 +166,12 @@ pub fn train(mut job: Job<'_>, observer: &mut dyn FnMut(&Event<'_>)) -> Result<S
 }
 
 /// The samples as the network takes them, made on all cores; of several errors the first in the order of the samples is returned.
-fn prepare(job: &Job<'_>, samples: Vec<Sample>, observer: &mut dyn FnMut(&Event<'_>)) -> Result<Vec<Prepared>> {
+fn prepare(
+    job: &Job<'_>,
+    samples: Vec<Sample>,
+    maps: &WeightMaps,
+    observer: &mut dyn FnMut(&Event<'_>),
+) -> Result<Vec<Prepared>> {
     let (config, classes, total) = (job.config, job.classes, samples.len());
     let mut results: Vec<Option<Result<Prepared>>> = samples.iter().map(|_| None).collect();
     let (sender, receiver) = channel();
@@ -173,7 +179,7 @@ fn prepare(job: &Job<'_>, samples: Vec<Sample>, observer: &mut dyn FnMut(&Event<
         for (index, sample) in samples.into_iter().enumerate() {
             let sender = sender.clone();
             // The receiver lives until all have sent.
-            scope.spawn(move |_| drop(sender.send((index, prepare_one(config, classes, sample)))));
+            scope.spawn(move |_| drop(sender.send((index, prepare_one(config, classes, sample, maps)))));
         }
         drop(sender);
         for (done, (index, result)) in (1..).zip(receiver) {
@@ -188,9 +194,10 @@ fn prepare(job: &Job<'_>, samples: Vec<Sample>, observer: &mut dyn FnMut(&Event<
     Ok(prepared)
 }
 
-fn prepare_one(config: &Config, classes: usize, sample: Sample) -> Result<Prepared> {
+fn prepare_one(config: &Config, classes: usize, sample: Sample, maps: &WeightMaps) -> Result<Prepared> {
     let border = config.border_for(&sample.truth);
-    let sample = Prepared::new(sample, border)?;
+    let weigh = border.as_ref().map(|border| |instances: &LabelMap| maps.weights(border, instances));
+    let sample = Prepared::weighed(sample, weigh)?;
     match sample.classes.iter().find(|&&class| class != IGNORE && class as usize >= classes) {
         None => Ok(sample),
         Some(class) => {
