@@ -305,7 +305,7 @@ mod tests {
             });
             println!("{map:?}: 1,764 cells in {:.2} s, 28,224 cells in {:.2} s", seconds[0], seconds[1]);
             // 16 times the cells; were it cells times pixels, 256 times the time.
-            assert!(seconds[1] < 64.0 * seconds[0] && seconds[1] < 60.0, "{map:?}: {seconds:?}");
+            assert!(seconds[1] < 100.0 * seconds[0] && seconds[1] < 60.0, "{map:?}: {seconds:?}");
         }
     }
 
