@@ -18,6 +18,7 @@
 
 mod clock;
 mod config;
+mod divergence;
 mod fingerprint;
 mod folder;
 mod job;
@@ -31,6 +32,7 @@ mod validation;
 pub(crate) use folder::MAPS;
 
 pub use config::{BorderUse, Config, LossKind, OptimizerKind};
+pub use divergence::{Divergence, Found, Origin};
 pub use job::{Event, Job, train};
 pub use preview::{Example, Preview, preview};
 pub use record::{Best, Metric, Progress, Record, Scored, Status, Summary};

@@ -389,13 +389,63 @@ fn a_loss_that_is_not_finite_ends_the_run_and_keeps_the_checkpoint() {
     let error = call(&config, &Device::Cpu, folder.path(), false, &mut |_| false).unwrap_err();
     let message = error.to_string();
     assert_eq!(error.exit_code(), 7, "{message}");
-    for part in ["diverged", "--lr", "checkpoint of step", "is whole", "last.safetensors"] {
+    for part in ["diverged", "--lr", "checkpoint of step", "is whole", "last.safetensors", "pass of step", "are finite"]
+    {
         assert!(message.contains(part), "{part}: {message}");
     }
     let graph = config.model(1, 2).build(1, [36, 36]).unwrap().graph;
     Weights::load(folder.path().join("last.safetensors")).unwrap().bank_for(&graph).unwrap();
     let summary = fs::read_to_string(folder.path().join("summary.json")).unwrap();
-    assert!(summary.contains(r#""status": "diverged""#), "{summary}");
+    let summary: serde_json::Value = serde_json::from_str(&summary).unwrap();
+    assert_eq!((summary["status"].as_str(), summary["failure"].as_str()), (Some("diverged"), Some(message.as_str())));
+}
+
+/// The message of a run that diverges.
+fn diverges(config: &Config, device: &Device) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    let error = call(config, device, folder.path(), false, &mut |_| false).unwrap_err();
+    assert_eq!(error.exit_code(), 7, "{error}");
+    error.to_string()
+}
+
+#[test]
+fn the_first_tensor_that_is_not_finite_is_named_though_its_step_was_overwritten() {
+    // Each update makes the weights about 1e8 times what they were: soon a product overflows, long after the checkpoint.
+    let forward = Config { learning_rate: Some(1e8), warmup: 0, save_every: 100, ..config() };
+    let update = Config { learning_rate: Some(3e38), momentum: 0.0, weight_decay: 1e4, ..forward.clone() };
+    for device in [Device::Cpu, gpu()] {
+        let message = diverges(&forward, &device);
+        for part in
+            ["the first tensor that is not finite is the output of `", "pass of step", "checkpoint of step 0 is whole"]
+        {
+            assert!(message.contains(part), "{part}: {message}");
+        }
+        let message = diverges(&update, &device);
+        for part in ["all gradients of step 1 are finite", "learning rate of 3e38 made `", "checkpoint of step 0"] {
+            assert!(message.contains(part), "{part}: {message}");
+        }
+    }
+}
+
+#[test]
+fn an_image_that_is_not_finite_is_named_and_no_learning_rate_is_blamed() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut training: Vec<Sample> = (0..3).map(discs).collect();
+    training[1].image.pixels[77] = f32::INFINITY;
+    let job = Job {
+        config: &config(),
+        device: &gpu(),
+        training,
+        validation: Vec::new(),
+        classes: 2,
+        metadata: Metadata::new(),
+        out: folder.path(),
+        resume: false,
+        stop: &AtomicBool::new(false),
+    };
+    let message = train(job, &mut |_| {}).unwrap_err().to_string();
+    assert!(message.contains("`image` is NaN") && message.contains("pixels or weights of discs1"), "{message}");
+    assert!(message.contains("Mend") && !message.contains("--lr"), "{message}");
 }
 
 #[test]
@@ -405,6 +455,7 @@ fn gradients_whose_norm_overflows_end_the_run_too() {
     let error = call(&config, &Device::Cpu, folder.path(), false, &mut |_| false).unwrap_err();
     let message = error.to_string();
     assert!(error.exit_code() == 7 && message.contains("the norm of the gradients of step 1 is inf"), "{message}");
+    assert!(message.contains("output of `clip.total` (clip_grad_norm_total)"), "{message}");
 }
 
 #[test]

@@ -336,6 +336,9 @@ impl View {
             Event::Evaluating { done, total } => {
                 self.bar.set_message(format!("evaluating image {} of {total}", done + 1));
             }
+            Event::Retracing { step, until } => {
+                self.bar.set_message(format!("looking for where it diverged: step {step} of {until} again"));
+            }
             Event::Ready { .. } => {}
         }
     }

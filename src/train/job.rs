@@ -2,6 +2,7 @@
 
 use super::clock::Clock;
 use super::config::Config;
+use super::divergence::{Divergence, Origin, retrace};
 use super::fingerprint::fingerprint;
 use super::folder::{Folder, Metrics};
 use super::maps::WeightMaps;
@@ -68,6 +69,13 @@ pub enum Event<'a> {
         done: usize,
         /// Images in total.
         total: usize,
+    },
+    /// The run has diverged, and its last steps are done again to find out where.
+    Retracing {
+        /// Steps done.
+        step: u32,
+        /// The step at which it was noticed.
+        until: u32,
     },
 }
 
@@ -155,10 +163,18 @@ pub fn train(mut job: Job<'_>, observer: &mut dyn FnMut(&Event<'_>)) -> Result<S
     run.folder.write_config(job.config)?;
     let (status, failure) = match run.go() {
         Ok(status) => (status, None),
-        Err(diverged @ Error::Diverged(_)) => (Status::Diverged, Some(diverged)),
+        Err(Error::Diverged(problem)) => (Status::Diverged, Some(problem)),
         Err(error) => return Err(error),
     };
-    let summary = run.summary(status, tile, resumed_from);
+    let mut summary = run.summary(status, tile, resumed_from);
+    let failure = match failure {
+        Some(problem) => {
+            let problem = run.diverged(&problem);
+            summary.failure = Some(problem.clone());
+            Some(Error::Diverged(problem))
+        }
+        None => None,
+    };
     if summary.step > resumed_from || resumed_from == 0 {
         run.folder.write_summary(&summary)?;
     }
@@ -300,10 +316,10 @@ impl Run<'_, '_> {
         let record = self.trainer.step()?;
         self.clock.add(begun.elapsed(), self.trainer.waited());
         if !record.loss.is_finite() {
-            return Err(self.diverged(&format!("the loss of step {} is {}", record.step, record.loss)));
+            return Err(Error::Diverged(format!("the loss of step {} is {}", record.step, record.loss)));
         }
         if let Some(norm) = record.grad_norm.filter(|norm| !norm.is_finite()) {
-            return Err(self.diverged(&format!("the norm of the gradients of step {} is {norm}", record.step)));
+            return Err(Error::Diverged(format!("the norm of the gradients of step {} is {norm}", record.step)));
         }
         if self.losses.len() == RECENT {
             self.losses.pop_front();
@@ -414,7 +430,6 @@ impl Run<'_, '_> {
     /// What is left when saving fails.
     fn explained(&self, error: Error) -> Error {
         match error {
-            Error::Diverged(problem) => self.diverged(&problem),
             Error::Io { action, path, source } => {
                 let source = io::Error::new(source.kind(), format!("{source}; {}", self.left()));
                 Error::Io { action, path, source }
@@ -423,14 +438,33 @@ impl Run<'_, '_> {
         }
     }
 
-    fn diverged(&self, problem: &str) -> Error {
-        let rate = self.job.config.peak_learning_rate();
-        let lower = rate / 3.0;
-        Error::Diverged(format!(
-            "training has diverged: {problem}; {}. Start again, or go on from there with --resume, at a lower rate: --lr {lower:.0e} \
-             instead of {rate}",
-            self.left()
-        ))
+    /// What went wrong, where, what is left, and what to do.
+    fn diverged(&mut self, problem: &str) -> String {
+        let (until, job) = (self.trainer.steps_done(), self.job);
+        let mut proceed = |step| {
+            (self.observer)(&Event::Retracing { step, until });
+            !job.stop.load(Ordering::Relaxed)
+        };
+        let checkpoint = Weights::load(&self.folder.last);
+        let found = checkpoint
+            .and_then(|checkpoint| retrace(&mut self.trainer, job.device, &checkpoint, &mut proceed))
+            .map_err(|error| format!("which tensor was the first cannot be told: {error}"));
+        let is_data = matches!(&found, Ok(Some(Divergence { origin: Origin::Input { .. }, .. })));
+        let advice = if is_data {
+            "Mend what it is made of, and start again".into()
+        } else {
+            let rate = job.config.peak_learning_rate();
+            let lower = rate / 3.0;
+            format!(
+                "Start again, or go on from there with --resume, at a lower rate: --lr {lower:.0e} instead of {rate}"
+            )
+        };
+        let found = match found {
+            Ok(Some(divergence)) => format!("{divergence}; "),
+            Ok(None) => String::new(),
+            Err(problem) => format!("{problem}; "),
+        };
+        format!("training has diverged: {problem}; {found}{}. {advice}", self.left())
     }
 
     fn left(&self) -> String {
@@ -444,6 +478,7 @@ impl Run<'_, '_> {
         let count = self.losses.len();
         Summary {
             status,
+            failure: None,
             step: self.trainer.steps_done(),
             resumed_from,
             loss: self.losses.back().copied(),

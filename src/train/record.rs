@@ -127,6 +127,9 @@ pub enum Status {
 pub struct Summary {
     /// Why the call ended.
     pub status: Status,
+    /// For a run that has diverged, where and how.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub failure: Option<String>,
     /// Steps done in total.
     pub step: u32,
     /// The step this call went on from; 0 for a new run.

@@ -97,6 +97,29 @@ impl Batches {
     }
 }
 
+/// Writes a batch and where the generator stands: everything that a step computes its gradients from, besides parameters.
+fn write_batch(
+    executor: &mut Executor,
+    nodes: &TrainingStep,
+    augmented: Option<&Augmented>,
+    inputs: Inputs,
+    place: [u32; 2],
+) -> Result<()> {
+    let TrainingStep { ref graph, image, labels, weights, generator, .. } = *nodes;
+    let float = |node: NodeId, data: Vec<f32>| Tensor::Float(Array { shape: graph.shape(node).clone(), data });
+    let uint = |node: NodeId, data: Vec<u32>| Tensor::Uint(Array { shape: graph.shape(node).clone(), data });
+    executor.write(image, float(image, inputs.image))?;
+    executor.write(labels, uint(labels, inputs.labels))?;
+    executor.write(weights, float(weights, inputs.weights))?;
+    if let Some(augmented) = augmented {
+        write_changes(executor, augmented, &inputs.changes)?;
+    }
+    match generator {
+        Some(generator) => executor.write(generator, uint(generator, place.into())),
+        None => Ok(()),
+    }
+}
+
 impl Trainer {
     /// Initial weights, and everything that a step needs.
     ///
@@ -167,20 +190,11 @@ impl Trainer {
         let inputs = self.loader()?.take()?;
         self.waited = begun.elapsed();
         let learning_rate = self.config.learning_rate_at(self.step);
-        let TrainingStep { image, labels, weights, rates, generator, loss, grad_norm, .. } = self.nodes;
-        let graph = &self.nodes.graph;
-        let float = |node: NodeId, data: Vec<f32>| Tensor::Float(Array { shape: graph.shape(node).clone(), data });
-        let uint = |node: NodeId, data: Vec<u32>| Tensor::Uint(Array { shape: graph.shape(node).clone(), data });
-        self.executor.write(image, float(image, inputs.image))?;
-        self.executor.write(labels, uint(labels, inputs.labels))?;
-        self.executor.write(weights, float(weights, inputs.weights))?;
-        if let Some(augmented) = &self.augmented {
-            write_changes(&mut self.executor, augmented, &inputs.changes)?;
-        }
-        self.executor.write(rates, float(rates, self.training.optimizer.rates(learning_rate, self.step)))?;
-        if let Some(generator) = generator {
-            self.executor.write(generator, uint(generator, vec![self.config.seed, self.step]))?;
-        }
+        let TrainingStep { rates, loss, grad_norm, .. } = self.nodes;
+        write_batch(&mut self.executor, &self.nodes, self.augmented.as_ref(), inputs, [self.config.seed, self.step])?;
+        let shape = self.nodes.graph.shape(rates).clone();
+        let data = self.training.optimizer.rates(learning_rate, self.step);
+        self.executor.write(rates, Tensor::Float(Array { shape, data }))?;
         self.executor.run()?;
         let number = |node| Ok(self.executor.read(node)?.float().data.first().copied().unwrap_or(f32::NAN));
         let (loss, grad_norm) = (number(loss)?, grad_norm.map(number).transpose()?);
@@ -197,6 +211,26 @@ impl Trainer {
             Loader::new(self.step, self.config.workers, move |step| batches.make(step))?
         };
         Ok(self.loader.insert(loader))
+    }
+
+    /// What the nodes have as values in a step, counted from 0, that starts from these parameters; they must come before its update.
+    ///
+    /// # Errors
+    /// When the device fails, or has no memory for a second plan.
+    pub(super) fn values(
+        &self,
+        device: &Device,
+        step: u32,
+        parameters: &[f32],
+        nodes: &[NodeId],
+    ) -> Result<Vec<Tensor<f32>>> {
+        let mut graph = self.nodes.graph.before_update();
+        nodes.iter().try_for_each(|&node| graph.mark_output("value", node))?;
+        let mut executor = Executor::new(device, &graph, parameters)?;
+        let place = [self.config.seed, step];
+        write_batch(&mut executor, &self.nodes, self.augmented.as_ref(), self.batches.make(step)?, place)?;
+        executor.run()?;
+        nodes.iter().map(|&node| executor.read(node)).collect()
     }
 
     /// The parameter bank.
@@ -221,12 +255,21 @@ impl Trainer {
     /// # Errors
     /// As [`checkpoint::save`].
     pub fn save(&self, path: &Path, metadata: &Metadata) -> Result<()> {
+        let banks = self.banks()?;
+        let sections: Vec<Section<'_>> = banks.iter().map(|(prefix, bank)| Section { prefix, bank }).collect();
+        checkpoint::save(path, self.graph(), &sections, metadata)
+    }
+
+    /// The parameters and the optimiser's state, each with what its tensors' names begin with in a checkpoint.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub(super) fn banks(&self) -> Result<Vec<(String, Vec<f32>)>> {
         let mut banks = vec![(String::new(), self.parameters()?)];
         for (prefix, bank) in self.state() {
             banks.push((prefix, self.executor.read_bank(bank)?));
         }
-        let sections: Vec<Section<'_>> = banks.iter().map(|(prefix, bank)| Section { prefix, bank }).collect();
-        checkpoint::save(path, self.graph(), &sections, metadata)
+        Ok(banks)
     }
 
     /// The banks of the optimiser's state, each with what it is called in a checkpoint.
