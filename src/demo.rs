@@ -207,7 +207,7 @@ fn draw_curve(path: &Path, records: &[Record]) -> Result<()> {
     let score = records.iter().filter_map(score).collect();
     let svg = curve_svg(
         &Curve { name: "training loss".into(), points: loss },
-        Some(&Curve { name: "foreground IoU, validation images".into(), points: score }),
+        &[Curve { name: "foreground IoU, validation images".into(), points: score }],
     )?;
     atomic::write(path, |file| file.write_all(svg.as_bytes()))
 }

@@ -3,13 +3,13 @@
 mod page;
 
 use crate::checkpoint::{Weights, atomic};
-use crate::data::{Prepared, Sample};
+use crate::data::{Components, Prepared, Sample, Truth};
 use crate::error::{Error, Result};
 use crate::executor::Device;
-use crate::metrics::{Confusion, Scores};
+use crate::metrics::{Confusion, InstanceScores, Scores};
 use crate::picture::{Curve, Picture, curve_svg};
 use crate::predict::{Prediction, Predictor};
-use crate::train::{Config, Record};
+use crate::train::{self, Config, Record};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -40,6 +40,8 @@ struct Report {
     /// The learning rate over the steps, as SVG.
     schedule: Option<String>,
     scores: Option<Scores>,
+    /// Scores by object, where the truth of validation images tells objects apart.
+    objects: Option<InstanceScores>,
     images: usize,
     progress: Vec<Progress>,
     best: Vec<Scored>,
@@ -80,11 +82,14 @@ pub fn write(
     let weights = Weights::find(run)?;
     let mut predictor = Predictor::load(device.clone(), &weights, None)?;
     let mut total = Confusion::new(predictor.net().classes);
-    let mut ranking = Vec::with_capacity(validation.len());
+    let (mut ranking, mut objects) = (Vec::with_capacity(validation.len()), Vec::new());
     for (index, sample) in validation.iter().enumerate() {
         progress(index, validation.len());
-        let (_, confusion) = predictor.score(sample)?;
+        let (prediction, confusion) = predictor.score(sample)?;
         total.merge(&confusion);
+        if let Truth::Instances(truth) = &sample.truth {
+            objects.push(InstanceScores::paired(truth, &Components::default().label(&prediction.label_map()))?);
+        }
         let scores = confusion.scores();
         ranking.push((scores.foreground_iou, scores.pixel_error, index));
     }
@@ -116,6 +121,7 @@ pub fn write(
         curve: curve(&records)?,
         schedule: schedule(&records)?,
         scores: (!validation.is_empty()).then(|| total.scores()),
+        objects: (!objects.is_empty()).then(|| InstanceScores::mean(&objects)),
         images: validation.len(),
         progress: moments(&run.join(PROGRESS))?,
         best,
@@ -154,11 +160,15 @@ fn summary(path: &Path) -> serde_json::Value {
 
 fn curve(records: &[Record]) -> Result<String> {
     let loss = records.iter().map(|record| (f64::from(record.step), f64::from(record.loss)));
-    let score = records.iter().filter_map(|record| Some((f64::from(record.step), record.scored?.foreground_iou?)));
-    curve_svg(
-        &Curve { name: "training loss".into(), points: loss.collect() },
-        Some(&Curve { name: "foreground IoU, validation images".into(), points: score.collect() }),
-    )
+    let score = |name: &str, of: fn(&train::Scored) -> Option<f64>| {
+        let points = records.iter().filter_map(|record| Some((f64::from(record.step), of(&record.scored?)?)));
+        Curve { name: name.into(), points: points.collect() }
+    };
+    let mut scores = vec![score("foreground IoU, validation images", |scored| scored.foreground_iou)];
+    let objects =
+        [score("AP at IoU 0.5 of objects", |scored| scored.ap50), score("mean AP of objects", |scored| scored.mean_ap)];
+    scores.extend(objects.into_iter().filter(|score| !score.points.is_empty()));
+    curve_svg(&Curve { name: "training loss".into(), points: loss.collect() }, &scores)
 }
 
 /// The learning rate, where it is not the same all the time.
@@ -168,7 +178,7 @@ fn schedule(records: &[Record]) -> Result<Option<String>> {
     if points.windows(2).all(|pair| pair[0].1.to_bits() == pair[1].1.to_bits()) {
         return Ok(None);
     }
-    curve_svg(&Curve { name: "learning rate".into(), points }, None).map(Some)
+    curve_svg(&Curve { name: "learning rate".into(), points }, &[]).map(Some)
 }
 
 /// The pictures that training left, a few of each image's, the first and the last among them.

@@ -7,10 +7,12 @@ use std::fs;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tilewise::checkpoint::{Metadata, Section, Weights, save, state_prefix};
-use tilewise::data::{Augmentation, BorderMap, Image, LabelMap, Sample, Sampling, Truth};
+use tilewise::data::{Augmentation, BorderMap, Components, Image, LabelMap, Sample, Sampling, Truth};
 use tilewise::executor::Device;
 use tilewise::gpu::Gpu;
+use tilewise::metrics::InstanceScores;
 use tilewise::ops::Reduction;
+use tilewise::predict::Predictor;
 use tilewise::random::Random;
 use tilewise::train::{Config, Event, Job, LossKind, Metric, OptimizerKind, Record, Schedule, Status, Summary, train};
 use tilewise::{Error, Result};
@@ -311,7 +313,9 @@ fn a_small_network_learns_on_a_device() {
 
 #[test]
 fn the_best_weights_are_those_of_the_chosen_metric() {
-    for metric in [Metric::ForegroundIou, Metric::MeanIou, Metric::PixelError, Metric::Loss] {
+    let metrics =
+        [Metric::ForegroundIou, Metric::MeanIou, Metric::PixelError, Metric::Loss, Metric::Ap50, Metric::MeanAp];
+    for metric in metrics {
         let folder = tempfile::tempdir().unwrap();
         let config = Config { best_by: metric, evaluate_every: 1, ..config() };
         let summary = straight(&config, &Device::Cpu, folder.path());
@@ -325,6 +329,48 @@ fn the_best_weights_are_those_of_the_chosen_metric() {
         let best = summary.best.unwrap();
         assert_eq!((best.step, best.metric, Some(best.value)), (step, metric, value));
     }
+}
+
+#[test]
+fn objects_are_scored_as_evaluate_scores_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let rate = Some(0.01);
+    let config = Config { best_by: Metric::MeanAp, steps: 60, base: 8, dropout: 0.0, learning_rate: rate, ..config() };
+    let summary = straight(&Config { evaluate_every: 20, ..config }, &Device::Cpu, folder.path());
+    let weights = Weights::load(folder.path().join("best.safetensors")).unwrap();
+    let mut predictor = Predictor::load(Device::Cpu, &weights, None).unwrap();
+    let score = |seed| {
+        let sample = discs(seed);
+        let found = Components::default().label(&predictor.predict(&sample.image, &mut |_, _| {}).unwrap().label_map());
+        InstanceScores::new(&sample.instances(), &found).unwrap()
+    };
+    let expected = InstanceScores::mean(&(10..12).map(score).collect::<Vec<_>>());
+    let best = summary.best.unwrap();
+    assert_eq!(Some(best.value), expected.mean_average_precision);
+    let records = records(folder.path());
+    let scored = records[best.step as usize - 1].scored.unwrap();
+    assert_eq!(scored.ap50, expected.average_precision.map(|precision| precision[0]));
+    assert!(best.value > 0.0 && scored.ap50 > scored.mean_ap, "{scored:?}");
+}
+
+#[test]
+fn objects_cannot_be_compared_where_the_truth_does_not_tell_them_apart() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut validation = discs(10);
+    validation.truth = Truth::Classes(validation.classes().into_owned());
+    let job = Job {
+        config: &Config { best_by: Metric::Ap50, ..config() },
+        device: &Device::Cpu,
+        training: (0..3).map(discs).collect(),
+        validation: vec![validation],
+        classes: 2,
+        metadata: Metadata::new(),
+        out: folder.path(),
+        resume: false,
+        stop: &AtomicBool::new(false),
+    };
+    let message = train(job, &mut |_| {}).unwrap_err().to_string();
+    assert!(message.contains("AP at IoU 0.5 compares objects") && message.contains("instances/"), "{message}");
 }
 
 #[test]

@@ -101,7 +101,8 @@ pub(crate) struct Arguments {
     /// Steps between evaluations on the validation images [default: 100]
     #[arg(long, value_name = "N")]
     evaluate_every: Option<u32>,
-    /// Choose the best weights by `foreground_iou`, `mean_iou`, `pixel_error` or `loss` [default: `foreground_iou`]
+    /// Choose the best weights by `foreground_iou`, `mean_iou`, `pixel_error`, `loss` or, for labels that tell objects apart, by `ap50` or
+    /// `mean_ap`, the average precision of objects [default: `foreground_iou`]
     #[arg(long, value_name = "METRIC", value_parser = parse::<Metric>)]
     best_by: Option<Metric>,
     /// Stop after this many evaluations without a better one [default: never]
@@ -369,6 +370,7 @@ impl View {
             Some(format!("step {}/{}", progress.record.step, progress.steps)),
             self.loss.map(|loss| format!("loss {loss:.4}")),
             self.scored.and_then(|scored| scored.foreground_iou).map(|iou| format!("IoU {iou:.4}")),
+            self.scored.and_then(|scored| scored.ap50).map(|precision| format!("AP50 {precision:.4}")),
             progress.steps_per_second.map(rate),
             progress.time_left.map(|left| format!("{} left", HumanDuration(left))),
         ];
@@ -394,11 +396,13 @@ fn conclusion(summary: &Summary, arguments: &Arguments) -> String {
         .best
         .map(|best| format!("best {} {:.4} after step {}: {out}/best.safetensors", best.metric, best.value, best.step));
     let iou = summary.scored.and_then(|scored| scored.foreground_iou);
+    let (mean_ap, ap50) = summary.scored.map_or((None, None), |scored| (scored.mean_ap, scored.ap50));
     let lines = [
         Some(end),
         summary.mean_loss.map(|loss| format!("mean loss {loss:.4}")),
         summary.waiting_for_data.map(|share| format!("the device waited for data {:.1} % of the time", 100.0 * share)),
         iou.map(|iou| format!("foreground IoU {iou:.4}")),
+        mean_ap.zip(ap50).map(|(mean, half)| format!("objects: mean AP {mean:.4} (at IoU 0.5: {half:.4})")),
         best,
         Some(format!("last weights: {out}/last.safetensors")),
         (summary.status != Status::Interrupted).then(|| format!("report: {out}/{}", report::FILE)),

@@ -45,19 +45,34 @@ impl InstanceScores {
     pub fn new(truth: &LabelMap, prediction: &LabelMap) -> Result<Self> {
         let table = Contingency::new(truth, prediction)?;
         let thinned = Contingency::new(truth, &thin_borders(prediction))?;
-        let average_precision = table.average_precision();
         Ok(Self {
+            adapted_rand: table.adapted_rand(),
+            v_rand_thinned: thinned.v_rand(),
+            v_info_thinned: thinned.v_info(),
+            warping_error: warping_error(truth, prediction)?,
+            ..Self::of_pairs(&table)
+        })
+    }
+
+    /// Those of the scores that pair objects, in time linear in pixels: counts, average precision and SEG. The others are `None`.
+    ///
+    /// # Errors
+    /// As [`InstanceScores::new`].
+    pub fn paired(truth: &LabelMap, prediction: &LabelMap) -> Result<Self> {
+        Ok(Self::of_pairs(&Contingency::new(truth, prediction)?))
+    }
+
+    fn of_pairs(table: &Contingency) -> Self {
+        let average_precision = table.average_precision();
+        Self {
             true_objects: table.true_objects(),
             predicted_objects: table.predicted_objects(),
             merged_objects: table.merged_objects(),
             mean_average_precision: average_precision.map(|precision| precision.iter().sum::<f64>() / 10.0),
             average_precision,
             seg: table.seg(),
-            adapted_rand: table.adapted_rand(),
-            v_rand_thinned: thinned.v_rand(),
-            v_info_thinned: thinned.v_info(),
-            warping_error: warping_error(truth, prediction)?,
-        })
+            ..Self::default()
+        }
     }
 
     /// The scores of a data set: objects summed, SEG over all true objects as its source has it, and the mean of every other
@@ -156,6 +171,9 @@ mod tests {
         assert!(all.to_string().contains("mAP   0.1250 (at IoU 0.5: 0.1250)"), "{all}");
         assert!(empty.to_string().contains("adapted Rand   absent\n"), "{empty}");
         assert_eq!(InstanceScores::mean(&[]), InstanceScores::default());
+        let paired = InstanceScores::paired(&labels(&["1100"]), &labels(&["0000"])).unwrap();
+        let others = InstanceScores { adapted_rand: None, v_rand_thinned: None, v_info_thinned: None, ..missed };
+        assert_eq!(paired, InstanceScores { warping_error: None, ..others });
     }
 
     #[test]

@@ -12,20 +12,23 @@ pub struct Curve {
     pub points: Vec<(f64, f64)>,
 }
 
-/// A value such as the training loss (left axis), and perhaps a score between 0 and 1 (right axis), over the steps, as the text of
-/// an SVG.
+/// A value such as the training loss (left axis), and up to three scores between 0 and 1 (right axis), over the steps, as the text
+/// of an SVG.
 ///
 /// # Errors
 /// [`Error::Usage`] when the drawing library cannot draw them.
-pub fn curve_svg(loss: &Curve, score: Option<&Curve>) -> Result<String> {
+pub fn curve_svg(loss: &Curve, scores: &[Curve]) -> Result<String> {
     let mut svg = String::new();
-    draw(&mut svg, loss, score).map_err(|problem| Error::Usage(format!("the curve cannot be drawn: {problem}")))?;
+    draw(&mut svg, loss, scores).map_err(|problem| Error::Usage(format!("the curve cannot be drawn: {problem}")))?;
     Ok(svg)
 }
 
-fn draw(svg: &mut String, loss: &Curve, score: Option<&Curve>) -> Result<(), String> {
+/// The colours of the scores.
+const COLOURS: [RGBColor; 3] = [RGBColor(213, 94, 0), RGBColor(0, 158, 115), RGBColor(204, 121, 167)];
+
+fn draw(svg: &mut String, loss: &Curve, scores: &[Curve]) -> Result<(), String> {
     let text = |error: &dyn std::fmt::Display| error.to_string();
-    let scored = score.map_or(&[][..], |score| &score.points);
+    let scored = scores.iter().flat_map(|score| &score.points);
     let last = loss.points.iter().chain(scored).map(|point| point.0).fold(1.0, f64::max);
     let highest = loss.points.iter().map(|point| point.1).filter(|value| value.is_finite()).fold(1e-6, f64::max);
     let area = SVGBackend::with_string(svg, (900, 480)).into_drawing_area();
@@ -34,7 +37,7 @@ fn draw(svg: &mut String, loss: &Curve, score: Option<&Curve>) -> Result<(), Str
         .margin(16)
         .x_label_area_size(44)
         .y_label_area_size(64)
-        .right_y_label_area_size(if score.is_some() { 56 } else { 0 })
+        .right_y_label_area_size(if scores.is_empty() { 0 } else { 56 })
         .build_cartesian_2d(0.0..last, 0.0..1.05 * highest)
         .map_err(|error| text(&error))?
         .set_secondary_coord(0.0..last, 0.0..1.0);
@@ -46,22 +49,23 @@ fn draw(svg: &mut String, loss: &Curve, score: Option<&Curve>) -> Result<(), Str
         .x_label_formatter(&|step| format!("{step:.0}"))
         .draw()
         .map_err(|error| text(&error))?;
-    if let Some(score) = score {
-        chart.configure_secondary_axes().y_desc(&score.name).draw().map_err(|error| text(&error))?;
+    if !scores.is_empty() {
+        let names: Vec<&str> = scores.iter().map(|score| score.name.as_str()).collect();
+        chart.configure_secondary_axes().y_desc(names.join(", ")).draw().map_err(|error| text(&error))?;
     }
-    let (blue, orange) = (RGBColor(0, 114, 178), RGBColor(213, 94, 0));
+    let blue = RGBColor(0, 114, 178);
     let points = loss.points.iter().copied().filter(|point| point.1.is_finite());
     chart
         .draw_series(LineSeries::new(points, &blue))
         .map_err(|error| text(&error))?
         .label(&loss.name)
         .legend(move |(x, y)| PathElement::new([(x, y), (x + 24, y)], blue));
-    if let Some(score) = score {
+    for (score, colour) in scores.iter().zip(COLOURS) {
         chart
-            .draw_secondary_series(LineSeries::new(score.points.iter().copied(), orange.stroke_width(2)))
+            .draw_secondary_series(LineSeries::new(score.points.iter().copied(), colour.stroke_width(2)))
             .map_err(|error| text(&error))?
             .label(&score.name)
-            .legend(move |(x, y)| PathElement::new([(x, y), (x + 24, y)], orange.stroke_width(2)));
+            .legend(move |(x, y)| PathElement::new([(x, y), (x + 24, y)], colour.stroke_width(2)));
     }
     chart
         .configure_series_labels()
@@ -80,10 +84,11 @@ mod tests {
     fn a_curve_is_drawn_even_when_there_is_little_to_draw() {
         let curve = |points: &[(f64, f64)]| Curve { name: "value".into(), points: points.to_vec() };
         let mut svg = String::new();
-        draw(&mut svg, &curve(&[(1.0, 2.0), (2.0, f64::NAN), (3.0, 0.5)]), Some(&curve(&[(3.0, 0.9)]))).unwrap();
+        let scores = [curve(&[(3.0, 0.9)]), curve(&[])];
+        draw(&mut svg, &curve(&[(1.0, 2.0), (2.0, f64::NAN), (3.0, 0.5)]), &scores).unwrap();
         assert!(svg.starts_with("<svg") && svg.contains("polyline") && !svg.contains("NaN"));
         let mut svg = String::new();
-        draw(&mut svg, &curve(&[]), None).unwrap();
+        draw(&mut svg, &curve(&[]), &[]).unwrap();
         assert!(svg.contains("</svg>"));
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{Progress, Report, Scored};
 use crate::error::Result;
-use crate::metrics::Scores;
+use crate::metrics::{IOU_THRESHOLDS, InstanceScores, Scores};
 use crate::picture::Picture;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -62,6 +62,7 @@ pub(super) fn html(report: &Report) -> Result<String> {
                     div class="plot" { (PreEscaped(schedule)) }
                 }
                 @if let Some(scores) = &report.scores { (quality(scores, report.images)) }
+                @if let Some(objects) = &report.objects { (by_object(objects)) }
                 @if !report.progress.is_empty() {
                     h2 { "Over time" }
                     p { "The probability of foreground on validation images, as training went on." }
@@ -111,8 +112,9 @@ fn tiles(summary: &Value) -> Markup {
     });
     let waiting =
         summary["waiting_for_data"].as_f64().map_or("–".to_owned(), |share| format!("{:.1} %", 100.0 * share));
+    let best = format!("best {}", summary["best"]["metric"].as_str().unwrap_or("score").replace('_', " "));
     let entries = [
-        (score(&summary["best"]["foreground_iou"]), "best foreground IoU"),
+        (score(&summary["best"]["value"]), best.as_str()),
         (count(&summary["best"]["step"]), "its step"),
         (count(&summary["step"]), "steps"),
         (score(&summary["mean_loss"]), "mean loss, last steps"),
@@ -155,6 +157,27 @@ fn quality(scores: &Scores, images: usize) -> Markup {
                     }
                 }
             }
+        }
+    }
+}
+
+/// Scores by object.
+fn by_object(scores: &InstanceScores) -> Markup {
+    let score = |value: Option<f64>| value.map_or("absent".to_owned(), |value| format!("{value:.4}"));
+    html! {
+        h2 { "Objects" }
+        p { "Connected regions of the predicted foreground against the true objects: " (scores.predicted_objects) " predicted, "
+            (scores.true_objects) " true, of which " (scores.merged_objects) " are merged with others; mean AP "
+            (score(scores.mean_average_precision)) ", SEG " (score(scores.seg))
+            ". The average precision at each IoU that an object must exceed to be found, TP / (TP + FP + FN), mean over images:" }
+        table {
+            thead { tr { th { "IoU" } @for threshold in IOU_THRESHOLDS { th { (format!("{threshold:.2}")) } } } }
+            tbody { tr {
+                th scope="row" { "AP" }
+                @for place in 0..IOU_THRESHOLDS.len() {
+                    td { (score(scores.average_precision.map(|precision| precision[place]))) }
+                }
+            } }
         }
     }
 }

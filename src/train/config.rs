@@ -112,8 +112,9 @@ pub struct Config {
     pub seed: u32,
     /// Steps between evaluations on the validation images. Default 100.
     pub evaluate_every: u32,
-    /// By what the best weights are chosen: `foreground_iou` (default), `mean_iou`, `pixel_error` or `loss` (the mean
-    /// cross-entropy, without weights) on the validation images.
+    /// By what the best weights are chosen: `foreground_iou` (default), `mean_iou`, `pixel_error`, `loss` (the mean
+    /// cross-entropy, without weights) or, where the labels tell objects apart, `ap50` or `mean_ap` (the average precision of the 2018
+    /// Data Science Bowl at an IoU of 0.5, or the mean up to 0.95) on the validation images.
     pub best_by: Metric,
     /// Stop after this many evaluations without a better one. Default: never.
     #[serde(skip_serializing_if = "Option::is_none")]

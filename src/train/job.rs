@@ -11,7 +11,7 @@ use super::trainer::Trainer;
 use super::validation::Validator;
 use crate::checkpoint::{Metadata, Weights};
 use crate::data::sample::{IGNORE, balance};
-use crate::data::{LabelMap, Prepared, Sample};
+use crate::data::{LabelMap, Prepared, Sample, Truth};
 use crate::error::{Error, Result};
 use crate::executor::Device;
 use std::collections::VecDeque;
@@ -110,6 +110,14 @@ pub fn train(mut job: Job<'_>, observer: &mut dyn FnMut(&Event<'_>)) -> Result<S
         let problem =
             "patience counts evaluations, and there are no validation images: give --val DIR or --hold-out 0.1";
         return Err(Error::Usage(problem.into()));
+    }
+    let metric = job.config.best_by;
+    let told_apart = job.validation.iter().any(|sample| matches!(sample.truth, Truth::Instances(_)));
+    if metric.needs_objects() && !job.validation.is_empty() && !told_apart {
+        return Err(Error::Usage(format!(
+            "best_by {metric} compares objects, and the truth of the validation images does not tell them apart: give instances/ \
+             in place of masks/, or another best_by such as foreground_iou"
+        )));
     }
     let data = fingerprint(job.training.iter().chain(&job.validation));
     let (folder, resumed) = if job.resume {

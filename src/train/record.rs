@@ -33,6 +33,13 @@ pub struct Scored {
     pub pixel_error: f64,
     /// Mean cross-entropy of a pixel, without weights, whatever the training minimises.
     pub validation_loss: Option<f64>,
+    /// Where the truth tells objects apart, the precision of the 2018 Data Science Bowl at an IoU of 0.5, the mean over images;
+    /// predicted objects are the connected regions of one class other than 0.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ap50: Option<f64>,
+    /// Its mean over the thresholds 0.5 to 0.95 likewise.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mean_ap: Option<f64>,
 }
 
 /// A score by which weights are compared.
@@ -48,6 +55,10 @@ pub enum Metric {
     PixelError,
     /// [`Scored::validation_loss`], the smaller the better.
     Loss,
+    /// [`Scored::ap50`], the larger the better.
+    Ap50,
+    /// [`Scored::mean_ap`], the larger the better.
+    MeanAp,
 }
 
 impl Metric {
@@ -58,13 +69,20 @@ impl Metric {
             Self::MeanIou => scored.mean_iou,
             Self::PixelError => Some(scored.pixel_error),
             Self::Loss => scored.validation_loss,
+            Self::Ap50 => scored.ap50,
+            Self::MeanAp => scored.mean_ap,
         }
+    }
+
+    /// Whether it compares objects, which the truth must then tell apart.
+    pub fn needs_objects(self) -> bool {
+        matches!(self, Self::Ap50 | Self::MeanAp)
     }
 
     /// Whether one value is better than another.
     pub fn is_better(self, value: f64, than: f64) -> bool {
         match self {
-            Self::ForegroundIou | Self::MeanIou => value > than,
+            Self::ForegroundIou | Self::MeanIou | Self::Ap50 | Self::MeanAp => value > than,
             Self::PixelError | Self::Loss => value < than,
         }
     }
@@ -77,6 +95,8 @@ impl fmt::Display for Metric {
             Self::MeanIou => "mean IoU",
             Self::PixelError => "pixel error",
             Self::Loss => "validation loss",
+            Self::Ap50 => "AP at IoU 0.5",
+            Self::MeanAp => "mean AP",
         })
     }
 }
@@ -186,9 +206,20 @@ mod tests {
     fn a_line_has_scores_only_where_there_are_any() {
         let plain = Record { step: 3, loss: 0.1, learning_rate: 0.01, grad_norm: None, scored: None };
         assert_eq!(serde_json::to_string(&plain).unwrap(), r#"{"step":3,"loss":0.1,"learning_rate":0.01}"#);
-        let scored =
-            Scored { foreground_iou: Some(0.5), mean_iou: None, pixel_error: 0.25, validation_loss: Some(0.7) };
-        for record in [plain, Record { scored: Some(scored), grad_norm: Some(2.5), ..plain }] {
+        let scored = Scored {
+            foreground_iou: Some(0.5),
+            mean_iou: None,
+            pixel_error: 0.25,
+            validation_loss: Some(0.7),
+            ap50: None,
+            mean_ap: None,
+        };
+        let objects = Scored { ap50: Some(0.5), mean_ap: Some(0.25), ..scored };
+        for record in [
+            plain,
+            Record { scored: Some(objects), ..plain },
+            Record { scored: Some(scored), grad_norm: Some(2.5), ..plain },
+        ] {
             let line = serde_json::to_string(&record).unwrap();
             assert_eq!(serde_json::from_str::<Record>(&line).unwrap(), record, "{line}");
         }

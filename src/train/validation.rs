@@ -1,10 +1,10 @@
 //! Scores on images that are not trained on.
 
 use super::record::Scored;
-use crate::data::Sample;
+use crate::data::{Components, Sample, Truth};
 use crate::error::{Error, Result};
 use crate::executor::Device;
-use crate::metrics::{Confusion, Scores};
+use crate::metrics::{Confusion, InstanceScores, Scores};
 use crate::models::UNet;
 use crate::predict::{Prediction, Predictor, smallest_tile};
 
@@ -58,6 +58,7 @@ impl Validator {
     ) -> Result<Option<Scored>> {
         self.predictor.set_parameters(parameters)?;
         let mut confusion = Confusion::new(self.predictor.net().classes);
+        let mut objects = Vec::new();
         let (mut loss, mut pixels) = (0.0, 0);
         for (done, sample) in self.samples.iter().enumerate() {
             if !proceed(done, self.samples.len()) {
@@ -67,12 +68,18 @@ impl Validator {
             confusion.merge(&own);
             let (own, counted) = prediction.cross_entropy(&sample.classes().values);
             (loss, pixels) = (loss + own, pixels + counted);
+            if let Truth::Instances(truth) = &sample.truth {
+                let found = Components::default().label(&prediction.label_map());
+                objects.push(InstanceScores::paired(truth, &found)?);
+            }
             if done < SHOWN {
                 shown(&sample.name, &prediction)?;
             }
         }
         let Scores { foreground_iou, mean_iou, pixel_error, .. } = confusion.scores();
         let validation_loss = (pixels > 0).then(|| loss / pixels as f64);
-        Ok(Some(Scored { foreground_iou, mean_iou, pixel_error, validation_loss }))
+        let objects = InstanceScores::mean(&objects);
+        let (ap50, mean_ap) = (objects.average_precision.map(|precision| precision[0]), objects.mean_average_precision);
+        Ok(Some(Scored { foreground_iou, mean_iou, pixel_error, validation_loss, ap50, mean_ap }))
     }
 }
