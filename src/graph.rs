@@ -378,12 +378,14 @@ impl Graph {
         needed
     }
 
-    /// The graph up to the first op that overwrites state, without outputs: what a training step computes before it changes anything.
+    /// The graph up to the first op that overwrites state, with the outputs up to there: what a training step computes before it
+    /// changes anything.
     #[must_use]
     pub fn before_update(&self) -> Self {
         let is_update = |node: &Node| matches!(&node.kind, NodeKind::Op { op, .. } if !op.writes().is_empty());
-        let nodes = self.nodes.iter().take_while(|node| !is_update(node)).cloned().collect();
-        Self { nodes, outputs: Vec::new(), ..self.clone() }
+        let nodes: Vec<Node> = self.nodes.iter().take_while(|node| !is_update(node)).cloned().collect();
+        let outputs = self.outputs.iter().filter(|(_, node)| node.0 < nodes.len()).cloned().collect();
+        Self { nodes, outputs, ..self.clone() }
     }
 
     /// Starting values of the parameter bank: each parameter's [`Init`], drawn from its own stream of the seed. Padding is zero.

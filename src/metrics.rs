@@ -8,6 +8,7 @@ mod otsu;
 mod partition;
 mod pixel;
 mod thinning;
+mod variety;
 mod warping;
 
 pub use contingency::{Contingency, Overlap};
@@ -17,4 +18,5 @@ pub use otsu::otsu_threshold;
 pub use partition::{AdaptedRand, SplitMerge};
 pub use pixel::{ClassScores, Confusion, Scores};
 pub use thinning::thin_borders;
+pub use variety::{CONSTANT_SCORES, Variety};
 pub use warping::warping_error;

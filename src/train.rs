@@ -18,6 +18,7 @@
 
 mod clock;
 mod config;
+mod diagnosis;
 mod divergence;
 mod fingerprint;
 mod folder;
@@ -32,10 +33,11 @@ mod validation;
 pub(crate) use folder::MAPS;
 
 pub use config::{BorderUse, Config, LossKind, OptimizerKind};
+pub use diagnosis::{Diagnosis, Units};
 pub use divergence::{Divergence, Found, Origin};
 pub use job::{Event, Job, train};
 pub use preview::{Example, Preview, preview};
 pub use record::{Best, Metric, Progress, Record, Scored, Status, Summary};
 pub use schedule::Schedule;
 pub use trainer::Trainer;
-pub use validation::Validator;
+pub use validation::{Validated, Validator};

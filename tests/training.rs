@@ -285,7 +285,12 @@ fn losing_any_part_of_the_state_changes_the_result() {
 fn learns(config: &Config, device: &Device) {
     let folder = tempfile::tempdir().unwrap();
     let config = Config { steps: 150, base: 8, dropout: 0.0, warmup: 10, evaluate_every: 50, ..config.clone() };
-    let summary = straight(&config, device, folder.path());
+    let summary = call(&config, device, folder.path(), false, &mut |event| {
+        assert!(!matches!(event, Event::Diagnosed(_)), "a run that learns is well: {event:?}");
+        false
+    })
+    .unwrap();
+    assert_eq!(summary.diagnosis, None);
     let losses: Vec<f32> = records(folder.path()).iter().map(|record| record.loss).collect();
     let mean = |losses: &[f32]| losses.iter().sum::<f32>() / losses.len() as f32;
     let (first, last) = (mean(&losses[..10]), mean(&losses[140..]));
@@ -502,6 +507,80 @@ fn gradients_whose_norm_overflows_end_the_run_too() {
     let message = error.to_string();
     assert!(error.exit_code() == 7 && message.contains("the norm of the gradients of step 1 is inf"), "{message}");
     assert!(message.contains("output of `clip.total` (clip_grad_norm_total)"), "{message}");
+}
+
+#[test]
+fn a_class_that_is_not_in_the_training_data_is_named_when_all_is_predicted_as_the_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut training: Vec<Sample> = (0..3).map(discs).collect();
+    for sample in &mut training {
+        let values = vec![0; sample.image.pixels.len()];
+        sample.truth = Truth::Classes(LabelMap { height: 40, width: 40, values });
+    }
+    let job = Job {
+        config: &Config { steps: 60, dropout: 0.0, evaluate_every: 20, ..config() },
+        device: &Device::Cpu,
+        training,
+        validation: (10..12).map(discs).collect(),
+        classes: 2,
+        metadata: Metadata::new(),
+        out: folder.path(),
+        resume: false,
+        stop: &AtomicBool::new(false),
+    };
+    let mut told = Vec::new();
+    let summary = train(job, &mut |event| {
+        if let Event::Diagnosed(diagnosis) = event {
+            told.push(diagnosis.to_string());
+        }
+    });
+    let diagnosis = summary.unwrap().diagnosis.unwrap();
+    assert_eq!((diagnosis.class, &diagnosis.training_shares[..]), (0, &[1.0, 0.0][..]));
+    assert!(diagnosis.validation_loss.unwrap() > diagnosis.constant_loss, "{diagnosis:?}");
+    assert_eq!(told.len(), 1, "it is said once: {told:?}");
+    for part in
+        ["predicted as class 0", "class 1 does not occur in the training images", "no better than", "check-data"]
+    {
+        assert!(told[0].contains(part), "{part}: {told:?}");
+    }
+    let summary = fs::read_to_string(folder.path().join("summary.json")).unwrap();
+    assert!(summary.contains("class 1 does not occur"), "{summary}");
+}
+
+#[test]
+fn units_that_are_dead_and_scores_that_are_constant_are_told() {
+    for device in [Device::Cpu, gpu()] {
+        let folder = tempfile::tempdir().unwrap();
+        straight(&Config { steps: 2, ..config() }, &device, folder.path());
+        let graph = config().model(1, 2).build(1, [36, 36]).unwrap().graph;
+        let last = folder.path().join("last.safetensors");
+        let weights = Weights::load(&last).unwrap();
+        let momentum = state_prefix("momentum_buffer");
+        let (mut bank, velocity) = (weights.bank_for(&graph).unwrap(), vec![0.0; graph.bank_elements()]);
+        // What a step that was too long does: no pixel reaches the head any more, and no gradient comes back.
+        for (name, value) in [("decoder0.conv2.bias", -1e6), ("head.bias", 0.0)] {
+            let parameter = graph.parameters().iter().find(|parameter| parameter.name == name).unwrap();
+            bank[parameter.offset..][..parameter.shape.elements()].fill(value);
+        }
+        let sections = [Section { prefix: "", bank: &bank }, Section { prefix: &momentum, bank: &velocity }];
+        save(&last, &graph, &sections, weights.metadata()).unwrap();
+        let mut told = 0;
+        let config = Config { steps: 8, ..config() };
+        let summary = call(&config, &device, folder.path(), true, &mut |event| {
+            told += u32::from(matches!(event, Event::Diagnosed(_)));
+            false
+        });
+        let diagnosis = summary.unwrap().diagnosis.unwrap();
+        let units = diagnosis.units.as_ref().unwrap();
+        assert_eq!(units.dead_layer.as_deref(), Some("decoder0.conv2.relu"), "{diagnosis:?}");
+        // Two convolutions of 3, two of 6, two of 3 channels.
+        assert!(units.total == 24 && units.dead >= 3, "{units:?}");
+        assert!(diagnosis.score_deviation < 1e-6 && told == 1, "{diagnosis:?}, told {told} time(s)");
+        let text = diagnosis.to_string();
+        for part in ["no unit of `decoder0.conv2.relu`", "the scores are the same everywhere", "--lr than 0.03"] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
+    }
 }
 
 #[test]

@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use tilewise::checkpoint::{Metadata, Weights};
 use tilewise::data::Dataset;
 use tilewise::data::dataset::{LabelKind, Mapping};
-use tilewise::metrics::{Confusion, InstanceScores};
+use tilewise::metrics::{Confusion, InstanceScores, Variety};
 use tilewise::predict::Predictor;
 use tilewise::{Error, Result};
 
@@ -53,7 +53,7 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
     let count = dataset.pairs().len();
     let bar = global.progress("{msg} {bar:30} {pos}/{len} images, {eta} left");
     bar.set_length(count as u64);
-    let mut total = Confusion::new(known);
+    let (mut total, mut variety) = (Confusion::new(known), Variety::new(known));
     let mut instances = Vec::new();
     let mut images = Vec::with_capacity(count);
     for index in 0..count {
@@ -64,6 +64,7 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
                 other => other,
             })?;
             total.merge(&confusion);
+            variety.add(&prediction.logits, &prediction.labels);
             let scores = confusion.scores();
             let mut image = json!({
                 "name": sample.name, "foreground_iou": scores.foreground_iou, "mean_iou": scores.mean_iou,
@@ -81,10 +82,16 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
     }
     bar.finish_and_clear();
     let scores = total.scores();
+    let only_class = variety.only_class();
+    let wrongly = only_class.is_some() && scores.pixel_error > 0.0;
+    if let Some(remark) = variety.remark().filter(|_| wrongly) {
+        global.say(&format!("note: {remark}"));
+    }
     let instances = components.map(|_| InstanceScores::mean(&instances));
     if global.json {
         let mut report =
             serde_json::to_value(&scores).map_err(|error| Error::io("write", "standard output", error.into()))?;
+        report["only_class"] = json!(only_class);
         report["images"] = json!(images);
         report["instances"] = json!(instances);
         print_json(&report)?;

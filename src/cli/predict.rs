@@ -11,6 +11,7 @@ use std::process::ExitCode;
 use tilewise::checkpoint::{Weights, atomic};
 use tilewise::data::raster::{EXTENSIONS, Page, write_grey8};
 use tilewise::data::{Components, Image};
+use tilewise::metrics::Variety;
 use tilewise::picture::Picture;
 use tilewise::predict::{Prediction, Predictor};
 use tilewise::{Error, Result};
@@ -57,6 +58,7 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
     let mut logits = BTreeMap::new();
     let mut results = Vec::new();
     let mut failures = Vec::new();
+    let mut variety = Variety::new(predictor.net().classes);
     for page in &images {
         let (image, prediction) = match segment(global, &mut predictor, page) {
             Ok(segmented) => segmented,
@@ -69,6 +71,7 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
             Err(error) => return Err(error),
         };
         let name = page.name();
+        variety.add(&prediction.logits, &prediction.labels);
         let objects = outputs.write(&name, &image, &prediction)?;
         let foreground = prediction.labels.iter().filter(|&&label| label != 0).count();
         let share = foreground as f64 / prediction.labels.len() as f64;
@@ -94,7 +97,12 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
     }
     let failed: Vec<String> = failures.iter().map(ToString::to_string).collect();
     if global.json {
-        print_json(&json!({ "images": results, "failed": failed, "out": arguments.out }))?;
+        print_json(
+            &json!({ "images": results, "failed": failed, "only_class": variety.only_class(), "out": arguments.out }),
+        )?;
+    }
+    if let Some(remark) = variety.remark() {
+        global.say(&format!("note: {remark}"));
     }
     let done = results.len();
     let kinds = if arguments.instances {

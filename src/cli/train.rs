@@ -337,10 +337,11 @@ impl View {
             Event::Evaluating { done, total } => {
                 self.bar.set_message(format!("evaluating image {} of {total}", done + 1));
             }
+            Event::Diagnosed(diagnosis) if self.describe => self.bar.suspend(|| note(&format!("note: {diagnosis}"))),
             Event::Retracing { step, until } => {
                 self.bar.set_message(format!("looking for where it diverged: step {step} of {until} again"));
             }
-            Event::Ready { .. } => {}
+            Event::Ready { .. } | Event::Diagnosed(_) => {}
         }
     }
 
@@ -404,6 +405,7 @@ fn conclusion(summary: &Summary, arguments: &Arguments) -> String {
         iou.map(|iou| format!("foreground IoU {iou:.4}")),
         mean_ap.zip(ap50).map(|(mean, half)| format!("objects: mean AP {mean:.4} (at IoU 0.5: {half:.4})")),
         best,
+        summary.diagnosis.as_ref().map(|diagnosis| format!("note: {diagnosis}")),
         Some(format!("last weights: {out}/last.safetensors")),
         (summary.status != Status::Interrupted).then(|| format!("report: {out}/{}", report::FILE)),
     ];

@@ -55,6 +55,13 @@ pub(super) fn html(report: &Report) -> Result<String> {
                 h1 { (report.title) }
                 p { "A U-Net trained by tilewise " (text(&summary["version"])) " on " (text(&summary["device"])) "." }
                 (tiles(summary))
+                @if let Some(causes) = summary["diagnosis"]["causes"].as_array() {
+                    h2 { "One class only" }
+                    p { "At the last evaluation every pixel of the validation images was predicted as class " (summary["diagnosis"]["class"]) ", which "
+                        (format!("{:.1}", 100.0 * summary["diagnosis"]["true_share"].as_f64().unwrap_or_default()))
+                        " % of them are. What the numbers say:" }
+                    ul { @for cause in causes { li { (text(cause)) } } }
+                }
                 h2 { "Learning" }
                 p { "The loss of each batch before its update, and the overlap with the truth on images that are not trained on." }
                 div class="plot" { (PreEscaped(&report.curve)) }

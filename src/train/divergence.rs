@@ -8,6 +8,7 @@ use crate::executor::Device;
 use crate::graph::{Bank, Graph, NodeId, NodeKind};
 use crate::shape::DType;
 use std::fmt;
+use std::ops::ControlFlow;
 
 /// The first numbers of a run that are not finite.
 #[derive(Clone, Debug, PartialEq)]
@@ -77,9 +78,6 @@ pub struct Found {
     /// All numbers.
     pub of: usize,
 }
-
-/// Bytes of tensors that are kept at once while a step is looked at, unless a single one is larger.
-const KEPT_BYTES: u64 = 1 << 28;
 
 impl Found {
     fn among(values: &[f32], extents: &[usize]) -> Option<Self> {
@@ -200,7 +198,7 @@ fn examine(trainer: &Trainer, device: &Device, step: u32, parameters: &[f32]) ->
     if let Some((name, found)) = first_of_bank(&graph, parameters) {
         return Ok((Some(Origin::Parameter { name, found }), 0.0));
     }
-    let needed = trainer.graph().needed();
+    let needed = graph.needed();
     let is_computed = |id: &NodeId| {
         let node = graph.node(*id);
         let computed = matches!(node.kind, NodeKind::Input | NodeKind::Op { .. });
@@ -208,25 +206,18 @@ fn examine(trainer: &Trainer, device: &Device, step: u32, parameters: &[f32]) ->
     };
     let nodes: Vec<NodeId> = (0..graph.nodes().len()).map(NodeId).filter(is_computed).collect();
     let mut largest = vec![0.0_f32; graph.nodes().len()];
-    let mut rest = nodes.as_slice();
-    while !rest.is_empty() {
-        let mut bytes = 0;
-        let fits = |id: &&NodeId| {
-            bytes += graph.node(**id).tensor_type.size_bytes();
-            bytes <= KEPT_BYTES
-        };
-        let (chunk, others) = rest.split_at(rest.iter().take_while(fits).count().max(1));
-        let values = trainer.values(device, step, parameters, chunk)?;
-        for (&id, value) in chunk.iter().zip(&values) {
-            let Tensor::Float(value) = value else { continue };
-            if let Some(found) = Found::among(&value.data, value.shape.extents()) {
-                return Ok((Some(origin(trainer, &graph, id, found, parameters, &largest)), 0.0));
-            }
-            largest[id.index()] = magnitude(&value.data);
+    let mut first = None;
+    trainer.visit(device, step, parameters, &nodes, &mut |id, value| {
+        let Tensor::Float(value) = value else { return ControlFlow::Continue(()) };
+        if let Some(found) = Found::among(&value.data, value.shape.extents()) {
+            first = Some((id, found));
+            return ControlFlow::Break(());
         }
-        rest = others;
-    }
-    Ok((None, largest_gradient(&graph, &largest)))
+        largest[id.index()] = magnitude(&value.data);
+        ControlFlow::Continue(())
+    })?;
+    let origin = first.map(|(id, found)| origin(trainer, &graph, id, found, parameters, &largest));
+    Ok((origin, largest_gradient(&graph, &largest)))
 }
 
 fn magnitude(values: &[f32]) -> f32 {

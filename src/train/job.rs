@@ -2,13 +2,14 @@
 
 use super::clock::Clock;
 use super::config::Config;
+use super::diagnosis::Diagnosis;
 use super::divergence::{Divergence, Origin, retrace};
 use super::fingerprint::fingerprint;
 use super::folder::{Folder, Metrics};
 use super::maps::WeightMaps;
 use super::record::{Best, Progress, Record, Scored, Status, Summary};
 use super::trainer::Trainer;
-use super::validation::Validator;
+use super::validation::{Validated, Validator};
 use crate::checkpoint::{Metadata, Weights};
 use crate::data::sample::{IGNORE, balance};
 use crate::data::{LabelMap, Prepared, Sample, Truth};
@@ -70,6 +71,8 @@ pub enum Event<'a> {
         /// Images in total.
         total: usize,
     },
+    /// Every pixel of the validation images gets the same class, and not for the first time or for a reason that will not pass.
+    Diagnosed(&'a Diagnosis),
     /// The run has diverged, and its last steps are done again to find out where.
     Retracing {
         /// Steps done.
@@ -157,6 +160,8 @@ pub fn train(mut job: Job<'_>, observer: &mut dyn FnMut(&Event<'_>)) -> Result<S
         metrics,
         standing,
         saved: resumed.is_some().then_some(resumed_from),
+        diagnosis: None,
+        diagnosed: false,
         scored: None,
         best_at_end: None,
         losses: VecDeque::new(),
@@ -272,6 +277,10 @@ struct Run<'a, 'o> {
     standing: Standing,
     /// The step in `last.safetensors`.
     saved: Option<u32>,
+    /// What was found at the last evaluation where all its predictions were of one class.
+    diagnosis: Option<Diagnosis>,
+    /// Whether the observer knows.
+    diagnosed: bool,
     /// The last evaluation and its step.
     scored: Option<(u32, Scored)>,
     /// What was saved as the best weights for want of a scheduled evaluation.
@@ -369,7 +378,7 @@ impl Run<'_, '_> {
         let Some(validator) = &mut self.validator else { return Ok(None) };
         let parameters = self.trainer.parameters()?;
         let (step, folder) = (self.trainer.steps_done(), &self.folder);
-        let scored = validator.score(
+        let validated = validator.score(
             parameters,
             &mut |done, total| {
                 (self.observer)(&Event::Evaluating { done, total });
@@ -377,10 +386,24 @@ impl Run<'_, '_> {
             },
             &mut |name, prediction| folder.write_progress(name, step, prediction),
         )?;
-        if let Some(scored) = scored {
-            self.scored = Some((self.trainer.steps_done(), scored));
+        let Some(validated) = validated else { return Ok(None) };
+        self.scored = Some((step, validated.scored));
+        self.diagnose(&validated);
+        Ok(Some(validated.scored))
+    }
+
+    /// Says so once when every pixel gets the same class and that will not pass, or has not since the evaluation before.
+    fn diagnose(&mut self, validated: &Validated) {
+        let lasts = self.diagnosis.is_some();
+        self.diagnosis = Diagnosis::new(&self.trainer, self.job.device, validated);
+        match &self.diagnosis {
+            Some(diagnosis) if !self.diagnosed && (lasts || diagnosis.is_certain) => {
+                self.diagnosed = true;
+                (self.observer)(&Event::Diagnosed(diagnosis));
+            }
+            Some(_) => {}
+            None => self.diagnosed = false,
         }
-        Ok(scored)
     }
 
     /// Scores the weights a run ends with, for the summary only: whether a run was cut in two must not show in its records.
@@ -491,6 +514,7 @@ impl Run<'_, '_> {
             resumed_from,
             loss: self.losses.back().copied(),
             mean_loss: (count > 0).then(|| self.losses.iter().sum::<f32>() / count as f32),
+            diagnosis: self.diagnosis.clone(),
             scored: self.scored.map(|(_, scored)| scored),
             best: self.standing.best.or(self.best_at_end),
             model: *self.trainer.model(),

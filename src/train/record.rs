@@ -1,5 +1,6 @@
 //! What a run says about itself.
 
+use super::diagnosis::Diagnosis;
 use crate::models::UNet;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -158,6 +159,9 @@ pub struct Summary {
     pub loss: Option<f32>,
     /// The mean loss over the last steps of this call, at most 100.
     pub mean_loss: Option<f32>,
+    /// Where at the last evaluation every pixel was given one class, wrongly for some: what the numbers say of the cause.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub diagnosis: Option<Diagnosis>,
     /// The last evaluation; at the end of a run there is always one if there are validation images.
     pub scored: Option<Scored>,
     /// The weights in `best.safetensors`.

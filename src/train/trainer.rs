@@ -11,6 +11,7 @@ use crate::error::Result;
 use crate::executor::{Device, Executor};
 use crate::graph::{Bank, Graph, NodeId};
 use crate::models::{Augmented, Tiles, Training, TrainingStep, UNet};
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -53,6 +54,9 @@ struct Inputs {
     /// How each tile is changed on the device; empty without augmentation.
     changes: Vec<Change>,
 }
+
+/// Bytes of tensors that [`Trainer::visit`] keeps at once, unless a single one is larger.
+const KEPT_BYTES: u64 = 1 << 28;
 
 /// Draws source tiles for frames of a network that returns windows of them; with the truth of all of the source, or of the window.
 pub(super) fn sampler(
@@ -156,6 +160,11 @@ impl Trainer {
         })
     }
 
+    /// The settings.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
     /// The graph of a step.
     pub fn graph(&self) -> &Graph {
         &self.nodes.graph
@@ -213,24 +222,42 @@ impl Trainer {
         Ok(self.loader.insert(loader))
     }
 
-    /// What the nodes have as values in a step, counted from 0, that starts from these parameters; they must come before its update.
+    /// Shows `visitor` what the nodes, which must come before the update, have as values in a step, counted from 0, that starts from
+    /// these parameters.
     ///
     /// # Errors
     /// When the device fails, or has no memory for a second plan.
-    pub(super) fn values(
+    pub(super) fn visit(
         &self,
         device: &Device,
         step: u32,
         parameters: &[f32],
         nodes: &[NodeId],
-    ) -> Result<Vec<Tensor<f32>>> {
-        let mut graph = self.nodes.graph.before_update();
-        nodes.iter().try_for_each(|&node| graph.mark_output("value", node))?;
-        let mut executor = Executor::new(device, &graph, parameters)?;
-        let place = [self.config.seed, step];
-        write_batch(&mut executor, &self.nodes, self.augmented.as_ref(), self.batches.make(step)?, place)?;
-        executor.run()?;
-        nodes.iter().map(|&node| executor.read(node)).collect()
+        visitor: &mut dyn FnMut(NodeId, &Tensor<f32>) -> ControlFlow<()>,
+    ) -> Result<()> {
+        let before = self.nodes.graph.before_update();
+        let mut rest = nodes;
+        while !rest.is_empty() {
+            let mut bytes = 0;
+            let fits = |node: &&NodeId| {
+                bytes += before.node(**node).tensor_type.size_bytes();
+                bytes <= KEPT_BYTES
+            };
+            let (kept, others) = rest.split_at(rest.iter().take_while(fits).count().max(1));
+            let mut graph = before.clone();
+            kept.iter().try_for_each(|&node| graph.mark_output("value", node))?;
+            let mut executor = Executor::new(device, &graph, parameters)?;
+            let place = [self.config.seed, step];
+            write_batch(&mut executor, &self.nodes, self.augmented.as_ref(), self.batches.make(step)?, place)?;
+            executor.run()?;
+            for &node in kept {
+                if visitor(node, &executor.read(node)?).is_break() {
+                    return Ok(());
+                }
+            }
+            rest = others;
+        }
+        Ok(())
     }
 
     /// The parameter bank.

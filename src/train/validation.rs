@@ -4,7 +4,7 @@ use super::record::Scored;
 use crate::data::{Components, Sample, Truth};
 use crate::error::{Error, Result};
 use crate::executor::Device;
-use crate::metrics::{Confusion, InstanceScores, Scores};
+use crate::metrics::{Confusion, InstanceScores, Scores, Variety};
 use crate::models::UNet;
 use crate::predict::{Prediction, Predictor, smallest_tile};
 
@@ -16,6 +16,17 @@ const SHOWN: usize = 2;
 pub struct Validator {
     predictor: Predictor,
     samples: Vec<Sample>,
+}
+
+/// What an evaluation found.
+#[derive(Clone, Debug)]
+pub struct Validated {
+    /// The scores that are kept.
+    pub scored: Scored,
+    /// All scores by pixel.
+    pub scores: Scores,
+    /// Whether the predictions tell anything apart.
+    pub variety: Variety,
 }
 
 impl Validator {
@@ -55,9 +66,10 @@ impl Validator {
         parameters: Vec<f32>,
         proceed: &mut dyn FnMut(usize, usize) -> bool,
         shown: &mut dyn FnMut(&str, &Prediction) -> Result<()>,
-    ) -> Result<Option<Scored>> {
+    ) -> Result<Option<Validated>> {
         self.predictor.set_parameters(parameters)?;
-        let mut confusion = Confusion::new(self.predictor.net().classes);
+        let classes = self.predictor.net().classes;
+        let (mut confusion, mut variety) = (Confusion::new(classes), Variety::new(classes));
         let mut objects = Vec::new();
         let (mut loss, mut pixels) = (0.0, 0);
         for (done, sample) in self.samples.iter().enumerate() {
@@ -66,6 +78,7 @@ impl Validator {
             }
             let (prediction, own) = self.predictor.score(sample)?;
             confusion.merge(&own);
+            variety.add(&prediction.logits, &prediction.labels);
             let (own, counted) = prediction.cross_entropy(&sample.classes().values);
             (loss, pixels) = (loss + own, pixels + counted);
             if let Truth::Instances(truth) = &sample.truth {
@@ -76,10 +89,12 @@ impl Validator {
                 shown(&sample.name, &prediction)?;
             }
         }
-        let Scores { foreground_iou, mean_iou, pixel_error, .. } = confusion.scores();
+        let scores = confusion.scores();
+        let Scores { foreground_iou, mean_iou, pixel_error, .. } = scores;
         let validation_loss = (pixels > 0).then(|| loss / pixels as f64);
         let objects = InstanceScores::mean(&objects);
         let (ap50, mean_ap) = (objects.average_precision.map(|precision| precision[0]), objects.mean_average_precision);
-        Ok(Some(Scored { foreground_iou, mean_iou, pixel_error, validation_loss, ap50, mean_ap }))
+        let scored = Scored { foreground_iou, mean_iou, pixel_error, validation_loss, ap50, mean_ap };
+        Ok(Some(Validated { scored, scores, variety }))
     }
 }
