@@ -8,7 +8,7 @@ use crate::metrics::{Confusion, otsu_threshold};
 use crate::picture::{Curve, Picture, curve_svg};
 use crate::predict::Predictor;
 use crate::report;
-use crate::train::{Config, Event, Job, MAPS, Record, Status, train};
+use crate::train::{Config, EVENTS, Event, Job, MAPS, Record, Status, train};
 use serde::Serialize;
 use std::fs;
 use std::path::Path;
@@ -149,11 +149,12 @@ pub fn run(
 const MARKER: &str = ".tilewise-demo";
 
 /// What a demo writes.
-const FILES: [&str; 12] = [
+const FILES: [&str; 13] = [
     MARKER,
     "data",
     "config.toml",
     "metrics.jsonl",
+    EVENTS,
     "last.safetensors",
     "best.safetensors",
     "summary.json",

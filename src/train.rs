@@ -14,12 +14,14 @@
 //! | `best.safetensors` | the weights with the best score on the validation images |
 //! | `progress/` | what the network made of two validation images at each evaluation |
 //! | `weight-maps/` | the weights of pixels that took long to compute, so that a resumed run need not; not part of the run otherwise |
+//! | `events.out.tfevents.tilewise` | losses, learning rate, scores and those pictures again, for `TensorBoard` |
 //! | `summary.json` | a [`Summary`] of the last call |
 
 mod clock;
 mod config;
 mod diagnosis;
 mod divergence;
+mod events;
 mod fingerprint;
 mod folder;
 mod job;
@@ -35,6 +37,7 @@ pub(crate) use folder::MAPS;
 pub use config::{BorderUse, Config, LossKind, OptimizerKind};
 pub use diagnosis::{Diagnosis, Units};
 pub use divergence::{Divergence, Found, Origin};
+pub use events::EVENTS;
 pub use job::{Event, Job, train};
 pub use preview::{Example, Preview, preview};
 pub use record::{Best, Metric, Progress, Record, Scored, Status, Summary};

@@ -340,8 +340,8 @@ fn the_best_weights_are_those_of_the_chosen_metric() {
 fn objects_are_scored_as_evaluate_scores_them() {
     let folder = tempfile::tempdir().unwrap();
     let rate = Some(0.01);
-    let config = Config { best_by: Metric::MeanAp, steps: 60, base: 8, dropout: 0.0, learning_rate: rate, ..config() };
-    let summary = straight(&Config { evaluate_every: 20, ..config }, &Device::Cpu, folder.path());
+    let config = Config { best_by: Metric::MeanAp, steps: 150, base: 8, dropout: 0.0, learning_rate: rate, ..config() };
+    let summary = straight(&Config { evaluate_every: 50, ..config }, &Device::Cpu, folder.path());
     let weights = Weights::load(folder.path().join("best.safetensors")).unwrap();
     let mut predictor = Predictor::load(Device::Cpu, &weights, None).unwrap();
     let score = |seed| {

@@ -24,7 +24,7 @@ pub(crate) struct Arguments {
     /// The folder of images and truth: images/ with masks/ or instances/
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
-    /// The folder of the run: configuration, metrics, checkpoints
+    /// The folder of the run: configuration, metrics, checkpoints, report.html, events for `TensorBoard` (`tensorboard --logdir RUN`)
     #[arg(long, value_name = "RUN")]
     out: PathBuf,
     /// Images to score the weights on, laid out as the data; the best weights are kept

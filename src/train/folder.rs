@@ -1,6 +1,7 @@
 //! The folder of a run.
 
 use super::config::Config;
+use super::events::{EVENTS, Shown};
 use super::record::{Record, Summary};
 use crate::checkpoint::{Weights, atomic};
 use crate::error::{Error, Result};
@@ -24,6 +25,7 @@ pub(super) struct Folder {
     pub(super) best: PathBuf,
     pub(super) progress: PathBuf,
     pub(super) maps: PathBuf,
+    pub(super) events: PathBuf,
 }
 
 impl Folder {
@@ -36,6 +38,7 @@ impl Folder {
             best: path.join("best.safetensors"),
             progress: path.join(PROGRESS),
             maps: path.join(MAPS),
+            events: path.join(EVENTS),
         }
     }
 
@@ -76,13 +79,14 @@ impl Folder {
         atomic::write(&self.config, |file| file.write_all(text.as_bytes()))
     }
 
-    /// Keeps what the network made of a validation image after a step, for the report.
-    pub(super) fn write_progress(&self, name: &str, step: u32, prediction: &Prediction) -> Result<()> {
+    /// Keeps what the network made of a validation image after a step, for the report, and returns it.
+    pub(super) fn write_progress(&self, name: &str, step: u32, prediction: &Prediction) -> Result<Shown> {
         let folder = self.progress.join(name);
         fs::create_dir_all(&folder).map_err(|error| Error::io("create", &folder, error))?;
         let Prediction { height, width, classes, ref probabilities, .. } = *prediction;
         let png = Picture::of_probabilities(probabilities, [height, width], classes).to_png()?;
-        atomic::write(&folder.join(format!("{step:08}.png")), |file| file.write_all(&png))
+        atomic::write(&folder.join(format!("{step:08}.png")), |file| file.write_all(&png))?;
+        Ok(Shown { name: name.into(), size: [height, width], png })
     }
 
     pub(super) fn write_summary(&self, summary: &Summary) -> Result<()> {

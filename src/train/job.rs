@@ -4,6 +4,7 @@ use super::clock::Clock;
 use super::config::Config;
 use super::diagnosis::Diagnosis;
 use super::divergence::{Divergence, Origin, retrace};
+use super::events::{Events, Shown};
 use super::fingerprint::fingerprint;
 use super::folder::{Folder, Metrics};
 use super::maps::WeightMaps;
@@ -150,6 +151,7 @@ pub fn train(mut job: Job<'_>, observer: &mut dyn FnMut(&Event<'_>)) -> Result<S
         Some(Validator::new(job.device, model, tile, trainer.parameters()?, validation)?)
     };
     let metrics = Metrics::open(&folder.metrics, trainer.steps_done())?;
+    let events = Events::open(&folder.events, trainer.steps_done())?;
     observer(&Event::Ready { trainer: &trainer, tile });
     let resumed_from = trainer.steps_done();
     let mut run = Run {
@@ -158,6 +160,8 @@ pub fn train(mut job: Job<'_>, observer: &mut dyn FnMut(&Event<'_>)) -> Result<S
         trainer,
         validator,
         metrics,
+        events,
+        shown: Vec::new(),
         standing,
         saved: resumed.is_some().then_some(resumed_from),
         diagnosis: None,
@@ -274,6 +278,9 @@ struct Run<'a, 'o> {
     trainer: Trainer,
     validator: Option<Validator>,
     metrics: Metrics,
+    events: Events,
+    /// What the evaluation of the step shows, until it is recorded.
+    shown: Vec<Shown>,
     standing: Standing,
     /// The step in `last.safetensors`.
     saved: Option<u32>,
@@ -348,6 +355,7 @@ impl Run<'_, '_> {
     /// What follows a step, its evaluation included.
     fn complete(&mut self, record: Record) -> Result<()> {
         self.metrics.append(&record).map_err(|error| self.explained(error))?;
+        self.events.append(&record, &mut self.shown).map_err(|error| self.explained(error))?;
         if let Some(scored) = record.scored {
             self.standing.since_best += 1;
             let best = self.rated(record.step, &scored);
@@ -377,14 +385,18 @@ impl Run<'_, '_> {
     fn evaluate(&mut self) -> Result<Option<Scored>> {
         let Some(validator) = &mut self.validator else { return Ok(None) };
         let parameters = self.trainer.parameters()?;
-        let (step, folder) = (self.trainer.steps_done(), &self.folder);
+        let (step, folder, shown) = (self.trainer.steps_done(), &self.folder, &mut self.shown);
+        shown.clear();
         let validated = validator.score(
             parameters,
             &mut |done, total| {
                 (self.observer)(&Event::Evaluating { done, total });
                 !self.job.stop.load(Ordering::Relaxed)
             },
-            &mut |name, prediction| folder.write_progress(name, step, prediction),
+            &mut |name, prediction| {
+                shown.push(folder.write_progress(name, step, prediction)?);
+                Ok(())
+            },
         )?;
         let Some(validated) = validated else { return Ok(None) };
         self.scored = Some((step, validated.scored));
