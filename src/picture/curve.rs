@@ -49,9 +49,9 @@ fn draw(svg: &mut String, loss: &Curve, scores: &[Curve]) -> Result<(), String> 
         .x_label_formatter(&|step| format!("{step:.0}"))
         .draw()
         .map_err(|error| text(&error))?;
-    if !scores.is_empty() {
-        let names: Vec<&str> = scores.iter().map(|score| score.name.as_str()).collect();
-        chart.configure_secondary_axes().y_desc(names.join(", ")).draw().map_err(|error| text(&error))?;
+    if let [first, others @ ..] = scores {
+        let name = if others.is_empty() { first.name.as_str() } else { "scores" };
+        chart.configure_secondary_axes().y_desc(name).draw().map_err(|error| text(&error))?;
     }
     let blue = RGBColor(0, 114, 178);
     let points = loss.points.iter().copied().filter(|point| point.1.is_finite());

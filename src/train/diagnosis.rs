@@ -124,7 +124,7 @@ impl Diagnosis {
             )),
             Some(loss) if !self.is_certain => causes.push(format!(
                 "the loss on the validation images, {loss:.4}, is below {:.4}, that of the same answer everywhere, and the scores vary: \
-                 it is learning; give it more --steps",
+                 something has been learnt; give it more --steps or, if it was better before, a lower --lr than {rate}",
                 self.constant_loss
             )),
             _ => {}
