@@ -216,6 +216,12 @@ impl Graph {
         banks
     }
 
+    /// The nodes that the host writes.
+    pub fn inputs(&self) -> impl Iterator<Item = NodeId> {
+        let inputs = self.nodes.iter().enumerate().filter(|(_, node)| matches!(node.kind, NodeKind::Input));
+        inputs.map(|(index, _)| NodeId(index))
+    }
+
     /// The named results that can be read after a run.
     pub fn outputs(&self) -> &[(String, NodeId)] {
         &self.outputs

@@ -142,7 +142,7 @@ pub struct Dispatch {
 }
 
 /// What a kernel's storage binding refers to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Binding {
     /// An input of the op.
     Input(usize),

@@ -66,6 +66,21 @@ fn a_training_step_equals_the_reference() {
 }
 
 #[test]
+fn a_profile_has_the_times_and_the_work_of_every_dispatch() {
+    let step = training_step();
+    let plan = Plan::new(&gpu(), &step.graph, PlanOptions::default()).unwrap();
+    let profile = plan.profile(1).unwrap();
+    assert!(profile.rows.is_sorted_by(|a, b| a.seconds >= b.seconds), "the longest first");
+    let (_, forward, _, backward, _) = step.graph.table().totals();
+    assert_eq!(profile.rows.iter().map(|row| row.flops).sum::<u64>(), forward + backward);
+    assert!(profile.rows.iter().all(|row| row.bytes > 0));
+    let total: f64 = profile.rows.iter().map(|row| row.seconds).sum();
+    assert!(total > 0.0 && profile.wall_seconds > 0.0);
+    let text = profile.to_string();
+    assert!(text.contains("encoder0.conv1 conv2d/forward") && text.contains("sgd/update (1)"), "{text}");
+}
+
+#[test]
 fn sharing_buffers_changes_nothing_and_runs_repeat_bit_for_bit() {
     let (gpu, step) = (gpu(), training_step());
     let shared = train(&gpu, &step, PlanOptions::default(), 3);

@@ -4,11 +4,13 @@ use super::{Global, print, print_json};
 use clap::Args;
 use serde_json::json;
 use std::process::ExitCode;
-use tilewise::Result;
-use tilewise::executor::Device;
+use tilewise::data::Augmentation;
+use tilewise::executor::{Device, Executor};
 use tilewise::gpu::{DeviceChoice, MemoryPlan};
-use tilewise::models::{Training, UNet};
-use tilewise::op::DeviceProfile;
+use tilewise::models::{Tiles, Training, TrainingStep, UNet};
+use tilewise::op::{DeviceProfile, Fill};
+use tilewise::random::Random;
+use tilewise::{Error, Result};
 
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
@@ -36,6 +38,12 @@ pub(crate) struct Arguments {
     /// Print the graph of a training step in the DOT language instead (for `dot -Tsvg`)
     #[arg(long)]
     dot: bool,
+    /// Time every kernel of a training step on the device instead, the median of N runs
+    #[arg(long, value_name = "N", num_args = 0..=1, default_missing_value = "5", conflicts_with = "dot")]
+    profile: Option<usize>,
+    /// Profile the training step on augmented tiles
+    #[arg(long, requires = "profile")]
+    augment: bool,
 }
 
 pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
@@ -50,6 +58,13 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
     let network = net.build(arguments.batch, [side; 2])?;
     let output = net.output_side(side)?;
     let step = network.training_step(&Training::default())?;
+    if let Some(runs) = arguments.profile {
+        let frame = [side; 2];
+        let (batch, channels, augmentation) = (arguments.batch, net.in_channels, &Augmentation::RECIPE);
+        let tiles = Tiles { batch, channels, frame, window: [output; 2], augmentation };
+        let augmented = || Ok(net.augmented_training_step(&tiles, &Training::default())?.0);
+        return profile(global, &if arguments.augment { augmented()? } else { step }, runs.max(1));
+    }
     if arguments.dot {
         print(&step.graph.to_dot())?;
         return Ok(ExitCode::SUCCESS);
@@ -92,5 +107,30 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
         forward_flops as f64 / 1e9,
         (total_forward + backward_flops) as f64 / 1e9,
     ))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A row per dispatch of a training step, on random inputs.
+fn profile(global: &Global, step: &TrainingStep, runs: usize) -> Result<ExitCode> {
+    let device = global.open_device()?;
+    let seed = global.seed.unwrap_or(1);
+    let graph = &step.graph;
+    let Executor::Gpu(plan) = Executor::new(&device, graph, &graph.initial_parameters(seed))? else {
+        return Err(Error::Device("only a GPU's kernels can be timed, or a software driver's".into()));
+    };
+    let mut random = Random::new(seed, 0);
+    for input in graph.inputs() {
+        // So small a learning rate leaves the network as it is.
+        let fill = if input == step.rates { Fill::Constant(1e-6) } else { Fill::Positive };
+        plan.write(input, &fill.draw(&graph.node(input).tensor_type, &mut random))?;
+    }
+    let profile = plan.profile(runs)?;
+    if global.json {
+        print_json(&json!({ "adapter": plan.gpu().adapter(), "profile": profile }))?;
+    } else {
+        let wall = 1e3 * profile.wall_seconds;
+        let heads = "       ms      %  GFLOP/s     GB/s  kernel (dispatches), then dispatches";
+        print(&format!("{heads}\n{profile}an ordinary run takes {wall:.3} ms; medians of {runs}\n"))?;
+    }
     Ok(ExitCode::SUCCESS)
 }

@@ -6,7 +6,7 @@ use super::memory::{Buffer, MemoryPlan, UNIFORM_ALIGNMENT};
 use crate::array::{Array, Tensor};
 use crate::error::{Error, Result};
 use crate::graph::{Bank, Graph, NodeId, NodeKind};
-use crate::op::Binding;
+use crate::op::{Binding, Dispatch};
 use crate::shape::{DType, TensorType};
 use rayon::prelude::*;
 use std::collections::BTreeMap;
@@ -33,23 +33,32 @@ const INPUT_POISON: u32 = 0x7fc0_beef;
 const WRITE_BYTES: usize = 8 << 20;
 
 /// A kernel launch with everything resolved.
-struct Step {
+pub(super) struct Step {
     pipeline: Arc<Pipeline>,
     bind_group: wgpu::BindGroup,
     workgroups: [u32; 3],
 }
 
+impl Step {
+    pub(super) fn record(&self, pass: &mut wgpu::ComputePass<'_>) {
+        pass.set_pipeline(&self.pipeline.program);
+        pass.set_bind_group(0, &self.bind_group, &[]);
+        let [x, y, z] = self.workgroups;
+        pass.dispatch_workgroups(x, y, z);
+    }
+}
+
 /// A graph compiled for a device.
 pub struct Plan {
-    gpu: Gpu,
-    graph: Graph,
+    pub(super) gpu: Gpu,
+    pub(super) graph: Graph,
     memory: MemoryPlan,
     transient: Vec<wgpu::Buffer>,
     inputs: Vec<wgpu::Buffer>,
     banks: BTreeMap<Bank, wgpu::Buffer>,
     uniform: wgpu::Buffer,
     staging: wgpu::Buffer,
-    steps: Vec<Step>,
+    pub(super) steps: Vec<Step>,
 }
 
 impl std::fmt::Debug for Plan {
@@ -97,12 +106,16 @@ impl Plan {
         Ok(plan)
     }
 
-    /// Compiles all kernels, then binds every dispatch.
-    fn resolve(&self) -> Result<Vec<Step>> {
-        let dispatches: Vec<_> = (0..self.graph.nodes().len())
+    /// What each step launches, and the node that it belongs to.
+    pub(super) fn dispatches(&self) -> impl Iterator<Item = (usize, &Dispatch)> {
+        (0..self.graph.nodes().len())
             .filter_map(|node| Some((node, self.memory.candidates[node].as_ref()?)))
             .flat_map(|(node, candidate)| candidate.dispatches.iter().map(move |dispatch| (node, dispatch)))
-            .collect();
+    }
+
+    /// Compiles all kernels, then binds every dispatch.
+    fn resolve(&self) -> Result<Vec<Step>> {
+        let dispatches: Vec<_> = self.dispatches().collect();
         let mut distinct: Vec<_> = dispatches.iter().map(|&(_, dispatch)| dispatch).collect();
         distinct.sort_by_key(|dispatch| (dispatch.kernel.path, &dispatch.constants));
         distinct.dedup_by_key(|dispatch| (dispatch.kernel.path, &dispatch.constants));
@@ -152,7 +165,7 @@ impl Plan {
     }
 
     /// The bytes that a binding of a node's dispatch refers to.
-    fn binding(&self, node: usize, binding: Binding) -> Result<wgpu::BufferBinding<'_>> {
+    pub(super) fn binding(&self, node: usize, binding: Binding) -> Result<wgpu::BufferBinding<'_>> {
         let target = &self.graph.nodes()[node];
         let (op, inputs) = match &target.kind {
             NodeKind::Op { op, inputs } => (op.name(), inputs.as_slice()),
@@ -292,12 +305,7 @@ impl Plan {
         let commands = self.gpu.scoped("recording a run", || {
             let mut encoder = self.gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
             let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-            for step in &self.steps {
-                pass.set_pipeline(&step.pipeline.program);
-                pass.set_bind_group(0, &step.bind_group, &[]);
-                let [x, y, z] = step.workgroups;
-                pass.dispatch_workgroups(x, y, z);
-            }
+            self.steps.iter().for_each(|step| step.record(&mut pass));
             drop(pass);
             encoder.finish()
         })?;
@@ -376,7 +384,7 @@ impl Plan {
         Ok(broken)
     }
 
-    fn read_words(&self, buffer: &wgpu::Buffer, offset: u64, bytes: u64) -> Result<Vec<u32>> {
+    pub(super) fn read_words(&self, buffer: &wgpu::Buffer, offset: u64, bytes: u64) -> Result<Vec<u32>> {
         let mut words = Vec::with_capacity(bytes as usize / 4);
         let mut done = 0;
         while done < bytes {
