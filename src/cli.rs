@@ -8,6 +8,7 @@ mod evaluate;
 mod explain;
 mod labels;
 mod objects;
+mod passes;
 mod predict;
 mod report;
 mod selftest;

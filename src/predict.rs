@@ -1,9 +1,13 @@
 //! Prediction on images of any size by the paper's overlap-tile strategy (section 2, figure 2): tiles overlap in their input so that
 //! every output pixel has its full context, and context beyond the image is its mirror image.
 
+mod averaging;
+
+pub use averaging::{Averaging, Blend, Quantity, Views};
+
 use crate::array::{Array, Tensor};
 use crate::checkpoint::Weights;
-use crate::data::sampler::reflect;
+use crate::data::sampler::{Orientation, reflect};
 use crate::data::{Image, LabelMap, Sample};
 use crate::error::{Error, Result};
 use crate::executor::{Device, Executor};
@@ -14,6 +18,7 @@ use crate::models::{Network, UNet};
 use crate::op::DeviceProfile;
 use crate::ops::{Argmax, Softmax};
 use crate::shape::Shape;
+use averaging::Sums;
 
 /// What a network says about an image, at the image's own size.
 #[derive(Clone, Debug, PartialEq)]
@@ -33,6 +38,28 @@ pub struct Prediction {
 }
 
 impl Prediction {
+    fn blank(height: usize, width: usize, classes: usize) -> Self {
+        let pixels = height * width;
+        let scores = vec![0.0; pixels * classes];
+        Self { height, width, classes, logits: scores.clone(), probabilities: scores, labels: vec![0; pixels] }
+    }
+
+    /// Copies what the network says about a tile to its place, as far as the image reaches.
+    fn place(&mut self, [top, left]: [usize; 2], output: [usize; 2], tile: &Loaded) -> Result<()> {
+        let logits = tile.executor.read(tile.logits)?;
+        let probabilities = tile.executor.read(tile.probabilities)?;
+        let labels = tile.executor.read(tile.labels)?;
+        let columns = output[1].min(self.width - left);
+        for y in 0..output[0].min(self.height - top) {
+            let (from, to) = (y * output[1], (top + y) * self.width + left);
+            self.labels[to..][..columns].copy_from_slice(&labels.uint().data[from..][..columns]);
+            let (from, to, count) = (from * self.classes, to * self.classes, columns * self.classes);
+            self.logits[to..][..count].copy_from_slice(&logits.float().data[from..][..count]);
+            self.probabilities[to..][..count].copy_from_slice(&probabilities.float().data[from..][..count]);
+        }
+        Ok(())
+    }
+
     /// The class of each pixel as a map.
     pub fn label_map(&self) -> LabelMap {
         LabelMap { height: self.height, width: self.width, values: self.labels.clone() }
@@ -67,6 +94,7 @@ pub struct Predictor {
     net: UNet,
     parameters: Vec<f32>,
     tile: Option<[usize; 2]>,
+    averaging: Averaging,
     loaded: Option<Loaded>,
 }
 
@@ -79,6 +107,22 @@ struct Loaded {
     logits: NodeId,
     probabilities: NodeId,
     labels: NodeId,
+}
+
+/// One look at an image: how it lies, and the tiles that cover it.
+#[derive(Debug)]
+struct Pass {
+    orientation: Orientation,
+    tile: [usize; 2],
+    output: [usize; 2],
+    /// Where the outputs of tiles begin along each axis of the image that lies so.
+    origins: [Vec<usize>; 2],
+}
+
+impl Pass {
+    fn tiles(&self) -> usize {
+        self.origins[0].len() * self.origins[1].len()
+    }
 }
 
 /// The graph of a prediction: logits, probabilities and labels of one tile.
@@ -125,7 +169,13 @@ impl Predictor {
             let found = parameters.len();
             return Err(Error::Usage(format!("the network has {expected} parameters (with padding), got {found}")));
         }
-        Ok(Self { device, net, parameters, tile, loaded: None })
+        Ok(Self { device, net, parameters, tile, averaging: Averaging::default(), loaded: None })
+    }
+
+    /// The predictor with several passes over each image.
+    #[must_use]
+    pub fn averaging(self, averaging: Averaging) -> Self {
+        Self { averaging, ..self }
     }
 
     /// Replaces the parameters, as training goes on.
@@ -186,8 +236,8 @@ impl Predictor {
     /// Segments an image as it was read: it is normalised first, as in training. `progress` hears the number of tiles done and in
     /// total.
     ///
-    /// Tiles advance by a multiple of 2^depth, under which the network is equivariant, so the result is the same for every tile
-    /// size: that of a single pass over the whole mirrored image.
+    /// Unless [`Averaging`] says otherwise, tiles advance by a multiple of 2^depth, under which the network is equivariant, so the
+    /// result is the same for every tile size: that of a single pass over the whole mirrored image.
     ///
     /// # Errors
     /// [`Error::Usage`] when the image has no pixels or another number of channels than the network, or the device fails.
@@ -206,56 +256,88 @@ impl Predictor {
                 image.pixels.len()
             )));
         }
-        let mut normalised = image.clone();
-        normalised.normalise();
-        let pixels = &normalised.pixels;
-        let tile = self.tile_for(height, width)?;
-        let net = self.net;
-        let halo = net.halo() as isize;
-        let output = [net.output_side(tile[0])?, net.output_side(tile[1])?];
-        let rows: Vec<usize> = (0..height).step_by(advance(&net, tile[0], height)?).collect();
-        let columns: Vec<usize> = (0..width).step_by(advance(&net, tile[1], width)?).collect();
-        let classes = net.classes;
-        let mut prediction = Prediction {
-            height,
-            width,
-            classes,
-            logits: vec![0.0; height * width * classes],
-            probabilities: vec![0.0; height * width * classes],
-            labels: vec![0; height * width],
+        let mut image = image.clone();
+        image.normalise();
+        let passes = self.passes([height, width])?;
+        let (mut done, total) = (0, passes.iter().map(Pass::tiles).sum());
+        let mut advance = || {
+            done += 1;
+            progress(done, total);
         };
+        let (classes, averaging) = (self.net.classes, self.averaging);
+        if averaging.is_single() {
+            let mut prediction = Prediction::blank(height, width, classes);
+            for pass in &passes {
+                self.run(&image, pass, &mut |loaded, origin| {
+                    prediction.place(origin, pass.output, loaded)?;
+                    advance();
+                    Ok(())
+                })?;
+            }
+            return Ok(prediction);
+        }
+        let mut sums = Sums::new([height, width], classes, averaging);
+        for pass in &passes {
+            self.run(&image, pass, &mut |loaded, origin| {
+                let node = match averaging.of {
+                    Quantity::Scores => loaded.logits,
+                    Quantity::Probabilities => loaded.probabilities,
+                };
+                sums.add(pass.orientation, origin, pass.output, &loaded.executor.read(node)?.float().data);
+                advance();
+                Ok(())
+            })?;
+        }
+        sums.finish()
+    }
+
+    /// The passes over an image of this size.
+    fn passes(&self, size: [usize; 2]) -> Result<Vec<Pass>> {
+        let pass = |orientation: Orientation| {
+            let [tile_height, tile_width] = self.tile_for(size[0], size[1])?;
+            let tile = orientation.extents([tile_height, tile_width]);
+            let output = [self.net.output_side(tile[0])?, self.net.output_side(tile[1])?];
+            let view = orientation.extents(size);
+            let origins = [0, 1].map(|axis| {
+                let step = self.averaging.blend.step(&self.net, output[axis]);
+                (0..tiles_over(view[axis], output[axis], step)).map(|tile| tile * step).collect()
+            });
+            Ok(Pass { orientation, tile, output, origins })
+        };
+        self.averaging.views.orientations().into_iter().map(pass).collect()
+    }
+
+    /// Runs the network on every tile of a pass over a normalised image; `receive` gets the results and where they begin.
+    fn run(
+        &mut self,
+        image: &Image,
+        pass: &Pass,
+        receive: &mut dyn FnMut(&Loaded, [usize; 2]) -> Result<()>,
+    ) -> Result<()> {
+        let Pass { orientation, tile, .. } = *pass;
+        let (size, halo) = ([image.height, image.width], self.net.halo() as isize);
+        let view = orientation.extents(size);
+        let shape = Shape::new([1, tile[0], tile[1], image.channels]).map_err(Error::Usage)?;
         let loaded = self.compile(tile)?;
-        let shape = Shape::new([1, tile[0], tile[1], channels]).map_err(Error::Usage)?;
-        let (mut done, total) = (0, rows.len() * columns.len());
-        for &top in &rows {
-            for &left in &columns {
+        for &top in &pass.origins[0] {
+            for &left in &pass.origins[1] {
                 let mut data = Vec::with_capacity(shape.elements());
                 for y in 0..tile[0] {
-                    let row = reflect(top as isize + y as isize - halo, height) * width;
+                    let y = reflect((top + y) as isize - halo, view[0]);
                     for x in 0..tile[1] {
-                        let pixel = (row + reflect(left as isize + x as isize - halo, width)) * channels;
-                        data.extend_from_slice(&pixels[pixel..][..channels]);
+                        let x = reflect((left + x) as isize - halo, view[1]);
+                        let [row, column] = orientation.source([y, x], size);
+                        data.extend_from_slice(
+                            &image.pixels[(row * size[1] + column) * image.channels..][..image.channels],
+                        );
                     }
                 }
                 loaded.executor.write(loaded.image, Tensor::Float(Array { shape: shape.clone(), data }))?;
                 loaded.executor.run()?;
-                let logits = loaded.executor.read(loaded.logits)?;
-                let probabilities = loaded.executor.read(loaded.probabilities)?;
-                let labels = loaded.executor.read(loaded.labels)?;
-                let columns = output[1].min(width - left);
-                for y in 0..output[0].min(height - top) {
-                    let (from, to) = (y * output[1], (top + y) * width + left);
-                    prediction.labels[to..][..columns].copy_from_slice(&labels.uint().data[from..][..columns]);
-                    let (from, to, count) = (from * classes, to * classes, columns * classes);
-                    prediction.logits[to..][..count].copy_from_slice(&logits.float().data[from..][..count]);
-                    prediction.probabilities[to..][..count]
-                        .copy_from_slice(&probabilities.float().data[from..][..count]);
-                }
-                done += 1;
-                progress(done, total);
+                receive(loaded, [top, left])?;
             }
         }
-        Ok(prediction)
+        Ok(())
     }
 
     /// The prediction of a sample's image, and how it compares with the truth.
@@ -292,22 +374,24 @@ impl Predictor {
     }
 }
 
+/// How many tiles of this output cover an axis when they advance by `step`.
+fn tiles_over(extent: usize, output: usize, step: usize) -> usize {
+    1 + extent.saturating_sub(output).div_ceil(step)
+}
+
 /// By how many pixels aligned tiles of this side advance: the largest multiple of 2^depth within their output.
 fn tile_step(net: &UNet, side: usize) -> Result<usize> {
-    let output = net.output_side(side)?;
-    Ok(output - output % net.stride())
+    Ok(Blend::Exact.step(net, net.output_side(side)?))
 }
 
-/// The step between tiles along an axis, or the whole axis where one tile covers it.
-fn advance(net: &UNet, side: usize, extent: usize) -> Result<usize> {
-    if net.output_side(side)? >= extent { Ok(extent) } else { tile_step(net, side) }
-}
-
-/// The smallest tile of which `count` cover `extent` pixels.
+/// The smallest tile of which `count`, aligned, cover `extent` pixels.
 fn smallest_tile_in(net: &UNet, extent: usize, count: usize) -> usize {
-    // Several tiles advance by a multiple of the stride.
-    let output = if count == 1 { extent } else { extent.div_ceil(count).next_multiple_of(net.stride()) };
-    net.legal_above(output + net.shrink()).max(smallest_tile(net))
+    let smallest = smallest_tile(net);
+    let enough = |&side: &usize| {
+        let output = side - net.shrink();
+        tiles_over(extent, output, Blend::Exact.step(net, output)) <= count
+    };
+    (smallest..).step_by(net.stride()).find(enough).unwrap_or(smallest)
 }
 
 /// The smallest tile whose step is not zero.
@@ -335,16 +419,15 @@ mod tests {
     #[test]
     fn few_tiles_are_no_larger_than_they_must_be() {
         let net = UNet { depth: 3, ..UNet::default() };
-        // 1024 in two tiles: 512 pixels of output and the halo, where the largest tile would have 1012.
+        // 1024 in two tiles that overlap by 4 pixels: 516 pixels of output and the halo, where the largest tile would have 1012.
         assert_eq!(smallest_tile_in(&net, 1024, 2), 604);
         for extent in [1, 50, 127, 388, 1000, 1024] {
             for count in 1..=8 {
                 let side = smallest_tile_in(&net, extent, count);
-                let needed = extent.div_ceil(advance(&net, side, extent).unwrap());
-                assert!(net.is_legal(side) && needed <= count, "{extent} pixels in {count} tiles of {side}: {needed}");
+                let covered = |side| (count - 1) * tile_step(&net, side).unwrap() + net.output_side(side).unwrap();
+                assert!(covered(side) >= extent, "{extent} pixels in {count} tiles of {side}: {}", covered(side));
                 let smaller = side - net.stride();
-                let enough =
-                    smaller >= smallest_tile(&net) && extent.div_ceil(advance(&net, smaller, extent).unwrap()) <= count;
+                let enough = smaller >= smallest_tile(&net) && covered(smaller) >= extent;
                 assert!(!enough, "{extent} pixels in {count} tiles: {smaller} would do, not {side}");
             }
         }

@@ -135,7 +135,9 @@ fn predict_writes_pictures_and_scores_for_every_image() {
     let evaluation = succeeds(&["evaluate", "--device", "cpu", "--weights", &weights, "--data", &data, "--json"]);
     let evaluation: serde_json::Value = serde_json::from_str(&evaluation).unwrap();
     assert_eq!(evaluation["pixels"], 2 * 48 * 48);
-    let table = succeeds(&["evaluate", "--device", "cpu", "--weights", &weights, "--data", &data]);
+    let averaged = ["--views", "8", "--average", "probabilities", "--blend", "gaussian"];
+    let evaluate = ["evaluate", "--device", "cpu", "--weights", &weights, "--data", &data];
+    let table = succeeds(&[&evaluate[..], &averaged].concat());
     assert!(table.contains("foreground IoU") && table.contains("truth \\ predicted"), "{table}");
 }
 
@@ -212,6 +214,9 @@ fn what_cannot_be_predicted_is_refused_by_name() {
     fails(6, predict(&weights, &path("none.png"), &[]), &["none.png"]);
     fails(2, predict(&weights, &image, &["--tile", "47"]), &["47", "48"]);
     fails(2, predict(&weights, &image, &["--tile", "many"]), &["many"]);
+    fails(2, predict(&weights, &image, &["--views", "3"]), &["3", "4 (flips) or 8"]);
+    fails(2, predict(&weights, &image, &["--average", "votes"]), &["votes", "scores", "probabilities"]);
+    fails(2, predict(&weights, &image, &["--blend", "linear"]), &["linear", "exact", "gaussian"]);
     std::fs::write(path("noise.safetensors"), [7u8; 100]).unwrap();
     fails(3, predict(&path("noise.safetensors"), &image, &[]), &["noise.safetensors"]);
     let whole = std::fs::read(&weights).unwrap();

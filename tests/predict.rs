@@ -3,12 +3,12 @@
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 use tilewise::data::Image;
-use tilewise::data::sampler::reflect;
+use tilewise::data::sampler::{Orientation, reflect};
 use tilewise::executor::{Device, Executor};
 use tilewise::gpu::Gpu;
 use tilewise::models::UNet;
 use tilewise::op::Fill;
-use tilewise::predict::{Predictor, smallest_tile};
+use tilewise::predict::{Averaging, Blend, Prediction, Predictor, Quantity, Views, smallest_tile};
 use tilewise::random::Random;
 use tilewise::shape::TensorType;
 
@@ -126,4 +126,86 @@ fn unusable_tiles_and_images_are_refused_with_what_would_do() {
     let message = predictor.predict(&colour, &mut |_, _| {}).unwrap_err().to_string();
     assert!(message.contains("needs 4 values") && message.contains("has 12"), "{message}");
     assert!(Predictor::new(Device::Cpu, NET, vec![0.0; 3], None).is_err());
+}
+
+/// The image as it is seen when it lies so.
+fn laid(image: &Image, orientation: Orientation) -> Image {
+    let size = [image.height, image.width];
+    let [height, width] = orientation.extents(size);
+    let seen = |pixel: usize| {
+        let [row, column] = orientation.source([pixel / width, pixel % width], size);
+        image.pixels[row * image.width + column]
+    };
+    Image { height, width, pixels: (0..height * width).map(seen).collect(), ..image.clone() }
+}
+
+fn averaged(device: &Device, tile: Option<[usize; 2]>, averaging: Averaging, image: &Image) -> Prediction {
+    let predictor = Predictor::new(device.clone(), NET, parameters(), tile).unwrap();
+    let (mut calls, mut last) = (0, (0, 0));
+    let prediction = predictor
+        .averaging(averaging)
+        .predict(image, &mut |done, total| {
+            calls += 1;
+            last = (done, total);
+        })
+        .unwrap();
+    assert_eq!(last, (calls, calls), "progress ends where it said that it would");
+    prediction
+}
+
+/// By definition: each view predicted as an image of its own, laid back, and averaged in f64.
+#[test]
+fn views_are_means_of_predictions_of_laid_images() {
+    let image = image(41, 30);
+    for (views, count) in [(Views::Flips, 4), (Views::Dihedral, 8)] {
+        let orientations = views.orientations();
+        assert_eq!(orientations.len(), count);
+        let mut means = [vec![0.0_f64; 3 * image.pixels.len()], vec![0.0_f64; 3 * image.pixels.len()]];
+        for orientation in orientations {
+            let prediction = averaged(&Device::Cpu, None, Averaging::default(), &laid(&image, orientation));
+            for pixel in 0..image.pixels.len() {
+                let [row, column] = orientation.source([pixel / prediction.width, pixel % prediction.width], [41, 30]);
+                let place = row * 30 + column;
+                for class in 0..3 {
+                    for (mean, values) in means.iter_mut().zip([&prediction.logits, &prediction.probabilities]) {
+                        mean[3 * place + class] += f64::from(values[3 * pixel + class]) / count as f64;
+                    }
+                }
+            }
+        }
+        for device in devices() {
+            for (of, mean) in [(Quantity::Scores, &means[0]), (Quantity::Probabilities, &means[1])] {
+                let averaging = Averaging { views, of, ..Averaging::default() };
+                let prediction = averaged(&device, None, averaging, &image);
+                let found = if of == Quantity::Scores { &prediction.logits } else { &prediction.probabilities };
+                let worst = found.iter().zip(mean).map(|(a, b)| (f64::from(*a) - b).abs()).fold(0.0, f64::max);
+                assert!(worst <= 1e-5, "{device}, {averaging:?}: differs by {worst}");
+                for (scores, &label) in prediction.logits.chunks(3).zip(&prediction.labels) {
+                    assert!(scores.iter().all(|&score| score <= scores[label as usize]));
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn blended_tiles_cover_the_image_and_differ_only_by_the_phase_of_pooling() {
+    let image = image(75, 52);
+    let tile = NET.legal_above(30 + NET.shrink());
+    for device in devices() {
+        let exact = averaged(&device, Some([tile; 2]), Averaging::default(), &image);
+        for blend in [Blend::Abutting, Blend::Mean, Blend::Gaussian] {
+            let averaging = Averaging { blend, ..Averaging::default() };
+            let prediction = averaged(&device, Some([tile; 2]), averaging, &image);
+            let differences = prediction.logits.iter().zip(&exact.logits).map(|(a, b)| (a - b).abs());
+            let worst = differences.clone().fold(0.0, f32::max);
+            let mean = differences.sum::<f32>() / exact.logits.len() as f32;
+            let spread = exact.logits.iter().map(|score| score.abs()).fold(0.0, f32::max);
+            assert!(worst > 1e-4 && mean < 0.2 * spread, "{blend:?}: {mean} on average, {worst} at most, of {spread}");
+        }
+        // One tile that covers all of it is the same whatever the blend.
+        let whole = averaged(&device, None, Averaging { blend: Blend::Gaussian, ..Averaging::default() }, &image);
+        let worst = whole.logits.iter().zip(&exact.logits).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert!(worst <= 1e-5, "{device}: {worst}");
+    }
 }

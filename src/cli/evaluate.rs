@@ -2,7 +2,8 @@
 
 use super::labels::LabelArguments;
 use super::objects::ObjectArguments;
-use super::{Global, Tile, print, print_json};
+use super::passes::PassArguments;
+use super::{Global, print, print_json};
 use clap::Args;
 use serde_json::json;
 use std::path::{Path, PathBuf};
@@ -11,21 +12,16 @@ use tilewise::checkpoint::{Metadata, Weights};
 use tilewise::data::Dataset;
 use tilewise::data::dataset::{LabelKind, Mapping};
 use tilewise::metrics::{Confusion, InstanceScores, Variety};
-use tilewise::predict::Predictor;
 use tilewise::{Error, Result};
 
 /// What `evaluate` takes.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
-    /// A weights file, or the folder of a run (its best weights are taken)
-    #[arg(long, value_name = "FILE|RUN")]
-    weights: PathBuf,
+    #[command(flatten)]
+    passes: PassArguments,
     /// The folder of images and truth: images/ with masks/ or instances/
     #[arg(long, value_name = "DIR")]
     data: PathBuf,
-    /// Side of the input tiles, as N or HEIGHTxWIDTH; by default what covers the image and fits the device
-    #[arg(long, value_name = "PIXELS")]
-    tile: Option<Tile>,
     #[command(flatten)]
     labels: LabelArguments,
     /// Score objects too where the truth is masks: connected regions of one class other than 0; for instances/ always done
@@ -36,13 +32,13 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
-    let weights = Weights::find(&arguments.weights)?;
+    let weights = arguments.passes.weights()?;
     let dataset = open(&arguments.data, &weights, &arguments.labels)?;
     let has_instances = dataset.survey().kind == LabelKind::Instances;
     let components = arguments.objects.components(arguments.instances || has_instances)?;
     global.say(&format!("mapping: {}", dataset.survey().mapping));
     let device = global.open_device()?;
-    let mut predictor = Predictor::load(device, &weights, arguments.tile.map(|Tile(tile)| tile))?;
+    let mut predictor = arguments.passes.predictor(device, &weights)?;
     let (classes, known) = (dataset.class_count(), predictor.net().classes);
     if classes > known {
         return Err(Error::data(

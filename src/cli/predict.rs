@@ -1,14 +1,15 @@
 //! `tilewise predict`
 
 use super::objects::ObjectArguments;
-use super::{Global, Tile, create_folder, note, print_json};
+use super::passes::PassArguments;
+use super::{Global, create_folder, note, print_json};
 use clap::Args;
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::fs::OpenOptions;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use tilewise::checkpoint::{Weights, atomic};
+use tilewise::checkpoint::atomic;
 use tilewise::data::raster::{EXTENSIONS, Page, write_grey8};
 use tilewise::data::{Components, Image};
 use tilewise::metrics::Variety;
@@ -19,9 +20,8 @@ use tilewise::{Error, Result};
 /// What `predict` takes.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
-    /// A weights file, or the folder of a run (its best weights are taken)
-    #[arg(long, value_name = "FILE|RUN")]
-    weights: PathBuf,
+    #[command(flatten)]
+    passes: PassArguments,
     /// An image or TIFF stack, or a folder of these: PNG or TIFF, 8 or 16 bit, up to 65,535 pixels a side
     #[arg(long, value_name = "FILE|DIR")]
     input: PathBuf,
@@ -29,9 +29,6 @@ pub(crate) struct Arguments {
     /// instances/, a PNG per image
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
-    /// Side of the input tiles, as N or HEIGHTxWIDTH; by default what covers the image and fits the device
-    #[arg(long, value_name = "PIXELS")]
-    tile: Option<Tile>,
     /// Also save the raw scores [H, W, C] as a safetensors file: `logits` for one image, a tensor by name for each of several
     #[arg(long, value_name = "FILE.safetensors")]
     logits: Option<PathBuf>,
@@ -46,9 +43,9 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
     let components = arguments.objects.components(arguments.instances)?;
     let images = images(&arguments.input)?;
     let outputs = Outputs::new(&arguments.out, components, &images)?;
-    let weights = Weights::find(&arguments.weights)?;
+    let weights = arguments.passes.weights()?;
     let device = global.open_device()?;
-    let mut predictor = Predictor::load(device, &weights, arguments.tile.map(|Tile(tile)| tile))?;
+    let mut predictor = arguments.passes.predictor(device, &weights)?;
     outputs.create()?;
     if let Some(path) = &arguments.logits {
         // Before hours of work: can it be written?

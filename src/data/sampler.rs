@@ -75,6 +75,22 @@ pub struct Orientation {
     pub flip_columns: bool,
 }
 
+impl Orientation {
+    /// Height and width of an image of this size that lies so.
+    pub fn extents(self, [height, width]: [usize; 2]) -> [usize; 2] {
+        if self.transpose { [width, height] } else { [height, width] }
+    }
+
+    /// Row and column of the pixel of an image of this size that is seen at row `y` and column `x` when it lies so.
+    pub fn source(self, [y, x]: [usize; 2], [height, width]: [usize; 2]) -> [usize; 2] {
+        let [row, column] = if self.transpose { [x, y] } else { [y, x] };
+        [
+            if self.flip_rows { height - 1 - row } else { row },
+            if self.flip_columns { width - 1 - column } else { column },
+        ]
+    }
+}
+
 /// What a batch is written into, `n` tiles after another.
 #[derive(Debug)]
 pub struct Batch<'a> {

@@ -1,0 +1,44 @@
+//! How predictions are made: flags that `predict` and `evaluate` share.
+
+use super::{Tile, parse};
+use clap::Args;
+use std::path::PathBuf;
+use tilewise::Result;
+use tilewise::checkpoint::Weights;
+use tilewise::executor::Device;
+use tilewise::predict::{Averaging, Blend, Predictor, Quantity, Views};
+
+/// Weights, tiles, and the passes over an image.
+#[derive(Debug, Args)]
+pub(crate) struct PassArguments {
+    /// A weights file, or the folder of a run (its best weights are taken)
+    #[arg(long, value_name = "FILE|RUN")]
+    weights: PathBuf,
+    /// Side of the input tiles, as N or HEIGHTxWIDTH; by default what covers the image and fits the device
+    #[arg(long, value_name = "PIXELS")]
+    tile: Option<Tile>,
+    /// Average over views of the image: 4 (flips, as the authors do) or 8 (quarter turns too); each takes the time of one pass
+    #[arg(long, value_name = "1|4|8", default_value = "1")]
+    views: Views,
+    /// What is averaged: raw scores, or probabilities
+    #[arg(long, value_name = "scores|probabilities", default_value = "scores", value_parser = parse::<Quantity>)]
+    average: Quantity,
+    /// How tiles meet: exact (as one pass over the whole image), abutting (the paper's: fewer tiles, slight seams), mean or gaussian
+    /// (they overlap by half and are averaged)
+    #[arg(long, value_name = "NAME", default_value = "exact", value_parser = parse::<Blend>)]
+    blend: Blend,
+}
+
+impl PassArguments {
+    /// The weights file.
+    pub(crate) fn weights(&self) -> Result<Weights> {
+        Weights::find(&self.weights)
+    }
+
+    /// The network of these weights, compiled when the first image comes.
+    pub(crate) fn predictor(&self, device: Device, weights: &Weights) -> Result<Predictor> {
+        let Self { views, average: of, blend, .. } = *self;
+        let predictor = Predictor::load(device, weights, self.tile.map(|Tile(tile)| tile))?;
+        Ok(predictor.averaging(Averaging { views, of, blend }))
+    }
+}
