@@ -65,6 +65,17 @@ impl Prediction {
         LabelMap { height: self.height, width: self.width, values: self.labels.clone() }
     }
 
+    /// Decides anew what is foreground: a pixel in which all classes but 0 together have at least the probability `threshold` gets the
+    /// most probable of them, any other gets 0. With two classes, a threshold of 0.5 is the class of the highest score.
+    pub fn decide(&mut self, threshold: f32) {
+        for (label, probabilities) in self.labels.iter_mut().zip(self.probabilities.chunks_exact(self.classes)) {
+            let foreground = probabilities.iter().enumerate().skip(1);
+            let most_probable = foreground.rev().max_by(|(_, one), (_, other)| one.total_cmp(other));
+            let is_foreground = probabilities[1..].iter().sum::<f32>() >= threshold;
+            *label = most_probable.filter(|_| is_foreground).map_or(0, |(class, _)| class as u32);
+        }
+    }
+
     /// The cross-entropy with a class for each pixel, without weights, and the number of pixels in it: those whose class is one of
     /// the network's.
     pub fn cross_entropy(&self, truth: &[u32]) -> (f64, u64) {
@@ -95,6 +106,7 @@ pub struct Predictor {
     parameters: Vec<f32>,
     tile: Option<[usize; 2]>,
     averaging: Averaging,
+    threshold: Option<f32>,
     loaded: Option<Loaded>,
 }
 
@@ -169,13 +181,19 @@ impl Predictor {
             let found = parameters.len();
             return Err(Error::Usage(format!("the network has {expected} parameters (with padding), got {found}")));
         }
-        Ok(Self { device, net, parameters, tile, averaging: Averaging::default(), loaded: None })
+        Ok(Self { device, net, parameters, tile, averaging: Averaging::default(), threshold: None, loaded: None })
     }
 
     /// The predictor with several passes over each image.
     #[must_use]
     pub fn averaging(self, averaging: Averaging) -> Self {
         Self { averaging, ..self }
+    }
+
+    /// The predictor with labels decided by [`Prediction::decide`].
+    #[must_use]
+    pub fn threshold(self, threshold: f32) -> Self {
+        Self { threshold: Some(threshold), ..self }
     }
 
     /// Replaces the parameters, as training goes on.
@@ -265,7 +283,7 @@ impl Predictor {
             progress(done, total);
         };
         let (classes, averaging) = (self.net.classes, self.averaging);
-        if averaging.is_single() {
+        let mut prediction = if averaging.is_single() {
             let mut prediction = Prediction::blank(height, width, classes);
             for pass in &passes {
                 self.run(&image, pass, &mut |loaded, origin| {
@@ -274,21 +292,26 @@ impl Predictor {
                     Ok(())
                 })?;
             }
-            return Ok(prediction);
+            prediction
+        } else {
+            let mut sums = Sums::new([height, width], classes, averaging);
+            for pass in &passes {
+                self.run(&image, pass, &mut |loaded, origin| {
+                    let node = match averaging.of {
+                        Quantity::Scores => loaded.logits,
+                        Quantity::Probabilities => loaded.probabilities,
+                    };
+                    sums.add(pass.orientation, origin, pass.output, &loaded.executor.read(node)?.float().data);
+                    advance();
+                    Ok(())
+                })?;
+            }
+            sums.finish()?
+        };
+        if let Some(threshold) = self.threshold {
+            prediction.decide(threshold);
         }
-        let mut sums = Sums::new([height, width], classes, averaging);
-        for pass in &passes {
-            self.run(&image, pass, &mut |loaded, origin| {
-                let node = match averaging.of {
-                    Quantity::Scores => loaded.logits,
-                    Quantity::Probabilities => loaded.probabilities,
-                };
-                sums.add(pass.orientation, origin, pass.output, &loaded.executor.read(node)?.float().data);
-                advance();
-                Ok(())
-            })?;
-        }
-        sums.finish()
+        Ok(prediction)
     }
 
     /// The passes over an image of this size.
@@ -413,6 +436,16 @@ mod tests {
         {
             let (sum, pixels) = prediction.cross_entropy(&truth);
             assert!((sum - expected).abs() < 1e-6 && pixels == count, "{truth:?}: {sum}, {pixels}");
+        }
+    }
+
+    #[test]
+    fn a_threshold_decides_what_is_foreground_and_the_probabilities_which() {
+        let probabilities = vec![0.4, 0.3, 0.3, 0.7, 0.1, 0.2, 0.1, 0.2, 0.7];
+        for (threshold, expected) in [(0.25, [1, 2, 2]), (0.5, [1, 0, 2]), (0.65, [0, 0, 2]), (0.95, [0; 3])] {
+            let mut prediction = Prediction { probabilities: probabilities.clone(), ..Prediction::blank(1, 3, 3) };
+            prediction.decide(threshold);
+            assert_eq!(prediction.labels, expected, "{threshold}");
         }
     }
 

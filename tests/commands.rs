@@ -138,6 +138,10 @@ fn predict_writes_pictures_and_scores_for_every_image() {
     let averaged = ["--views", "8", "--average", "probabilities", "--blend", "gaussian"];
     let evaluate = ["evaluate", "--device", "cpu", "--weights", &weights, "--data", &data];
     let table = succeeds(&[&evaluate[..], &averaged].concat());
+    for (threshold, iou) in [("0", "0."), ("1", "foreground IoU 0.0000")] {
+        let table = succeeds(&[&evaluate[..], &["--threshold", threshold]].concat());
+        assert!(table.contains(iou), "{table}");
+    }
     assert!(table.contains("foreground IoU") && table.contains("truth \\ predicted"), "{table}");
 }
 
@@ -216,6 +220,7 @@ fn what_cannot_be_predicted_is_refused_by_name() {
     fails(2, predict(&weights, &image, &["--tile", "many"]), &["many"]);
     fails(2, predict(&weights, &image, &["--views", "3"]), &["3", "4 (flips) or 8"]);
     fails(2, predict(&weights, &image, &["--average", "votes"]), &["votes", "scores", "probabilities"]);
+    fails(2, predict(&weights, &image, &["--threshold", "50"]), &["50", "0 to 1"]);
     fails(2, predict(&weights, &image, &["--blend", "linear"]), &["linear", "exact", "gaussian"]);
     std::fs::write(path("noise.safetensors"), [7u8; 100]).unwrap();
     fails(3, predict(&path("noise.safetensors"), &image, &[]), &["noise.safetensors"]);

@@ -3,7 +3,6 @@
 use super::{Tile, parse};
 use clap::Args;
 use std::path::PathBuf;
-use tilewise::Result;
 use tilewise::checkpoint::Weights;
 use tilewise::executor::Device;
 use tilewise::predict::{Averaging, Blend, Predictor, Quantity, Views};
@@ -27,18 +26,30 @@ pub(crate) struct PassArguments {
     /// (they overlap by half and are averaged)
     #[arg(long, value_name = "NAME", default_value = "exact", value_parser = parse::<Blend>)]
     blend: Blend,
+    /// From which probability of being foreground a pixel is; less joins pixels, more parts objects [default: the most probable class]
+    #[arg(long, value_name = "PROBABILITY", value_parser = probability)]
+    threshold: Option<f32>,
+}
+
+fn probability(text: &str) -> Result<f32, String> {
+    let value = text.parse().ok().filter(|value| (0.0..=1.0).contains(value));
+    value.ok_or_else(|| format!("{text:?} is not a probability, 0 to 1"))
 }
 
 impl PassArguments {
     /// The weights file.
-    pub(crate) fn weights(&self) -> Result<Weights> {
+    pub(crate) fn weights(&self) -> tilewise::Result<Weights> {
         Weights::find(&self.weights)
     }
 
     /// The network of these weights, compiled when the first image comes.
-    pub(crate) fn predictor(&self, device: Device, weights: &Weights) -> Result<Predictor> {
+    pub(crate) fn predictor(&self, device: Device, weights: &Weights) -> tilewise::Result<Predictor> {
         let Self { views, average: of, blend, .. } = *self;
         let predictor = Predictor::load(device, weights, self.tile.map(|Tile(tile)| tile))?;
-        Ok(predictor.averaging(Averaging { views, of, blend }))
+        let predictor = predictor.averaging(Averaging { views, of, blend });
+        Ok(match self.threshold {
+            Some(threshold) => predictor.threshold(threshold),
+            None => predictor,
+        })
     }
 }
