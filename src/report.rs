@@ -88,7 +88,7 @@ pub fn write(
         let (prediction, confusion) = predictor.score(sample)?;
         total.merge(&confusion);
         if let Truth::Instances(truth) = &sample.truth {
-            objects.push(InstanceScores::paired(truth, &Components::default().label(&prediction.label_map()))?);
+            objects.push(InstanceScores::new(truth, &Components::default().label(&prediction.label_map()))?);
         }
         let scores = confusion.scores();
         ranking.push((scores.foreground_iou, scores.pixel_error, index));

@@ -334,6 +334,24 @@ fn one_bad_image_does_not_cost_the_others() {
     assert!(json["failed"][0].as_str().unwrap().contains("broken.png"));
 }
 
+/// All one class is remarked on by `predict` always, and by `evaluate` where it is wrong; several classes never are.
+#[test]
+fn a_prediction_of_one_class_is_remarked_on() {
+    let (folder, weights, data) = fixture();
+    let (images, out) = (format!("{data}/images"), folder.path().join("out"));
+    let predict = ["predict", "--weights", &weights, "--input", &images, "--out", out.to_str().unwrap()];
+    let evaluate = ["evaluate", "--weights", &weights, "--data", &data];
+    for command in [&predict[..], &evaluate[..]] {
+        for (threshold, class) in [("0", Some(1)), ("1", Some(0)), ("0.5", None)] {
+            let output = tilewise(&[command, &["--device", "cpu", "--json", "--threshold", threshold]].concat());
+            let note = String::from_utf8_lossy(&output.stderr).into_owned();
+            let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+            assert_eq!(json["only_class"].as_u64(), class, "{note}");
+            assert_eq!(note.contains("every pixel is predicted as class"), class.is_some(), "{note}");
+        }
+    }
+}
+
 #[test]
 fn evaluate_reads_label_values_as_training_did() {
     let folder = tempfile::tempdir().unwrap();

@@ -174,9 +174,23 @@ fn by_object(scores: &InstanceScores) -> Markup {
     html! {
         h2 { "Objects" }
         p { "Connected regions of the predicted foreground against the true objects: " (scores.predicted_objects) " predicted, "
-            (scores.true_objects) " true, of which " (scores.merged_objects) " are merged with others; mean AP "
-            (score(scores.mean_average_precision)) ", SEG " (score(scores.seg))
-            ". The average precision at each IoU that an object must exceed to be found, TP / (TP + FP + FN), mean over images:" }
+            (scores.true_objects) " true, of which " (scores.merged_objects) " are merged with others. Means over images, but SEG over objects:" }
+        table {
+            thead { tr {
+                @for name in ["mean AP", "SEG", "adapted Rand error", "V_Rand thinned", "V_Info thinned", "warping error"] {
+                    th { (name) }
+                }
+            } }
+            tbody { tr {
+                td { (score(scores.mean_average_precision)) }
+                td { (score(scores.seg)) }
+                td { (score(scores.adapted_rand.map(|rand| rand.error))) }
+                td { (score(scores.v_rand_thinned.map(|rand| rand.score))) }
+                td { (score(scores.v_info_thinned.map(|info| info.score))) }
+                td { (scores.warping_error.map_or("absent".to_owned(), |error| format!("{error:.6}"))) }
+            } }
+        }
+        p { "Average precision, TP / (TP + FP + FN), by the IoU that an object must exceed to be found:" }
         table {
             thead { tr { th { "IoU" } @for threshold in IOU_THRESHOLDS { th { (format!("{threshold:.2}")) } } } }
             tbody { tr {
