@@ -33,7 +33,7 @@ pub use sgd::{Sgd, SgdSettings};
 pub use softmax::{Softmax, SoftmaxGrad};
 
 use crate::array::{Array, Real, Tensor};
-use crate::op::{Binding, Candidate, Case, Dispatch, Kernel, Op, Param, workgroup_grid};
+use crate::op::{Binding, Candidate, Case, DeviceProfile, Dispatch, Kernel, Op, Param, workgroup_grid};
 use crate::shape::TensorType;
 
 /// What the project knows of an op: tests and `selftest` walk this list.
@@ -81,9 +81,33 @@ pub(crate) fn invocations(
     Dispatch { kernel, constants: vec![], bindings, params, workgroups: workgroup_grid(count.div_ceil(64)) }
 }
 
-/// The one dispatch of a kernel whose invocations own one element of the result each, in workgroups of 64.
-pub(crate) fn elementwise(kernel: Kernel, bindings: Vec<Binding>, output: &TensorType) -> Candidate {
-    invocations(kernel, bindings, output.shape.elements(), &[]).into()
+/// Workgroups of a kernel that takes turns, on a software driver: enough for any number of cores.
+const SOFTWARE_WORKGROUPS: usize = 256;
+
+/// One dispatch of a kernel whose invocations own one of `count` elements in each of several turns. A GPU has a workgroup for every 64
+/// of them, and one turn; a software driver, which spends more time on entering a kernel than on an element, has few workgroups.
+pub(crate) fn turns(
+    kernel: Kernel,
+    bindings: Vec<Binding>,
+    count: usize,
+    params: &[(&'static str, Param)],
+    device: &DeviceProfile,
+) -> Dispatch {
+    let dispatch = invocations(kernel, bindings, count, params);
+    if !device.software {
+        return dispatch;
+    }
+    Dispatch { workgroups: workgroup_grid(count.div_ceil(64).min(SOFTWARE_WORKGROUPS)), ..dispatch }
+}
+
+/// The one dispatch of a kernel whose invocations own elements of the result and need to know only how many there are.
+pub(crate) fn elementwise(
+    kernel: Kernel,
+    bindings: Vec<Binding>,
+    output: &TensorType,
+    device: &DeviceProfile,
+) -> Candidate {
+    turns(kernel, bindings, output.shape.elements(), &[], device).into()
 }
 
 /// The extents of images that an op's shape rule has admitted.

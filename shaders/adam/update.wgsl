@@ -1,7 +1,7 @@
 // g = gradient + weight_decay * parameter, or, where DECOUPLED, the gradient alone and the parameter shrinks instead;
 // exp_avg = beta1 * exp_avg + (1 - beta1) * g, exp_avg_sq = beta2 * exp_avg_sq + (1 - beta2) * g * g, then
 // parameter -= learning rate * (exp_avg / correction1) / (sqrt(exp_avg_sq / correction2) + epsilon)
-// One invocation owns one element of the banks, one workgroup 64 neighbours. Bytes moved: 28 per element.
+// One invocation owns one element of the banks, one workgroup 64 neighbours a turn. Bytes moved: 28 per element.
 struct Params { count: u32, beta1: f32, beta2: f32, epsilon: f32, weight_decay: f32 }
 
 const DECOUPLED = false;
@@ -19,20 +19,23 @@ fn main(
     @builtin(num_workgroups) groups: vec3u,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let i = (group.x + group.y * groups.x) * 64u + lane;
-    if i >= params.count {
-        return;
+    let turns = (params.count - 1u) / (64u * groups.x * groups.y) + 1u;
+    for (var turn = 0u; turn < turns; turn++) {
+        let i = ((group.x + group.y * groups.x) * turns + turn) * 64u + lane;
+        if i >= params.count {
+            return;
+        }
+        var w = parameter[i];
+        var g = gradient[i];
+        if DECOUPLED {
+            w *= 1.0 - rates[0] * params.weight_decay;
+        } else {
+            g += params.weight_decay * w;
+        }
+        let m = params.beta1 * exp_avg[i] + (1.0 - params.beta1) * g;
+        let v = params.beta2 * exp_avg_sq[i] + (1.0 - params.beta2) * g * g;
+        exp_avg[i] = m;
+        exp_avg_sq[i] = v;
+        parameter[i] = w - rates[0] * ((m / rates[1]) / (sqrt(v / rates[2]) + params.epsilon));
     }
-    var w = parameter[i];
-    var g = gradient[i];
-    if DECOUPLED {
-        w *= 1.0 - rates[0] * params.weight_decay;
-    } else {
-        g += params.weight_decay * w;
-    }
-    let m = params.beta1 * exp_avg[i] + (1.0 - params.beta1) * g;
-    let v = params.beta2 * exp_avg_sq[i] + (1.0 - params.beta2) * g * g;
-    exp_avg[i] = m;
-    exp_avg_sq[i] = v;
-    parameter[i] = w - rates[0] * ((m / rates[1]) / (sqrt(v / rates[2]) + params.epsilon));
 }

@@ -1,5 +1,5 @@
 // y[i] = a[i] + b[i]
-// One invocation owns one element. Bytes moved: 12 per element.
+// One invocation owns one element a turn. Bytes moved: 12 per element.
 struct Params { count: u32 }
 
 @group(0) @binding(0) var<storage, read> a: array<f32>; // [count]
@@ -13,8 +13,11 @@ fn main(
     @builtin(num_workgroups) groups: vec3u,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let i = (group.x + group.y * groups.x) * 64u + lane;
-    if i < params.count {
-        y[i] = a[i] + b[i];
+    let turns = (params.count - 1u) / (64u * groups.x * groups.y) + 1u;
+    for (var turn = 0u; turn < turns; turn++) {
+        let i = ((group.x + group.y * groups.x) * turns + turn) * 64u + lane;
+        if i < params.count {
+            y[i] = a[i] + b[i];
+        }
     }
 }

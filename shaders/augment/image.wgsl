@@ -1,8 +1,8 @@
 // y[n, i, c] = contrast * v' + brightness + noise * g, with v' = low + span * clamp((v - low) / span, 2^-100, 1)^gamma, or v' = v
 // where gamma is 1, and v = the source at positions[n, i], linear between pixels (TAPS 2) or cubic (4; Keys 1981, a = -1/2)
 // g: six 16-bit uniforms of pcg3d(seed, stream, step, element), summed and scaled to variance 1, as in src/random.rs
-// One invocation owns one pixel, one workgroup 64 neighbours. Bytes moved: 8 per position, 4 per element, 4 TAPS^2 per element of
-// the source, most of them from a cache.
+// One invocation owns one pixel, one workgroup 64 neighbours a turn. Bytes moved: 8 per position, 4 per element,
+// 4 TAPS^2 per element of the source, most of them from a cache.
 struct Params { count: u32, pixels: u32, channels: u32, source_height: u32, source_width: u32, stream: u32 }
 
 const TAPS = 4u;
@@ -59,43 +59,46 @@ fn main(
     @builtin(num_workgroups) groups: vec3u,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let i = (group.x + group.y * groups.x) * 64u + lane;
-    if i >= params.count {
-        return;
-    }
-    let n = i / params.pixels;
-    let size = vec2u(params.source_height, params.source_width);
-    let last = vec2i(size - 1u);
-    let position = clamp(vec2f(positions[2u * i], positions[2u * i + 1u]), vec2f(0.0), vec2f(last));
-    let corner = floor(position);
-    let row_weights = weights(position.x - corner.x);
-    let column_weights = weights(position.y - corner.y);
-    let first = vec2i(corner) - i32(TAPS / 2u - 1u);
-    let low = intensities[6u * n];
-    let span = intensities[6u * n + 1u];
-    let gamma = intensities[6u * n + 2u];
-    let contrast = intensities[6u * n + 3u];
-    let brightness = intensities[6u * n + 4u];
-    let noise = intensities[6u * n + 5u];
-    for (var c = 0u; c < params.channels; c++) {
-        var value = 0.0;
-        for (var r = 0; r < i32(TAPS); r++) { // unroll
-            let row = n * size.x + mirrored(first.x + r, last.x);
-            var line = 0.0;
-            for (var s = 0; s < i32(TAPS); s++) { // unroll
-                let pixel = row * size.y + mirrored(first.y + s, last.y);
-                line += column_weights[s] * source[pixel * params.channels + c];
+    let turns = (params.count - 1u) / (64u * groups.x * groups.y) + 1u;
+    for (var turn = 0u; turn < turns; turn++) {
+        let i = ((group.x + group.y * groups.x) * turns + turn) * 64u + lane;
+        if i >= params.count {
+            return;
+        }
+        let n = i / params.pixels;
+        let size = vec2u(params.source_height, params.source_width);
+        let last = vec2i(size - 1u);
+        let position = clamp(vec2f(positions[2u * i], positions[2u * i + 1u]), vec2f(0.0), vec2f(last));
+        let corner = floor(position);
+        let row_weights = weights(position.x - corner.x);
+        let column_weights = weights(position.y - corner.y);
+        let first = vec2i(corner) - i32(TAPS / 2u - 1u);
+        let low = intensities[6u * n];
+        let span = intensities[6u * n + 1u];
+        let gamma = intensities[6u * n + 2u];
+        let contrast = intensities[6u * n + 3u];
+        let brightness = intensities[6u * n + 4u];
+        let noise = intensities[6u * n + 5u];
+        for (var c = 0u; c < params.channels; c++) {
+            var value = 0.0;
+            for (var r = 0; r < i32(TAPS); r++) { // unroll
+                let row = n * size.x + mirrored(first.x + r, last.x);
+                var line = 0.0;
+                for (var s = 0; s < i32(TAPS); s++) { // unroll
+                    let pixel = row * size.y + mirrored(first.y + s, last.y);
+                    line += column_weights[s] * source[pixel * params.channels + c];
+                }
+                value += row_weights[r] * line;
             }
-            value += row_weights[r] * line;
+            if gamma != 1.0 {
+                value = low + span * pow(clamp((value - low) / span, DARKEST, 1.0), gamma);
+            }
+            value = contrast * value + brightness;
+            let element = i * params.channels + c;
+            if noise != 0.0 {
+                value += noise * gaussian(element);
+            }
+            y[element] = value;
         }
-        if gamma != 1.0 {
-            value = low + span * pow(clamp((value - low) / span, DARKEST, 1.0), gamma);
-        }
-        value = contrast * value + brightness;
-        let element = i * params.channels + c;
-        if noise != 0.0 {
-            value += noise * gaussian(element);
-        }
-        y[element] = value;
     }
 }

@@ -2,7 +2,7 @@
 // place in the frame of pixel (y, x) of a window in its middle
 // field: the displacements at the nodes of a grid over the whole frame, cubic between them (Keys 1981, a = -1/2)
 // In integers: positions are 256ths of a pixel, M 65536ths, weights of nodes 16384ths; so they are the same on every device.
-// One invocation owns one position, one workgroup 64 neighbours. Bytes moved: 8 per position; transforms and nodes stay cached.
+// One invocation owns one position, one workgroup 64 neighbours a turn. Bytes moved: 8 per position; the rest stays cached.
 struct Params {
     count: u32, height: u32, width: u32, frame_height: u32, frame_width: u32, source_height: u32, source_width: u32, grid: u32
 }
@@ -69,23 +69,26 @@ fn main(
     @builtin(num_workgroups) groups: vec3u,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let i = (group.x + group.y * groups.x) * 64u + lane;
-    if i >= params.count {
-        return;
+    let turns = (params.count - 1u) / (64u * groups.x * groups.y) + 1u;
+    for (var turn = 0u; turn < turns; turn++) {
+        let i = ((group.x + group.y * groups.x) * turns + turn) * 64u + lane;
+        if i >= params.count {
+            return;
+        }
+        let row = i / params.width;
+        let n = row / params.height;
+        let y = (params.frame_height - params.height) / 2u + row % params.height;
+        let x = (params.frame_width - params.width) / 2u + i % params.width;
+        let first = 6u * n;
+        let to_y = vec2i(round(65536.0 * vec2f(transforms[first], transforms[first + 1u])));
+        let to_x = vec2i(round(65536.0 * vec2f(transforms[first + 3u], transforms[first + 4u])));
+        let shift = vec2i(round(256.0 * vec2f(transforms[first + 2u], transforms[first + 5u])));
+        // Twice the distance to the centre, which may lie between two pixels.
+        let offset = 2 * vec2i(vec2u(y, x)) - vec2i(vec2u(params.frame_height - 1u, params.frame_width - 1u));
+        let turned = vec2i(to_y.x * offset.x + to_y.y * offset.y, to_x.x * offset.x + to_x.y * offset.y);
+        let last = 256 * vec2i(vec2u(params.source_height - 1u, params.source_width - 1u));
+        let position = last / 2 + ((turned + 256) >> vec2u(9u)) + shift + field(n, y, x);
+        positions[2u * i] = f32(mirrored(position.x, last.x)) / 256.0;
+        positions[2u * i + 1u] = f32(mirrored(position.y, last.y)) / 256.0;
     }
-    let row = i / params.width;
-    let n = row / params.height;
-    let y = (params.frame_height - params.height) / 2u + row % params.height;
-    let x = (params.frame_width - params.width) / 2u + i % params.width;
-    let first = 6u * n;
-    let to_y = vec2i(round(65536.0 * vec2f(transforms[first], transforms[first + 1u])));
-    let to_x = vec2i(round(65536.0 * vec2f(transforms[first + 3u], transforms[first + 4u])));
-    let shift = vec2i(round(256.0 * vec2f(transforms[first + 2u], transforms[first + 5u])));
-    // Twice the distance to the centre, which may lie between two pixels.
-    let offset = 2 * vec2i(vec2u(y, x)) - vec2i(vec2u(params.frame_height - 1u, params.frame_width - 1u));
-    let turned = vec2i(to_y.x * offset.x + to_y.y * offset.y, to_x.x * offset.x + to_x.y * offset.y);
-    let last = 256 * vec2i(vec2u(params.source_height - 1u, params.source_width - 1u));
-    let position = last / 2 + ((turned + 256) >> vec2u(9u)) + shift + field(n, y, x);
-    positions[2u * i] = f32(mirrored(position.x, last.x)) / 256.0;
-    positions[2u * i + 1u] = f32(mirrored(position.y, last.y)) / 256.0;
 }

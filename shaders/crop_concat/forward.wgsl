@@ -1,5 +1,5 @@
 // y[n, y, x, c] = skip[n, y + top, x + left, c] for c < skip_channels, else up[n, y, x, c - skip_channels]
-// One invocation owns one element of y, one workgroup 64 neighbours. Bytes moved: 8 per element of y.
+// One invocation owns one element of y, one workgroup 64 neighbours a turn. Bytes moved: 8 per element of y.
 struct Params {
     count: u32,
     height: u32,
@@ -23,19 +23,22 @@ fn main(
     @builtin(num_workgroups) groups: vec3u,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let i = (group.x + group.y * groups.x) * 64u + lane;
-    if i >= params.count {
-        return;
-    }
-    let channels = params.skip_channels + params.up_channels;
-    let c = i % channels;
-    let pixel = i / channels;
-    if c < params.skip_channels {
-        let column = pixel % params.width + params.left;
-        let row = pixel / params.width; // n * height + y
-        let skip_row = row / params.height * params.skip_height + row % params.height + params.top;
-        y[i] = skip[(skip_row * params.skip_width + column) * params.skip_channels + c];
-    } else {
-        y[i] = up[pixel * params.up_channels + c - params.skip_channels];
+    let turns = (params.count - 1u) / (64u * groups.x * groups.y) + 1u;
+    for (var turn = 0u; turn < turns; turn++) {
+        let i = ((group.x + group.y * groups.x) * turns + turn) * 64u + lane;
+        if i >= params.count {
+            return;
+        }
+        let channels = params.skip_channels + params.up_channels;
+        let c = i % channels;
+        let pixel = i / channels;
+        if c < params.skip_channels {
+            let column = pixel % params.width + params.left;
+            let row = pixel / params.width; // n * height + y
+            let skip_row = row / params.height * params.skip_height + row % params.height + params.top;
+            y[i] = skip[(skip_row * params.skip_width + column) * params.skip_channels + c];
+        } else {
+            y[i] = up[pixel * params.up_channels + c - params.skip_channels];
+        }
     }
 }

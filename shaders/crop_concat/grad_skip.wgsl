@@ -1,5 +1,5 @@
 // grad_skip[n, y, x, c] = grad_output[n, y - top, x - left, c] inside the crop, else 0
-// One invocation owns one element of grad_skip, one workgroup 64 neighbours. Bytes moved: 4 per element, 8 inside the crop.
+// One invocation owns one element of grad_skip, one workgroup 64 neighbours a turn. Bytes moved: 4 per element, 8 in the crop.
 struct Params {
     count: u32,
     height: u32,
@@ -22,20 +22,23 @@ fn main(
     @builtin(num_workgroups) groups: vec3u,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let i = (group.x + group.y * groups.x) * 64u + lane;
-    if i >= params.count {
-        return;
+    let turns = (params.count - 1u) / (64u * groups.x * groups.y) + 1u;
+    for (var turn = 0u; turn < turns; turn++) {
+        let i = ((group.x + group.y * groups.x) * turns + turn) * 64u + lane;
+        if i >= params.count {
+            return;
+        }
+        let c = i % params.skip_channels;
+        let pixel = i / params.skip_channels;
+        let row = pixel / params.skip_width; // n * skip_height + y
+        let n = row / params.skip_height;
+        // Left of and above the crop these wrap around to huge numbers, which are outside as well.
+        let column = pixel % params.skip_width - params.left;
+        let line = row % params.skip_height - params.top;
+        var grad = 0.0;
+        if line < params.height && column < params.width {
+            grad = grad_output[((n * params.height + line) * params.width + column) * params.channels + c];
+        }
+        grad_skip[i] = grad;
     }
-    let c = i % params.skip_channels;
-    let pixel = i / params.skip_channels;
-    let row = pixel / params.skip_width; // n * skip_height + y
-    let n = row / params.skip_height;
-    // Left of and above the crop these wrap around to huge numbers, which are outside as well.
-    let column = pixel % params.skip_width - params.left;
-    let line = row % params.skip_height - params.top;
-    var grad = 0.0;
-    if line < params.height && column < params.width {
-        grad = grad_output[((n * params.height + line) * params.width + column) * params.channels + c];
-    }
-    grad_skip[i] = grad;
 }

@@ -1,5 +1,5 @@
 // grad_up[pixel, c] = grad_output[pixel, channels - up_channels + c]
-// One invocation owns one element of grad_up, one workgroup 64 neighbours. Bytes moved: 8 per element.
+// One invocation owns one element of grad_up, one workgroup 64 neighbours a turn. Bytes moved: 8 per element.
 struct Params { count: u32, channels: u32, up_channels: u32 }
 
 @group(0) @binding(0) var<storage, read> grad_output: array<f32>; // [n, height, width, channels]
@@ -12,9 +12,12 @@ fn main(
     @builtin(num_workgroups) groups: vec3u,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let i = (group.x + group.y * groups.x) * 64u + lane;
-    if i < params.count {
-        let skip_channels = params.channels - params.up_channels;
-        grad_up[i] = grad_output[i / params.up_channels * params.channels + skip_channels + i % params.up_channels];
+    let turns = (params.count - 1u) / (64u * groups.x * groups.y) + 1u;
+    for (var turn = 0u; turn < turns; turn++) {
+        let i = ((group.x + group.y * groups.x) * turns + turn) * 64u + lane;
+        if i < params.count {
+            let skip_channels = params.channels - params.up_channels;
+            grad_up[i] = grad_output[i / params.up_channels * params.channels + skip_channels + i % params.up_channels];
+        }
     }
 }

@@ -1,5 +1,5 @@
 // y[i] = x[i] * scale where the random word of (seed, stream, step, i) is at least threshold, else 0
-// One invocation owns one element, one workgroup 64 neighbours. Bytes moved: 8 per element.
+// One invocation owns one element, one workgroup 64 neighbours a turn. Bytes moved: 8 per element.
 // pcg3d: Jarzynski and Olano, "Hash Functions for GPU Rendering", JCGT 9(3), 2020; the same integers as src/random.rs.
 struct Params { count: u32, stream: u32, threshold: u32, scale: f32 }
 
@@ -26,13 +26,16 @@ fn main(
     @builtin(num_workgroups) groups: vec3u,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let i = (group.x + group.y * groups.x) * 64u + lane;
-    if i >= params.count {
-        return;
+    let turns = (params.count - 1u) / (64u * groups.x * groups.y) + 1u;
+    for (var turn = 0u; turn < turns; turn++) {
+        let i = ((group.x + group.y * groups.x) * turns + turn) * 64u + lane;
+        if i >= params.count {
+            return;
+        }
+        let key = pcg3d(vec3u(state[1], params.stream, state[0]));
+        var word = pcg3d(vec3u(key.x ^ i, key.y, key.z)).x;
+        // The low bits of pcg3d repeat after 2^17 positions; folding the high half in mends that.
+        word ^= word >> 16u;
+        y[i] = select(0.0, x[i] * params.scale, word >= params.threshold);
     }
-    let key = pcg3d(vec3u(state[1], params.stream, state[0]));
-    var word = pcg3d(vec3u(key.x ^ i, key.y, key.z)).x;
-    // The low bits of pcg3d repeat after 2^17 positions; folding the high half in mends that.
-    word ^= word >> 16u;
-    y[i] = select(0.0, x[i] * params.scale, word >= params.threshold);
 }

@@ -1,5 +1,5 @@
 // y[n, oy, ox, c] = max over r, s < KERNEL_SIZE of x[n, oy * KERNEL_SIZE + r, ox * KERNEL_SIZE + s, c]
-// One invocation owns one element of y, one workgroup 64 neighbours. Bytes moved: 4 per element of y and of each window.
+// One invocation owns one element of y, one workgroup 64 neighbours a turn. Bytes moved: 4 per element of y and of each window.
 struct Params { count: u32, in_height: u32, in_width: u32, out_height: u32, out_width: u32, channels: u32 }
 
 const KERNEL_SIZE = 2u;
@@ -14,22 +14,25 @@ fn main(
     @builtin(num_workgroups) groups: vec3u,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let i = (group.x + group.y * groups.x) * 64u + lane;
-    if i >= params.count {
-        return;
-    }
-    let c = i % params.channels;
-    let pixel = i / params.channels;
-    let ox = pixel % params.out_width;
-    let row = pixel / params.out_width; // n * out_height + oy
-    let top = row / params.out_height * params.in_height + row % params.out_height * KERNEL_SIZE;
-    let first = (top * params.in_width + ox * KERNEL_SIZE) * params.channels + c;
-    var best = x[first];
-    for (var r = 0u; r < KERNEL_SIZE; r++) {
-        for (var s = 0u; s < KERNEL_SIZE; s++) {
-            let value = x[first + (r * params.in_width + s) * params.channels];
-            best = select(best, value, value > best);
+    let turns = (params.count - 1u) / (64u * groups.x * groups.y) + 1u;
+    for (var turn = 0u; turn < turns; turn++) {
+        let i = ((group.x + group.y * groups.x) * turns + turn) * 64u + lane;
+        if i >= params.count {
+            return;
         }
+        let c = i % params.channels;
+        let pixel = i / params.channels;
+        let ox = pixel % params.out_width;
+        let row = pixel / params.out_width; // n * out_height + oy
+        let top = row / params.out_height * params.in_height + row % params.out_height * KERNEL_SIZE;
+        let first = (top * params.in_width + ox * KERNEL_SIZE) * params.channels + c;
+        var best = x[first];
+        for (var r = 0u; r < KERNEL_SIZE; r++) {
+            for (var s = 0u; s < KERNEL_SIZE; s++) {
+                let value = x[first + (r * params.in_width + s) * params.channels];
+                best = select(best, value, value > best);
+            }
+        }
+        y[i] = best;
     }
-    y[i] = best;
 }

@@ -1,6 +1,6 @@
 // grad_input = grad_output at the first maximum of each window in row-major order, else 0
 // One invocation owns one channel of one window of x, cut windows at the lower and right edge included, whose gradient is 0;
-// one workgroup 64 neighbours. Bytes moved: 8 per element of x, 4 per element of grad_output.
+// one workgroup 64 neighbours a turn. Bytes moved: 8 per element of x, 4 per element of grad_output.
 struct Params { count: u32, in_height: u32, in_width: u32, out_height: u32, out_width: u32, channels: u32 }
 
 const KERNEL_SIZE = 2u;
@@ -16,40 +16,43 @@ fn main(
     @builtin(num_workgroups) groups: vec3u,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let i = (group.x + group.y * groups.x) * 64u + lane;
-    if i >= params.count {
-        return;
-    }
-    let columns = (params.in_width + KERNEL_SIZE - 1u) / KERNEL_SIZE;
-    let rows = (params.in_height + KERNEL_SIZE - 1u) / KERNEL_SIZE;
-    let c = i % params.channels;
-    let window = i / params.channels;
-    let ox = window % columns;
-    let oy = window / columns % rows;
-    let n = window / columns / rows;
-    let height = min(KERNEL_SIZE, params.in_height - oy * KERNEL_SIZE);
-    let width = min(KERNEL_SIZE, params.in_width - ox * KERNEL_SIZE);
-    let first = ((n * params.in_height + oy * KERNEL_SIZE) * params.in_width + ox * KERNEL_SIZE) * params.channels + c;
+    let turns = (params.count - 1u) / (64u * groups.x * groups.y) + 1u;
+    for (var turn = 0u; turn < turns; turn++) {
+        let i = ((group.x + group.y * groups.x) * turns + turn) * 64u + lane;
+        if i >= params.count {
+            return;
+        }
+        let columns = (params.in_width + KERNEL_SIZE - 1u) / KERNEL_SIZE;
+        let rows = (params.in_height + KERNEL_SIZE - 1u) / KERNEL_SIZE;
+        let c = i % params.channels;
+        let window = i / params.channels;
+        let ox = window % columns;
+        let oy = window / columns % rows;
+        let n = window / columns / rows;
+        let height = min(KERNEL_SIZE, params.in_height - oy * KERNEL_SIZE);
+        let width = min(KERNEL_SIZE, params.in_width - ox * KERNEL_SIZE);
+        let first = ((n * params.in_height + oy * KERNEL_SIZE) * params.in_width + ox * KERNEL_SIZE) * params.channels + c;
 
-    var grad = 0.0;
-    var winner = 0u;
-    if oy < params.out_height && ox < params.out_width {
-        grad = grad_output[((n * params.out_height + oy) * params.out_width + ox) * params.channels + c];
-        var best = x[first];
-        for (var r = 0u; r < KERNEL_SIZE; r++) {
-            for (var s = 0u; s < KERNEL_SIZE; s++) {
-                let value = x[first + (r * params.in_width + s) * params.channels];
-                if value > best {
-                    best = value;
-                    winner = r * KERNEL_SIZE + s;
+        var grad = 0.0;
+        var winner = 0u;
+        if oy < params.out_height && ox < params.out_width {
+            grad = grad_output[((n * params.out_height + oy) * params.out_width + ox) * params.channels + c];
+            var best = x[first];
+            for (var r = 0u; r < KERNEL_SIZE; r++) {
+                for (var s = 0u; s < KERNEL_SIZE; s++) {
+                    let value = x[first + (r * params.in_width + s) * params.channels];
+                    if value > best {
+                        best = value;
+                        winner = r * KERNEL_SIZE + s;
+                    }
                 }
             }
         }
-    }
-    for (var r = 0u; r < height; r++) {
-        for (var s = 0u; s < width; s++) {
-            let here = first + (r * params.in_width + s) * params.channels;
-            grad_input[here] = select(0.0, grad, r * KERNEL_SIZE + s == winner);
+        for (var r = 0u; r < height; r++) {
+            for (var s = 0u; s < width; s++) {
+                let here = first + (r * params.in_width + s) * params.channels;
+                grad_input[here] = select(0.0, grad, r * KERNEL_SIZE + s == winner);
+            }
         }
     }
 }

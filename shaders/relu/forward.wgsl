@@ -1,5 +1,5 @@
 // y[i] = max(0, x[i]), NaN staying NaN
-// One invocation owns one element. Bytes moved: 8 per element.
+// One invocation owns one element a turn. Bytes moved: 8 per element.
 struct Params { count: u32 }
 
 @group(0) @binding(0) var<storage, read> x: array<f32>; // [count]
@@ -12,8 +12,11 @@ fn main(
     @builtin(num_workgroups) groups: vec3u,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let i = (group.x + group.y * groups.x) * 64u + lane;
-    if i < params.count {
-        y[i] = select(x[i], 0.0, x[i] <= 0.0);
+    let turns = (params.count - 1u) / (64u * groups.x * groups.y) + 1u;
+    for (var turn = 0u; turn < turns; turn++) {
+        let i = ((group.x + group.y * groups.x) * turns + turn) * 64u + lane;
+        if i < params.count {
+            y[i] = select(x[i], 0.0, x[i] <= 0.0);
+        }
     }
 }

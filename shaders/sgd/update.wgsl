@@ -1,5 +1,5 @@
 // velocity = momentum * velocity + (gradient + weight_decay * parameter), then parameter -= learning_rate * velocity
-// One invocation owns one element of the banks, one workgroup 64 neighbours. Bytes moved: 20 per element.
+// One invocation owns one element of the banks, one workgroup 64 neighbours a turn. Bytes moved: 20 per element.
 struct Params { count: u32, momentum: f32, weight_decay: f32 }
 
 @group(0) @binding(0) var<storage, read_write> parameter: array<f32>; // [count]
@@ -14,11 +14,14 @@ fn main(
     @builtin(num_workgroups) groups: vec3u,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let i = (group.x + group.y * groups.x) * 64u + lane;
-    if i >= params.count {
-        return;
+    let turns = (params.count - 1u) / (64u * groups.x * groups.y) + 1u;
+    for (var turn = 0u; turn < turns; turn++) {
+        let i = ((group.x + group.y * groups.x) * turns + turn) * 64u + lane;
+        if i >= params.count {
+            return;
+        }
+        let v = params.momentum * velocity[i] + (gradient[i] + params.weight_decay * parameter[i]);
+        velocity[i] = v;
+        parameter[i] -= learning_rate[0] * v;
     }
-    let v = params.momentum * velocity[i] + (gradient[i] + params.weight_decay * parameter[i]);
-    velocity[i] = v;
-    parameter[i] -= learning_rate[0] * v;
 }

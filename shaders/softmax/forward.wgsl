@@ -1,5 +1,5 @@
 // y[k] = exp(x[k] - m) / sum over j of exp(x[j] - m), over the channels of a pixel, m = their maximum
-// One invocation owns one pixel, one workgroup 64 neighbours. Bytes moved: 8 per element.
+// One invocation owns one pixel, one workgroup 64 neighbours a turn. Bytes moved: 8 per element.
 struct Params { count: u32, channels: u32 }
 
 @group(0) @binding(0) var<storage, read> x: array<f32>; // [count, channels]
@@ -12,20 +12,23 @@ fn main(
     @builtin(num_workgroups) groups: vec3u,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let i = (group.x + group.y * groups.x) * 64u + lane;
-    if i >= params.count {
-        return;
-    }
-    let first = i * params.channels;
-    var largest = x[first];
-    for (var k = 1u; k < params.channels; k++) {
-        largest = max(largest, x[first + k]);
-    }
-    var sum = 0.0;
-    for (var k = 0u; k < params.channels; k++) {
-        sum += exp(x[first + k] - largest);
-    }
-    for (var k = 0u; k < params.channels; k++) {
-        y[first + k] = exp(x[first + k] - largest) / sum;
+    let turns = (params.count - 1u) / (64u * groups.x * groups.y) + 1u;
+    for (var turn = 0u; turn < turns; turn++) {
+        let i = ((group.x + group.y * groups.x) * turns + turn) * 64u + lane;
+        if i >= params.count {
+            return;
+        }
+        let first = i * params.channels;
+        var largest = x[first];
+        for (var k = 1u; k < params.channels; k++) {
+            largest = max(largest, x[first + k]);
+        }
+        var sum = 0.0;
+        for (var k = 0u; k < params.channels; k++) {
+            sum += exp(x[first + k] - largest);
+        }
+        for (var k = 0u; k < params.channels; k++) {
+            y[first + k] = exp(x[first + k] - largest) / sum;
+        }
     }
 }

@@ -1,5 +1,5 @@
 // grad_input[k] = y[k] * (grad_output[k] - sum over j of y[j] * grad_output[j]), over the channels of a pixel
-// One invocation owns one pixel, one workgroup 64 neighbours. Bytes moved: 12 per element.
+// One invocation owns one pixel, one workgroup 64 neighbours a turn. Bytes moved: 12 per element.
 struct Params { count: u32, channels: u32 }
 
 @group(0) @binding(0) var<storage, read> y: array<f32>; // [count, channels]
@@ -13,16 +13,19 @@ fn main(
     @builtin(num_workgroups) groups: vec3u,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let i = (group.x + group.y * groups.x) * 64u + lane;
-    if i >= params.count {
-        return;
-    }
-    let first = i * params.channels;
-    var mean = 0.0;
-    for (var k = first; k < first + params.channels; k++) {
-        mean += y[k] * grad_output[k];
-    }
-    for (var k = first; k < first + params.channels; k++) {
-        grad_input[k] = y[k] * (grad_output[k] - mean);
+    let turns = (params.count - 1u) / (64u * groups.x * groups.y) + 1u;
+    for (var turn = 0u; turn < turns; turn++) {
+        let i = ((group.x + group.y * groups.x) * turns + turn) * 64u + lane;
+        if i >= params.count {
+            return;
+        }
+        let first = i * params.channels;
+        var mean = 0.0;
+        for (var k = first; k < first + params.channels; k++) {
+            mean += y[k] * grad_output[k];
+        }
+        for (var k = first; k < first + params.channels; k++) {
+            grad_input[k] = y[k] * (grad_output[k] - mean);
+        }
     }
 }

@@ -5,8 +5,8 @@ use crate::error::Result;
 use crate::graph::{Bank, Graph, NodeId};
 use crate::kernel;
 use crate::op::{Binding, Bound, Candidate, Case, DeviceProfile, Dispatch, Fill, Op, UNIT_ROUNDOFF};
-use crate::ops::invocations;
 use crate::ops::softmax::FLUSHED;
+use crate::ops::turns;
 use crate::shape::{DType, TensorType};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -150,12 +150,12 @@ impl Op for Adam {
         &[0, 2, 3]
     }
 
-    fn candidates(&self, _: &[TensorType], output: &TensorType, _: &DeviceProfile) -> Vec<Candidate> {
+    fn candidates(&self, _: &[TensorType], output: &TensorType, device: &DeviceProfile) -> Vec<Candidate> {
         let AdamSettings { beta1, beta2, epsilon, weight_decay, decoupled } = self.settings;
         let params = [("beta1", beta1), ("beta2", beta2), ("epsilon", epsilon), ("weight_decay", weight_decay)];
         let params = params.map(|(name, value)| (name, value.into()));
         let bindings = (0..5).map(Binding::Input).collect();
-        let update = invocations(kernel!("adam/update"), bindings, output.shape.elements(), &params);
+        let update = turns(kernel!("adam/update"), bindings, output.shape.elements(), &params, device);
         vec![Dispatch { constants: vec![("DECOUPLED", decoupled.to_string())], ..update }.into()]
     }
 

@@ -42,9 +42,9 @@ impl Op for Add {
         vec![Tensor::Float(Array { shape: a.shape.clone(), data })]
     }
 
-    fn candidates(&self, _: &[TensorType], output: &TensorType, _: &DeviceProfile) -> Vec<Candidate> {
+    fn candidates(&self, _: &[TensorType], output: &TensorType, device: &DeviceProfile) -> Vec<Candidate> {
         let bindings = vec![Binding::Input(0), Binding::Input(1), Binding::Output];
-        vec![elementwise(kernel!("add/forward"), bindings, output)]
+        vec![elementwise(kernel!("add/forward"), bindings, output, device)]
     }
 
     fn gradient(&self, backward: &mut Backward<'_>) -> Result<Vec<Option<NodeId>>> {

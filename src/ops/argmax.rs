@@ -5,7 +5,7 @@ use crate::error::Result;
 use crate::graph::{Graph, NodeId};
 use crate::kernel;
 use crate::op::{Binding, Bound, Candidate, Case, DeviceProfile, Fill, Op};
-use crate::ops::invocations;
+use crate::ops::turns;
 use crate::shape::{DType, TensorType};
 use rayon::prelude::*;
 use std::sync::Arc;
@@ -50,10 +50,10 @@ impl Op for Argmax {
         vec![Tensor::Uint(Array { shape: output.shape, data })]
     }
 
-    fn candidates(&self, inputs: &[TensorType], _: &TensorType, _: &DeviceProfile) -> Vec<Candidate> {
+    fn candidates(&self, inputs: &[TensorType], _: &TensorType, device: &DeviceProfile) -> Vec<Candidate> {
         let (pixels, params) = (inputs[0].shape.pixels(), [("channels", inputs[0].shape.channels().into())]);
         let bindings = vec![Binding::Input(0), Binding::Output];
-        vec![invocations(kernel!("argmax/forward"), bindings, pixels, &params).into()]
+        vec![turns(kernel!("argmax/forward"), bindings, pixels, &params, device).into()]
     }
 
     fn flops(&self, inputs: &[TensorType], _: &TensorType) -> u64 {

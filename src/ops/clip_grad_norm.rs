@@ -10,7 +10,7 @@ use crate::kernel;
 use crate::op::{Binding, Bound, Candidate, Case, DeviceProfile, Fill, Op, UNIT_ROUNDOFF};
 use crate::ops::cross_entropy::{Total, additions, partial_sums, sum_up};
 use crate::ops::softmax::{FLUSHED, compound};
-use crate::ops::{invocations, zeros};
+use crate::ops::{invocations, turns, zeros};
 use crate::shape::{DType, TensorType};
 use std::sync::Arc;
 
@@ -116,10 +116,10 @@ impl Op for ClipGradNorm {
         &[0]
     }
 
-    fn candidates(&self, _: &[TensorType], output: &TensorType, _: &DeviceProfile) -> Vec<Candidate> {
+    fn candidates(&self, _: &[TensorType], output: &TensorType, device: &DeviceProfile) -> Vec<Candidate> {
         let bindings = vec![Binding::Input(0), Binding::Input(1)];
         let params = [("max_norm", self.max_norm.into())];
-        vec![invocations(kernel!("clip_grad_norm/scale"), bindings, output.shape.elements(), &params).into()]
+        vec![turns(kernel!("clip_grad_norm/scale"), bindings, output.shape.elements(), &params, device).into()]
     }
 
     fn flops(&self, _: &[TensorType], output: &TensorType) -> u64 {

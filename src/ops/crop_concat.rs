@@ -5,7 +5,7 @@ use crate::error::Result;
 use crate::graph::{Graph, NodeId};
 use crate::kernel;
 use crate::op::{Backward, Binding, Bound, Candidate, Case, DeviceProfile, Fill, Op};
-use crate::ops::{image, invocations, zeros};
+use crate::ops::{image, turns, zeros};
 use crate::shape::{DType, TensorType};
 use rayon::prelude::*;
 use std::sync::Arc;
@@ -78,7 +78,7 @@ impl Op for CropConcat {
         vec![Tensor::Float(y)]
     }
 
-    fn candidates(&self, inputs: &[TensorType], output: &TensorType, _: &DeviceProfile) -> Vec<Candidate> {
+    fn candidates(&self, inputs: &[TensorType], output: &TensorType, device: &DeviceProfile) -> Vec<Candidate> {
         let ([_, height, width, c1], [_, h, w, c2]) = (image(&inputs[0]), image(&inputs[1]));
         let params = [
             ("height", h.into()),
@@ -91,7 +91,7 @@ impl Op for CropConcat {
             ("left", ((width - w) / 2).into()),
         ];
         let bindings = vec![Binding::Input(0), Binding::Input(1), Binding::Output];
-        vec![invocations(kernel!("crop_concat/forward"), bindings, output.shape.elements(), &params).into()]
+        vec![turns(kernel!("crop_concat/forward"), bindings, output.shape.elements(), &params, device).into()]
     }
 
     fn gradient(&self, backward: &mut Backward<'_>) -> Result<Vec<Option<NodeId>>> {
@@ -146,7 +146,7 @@ impl Op for CropConcatGradSkip {
         vec![Tensor::Float(skip)]
     }
 
-    fn candidates(&self, inputs: &[TensorType], output: &TensorType, _: &DeviceProfile) -> Vec<Candidate> {
+    fn candidates(&self, inputs: &[TensorType], output: &TensorType, device: &DeviceProfile) -> Vec<Candidate> {
         let [_, h, w, c] = image(&inputs[0]);
         let params = [
             ("height", h.into()),
@@ -159,7 +159,7 @@ impl Op for CropConcatGradSkip {
             ("left", ((self.width - w) / 2).into()),
         ];
         let bindings = vec![Binding::Input(0), Binding::Output];
-        vec![invocations(kernel!("crop_concat/grad_skip"), bindings, output.shape.elements(), &params).into()]
+        vec![turns(kernel!("crop_concat/grad_skip"), bindings, output.shape.elements(), &params, device).into()]
     }
 
     fn flops(&self, _: &[TensorType], _: &TensorType) -> u64 {
@@ -194,10 +194,10 @@ impl Op for CropConcatGradUp {
         vec![Tensor::Float(up)]
     }
 
-    fn candidates(&self, inputs: &[TensorType], output: &TensorType, _: &DeviceProfile) -> Vec<Candidate> {
+    fn candidates(&self, inputs: &[TensorType], output: &TensorType, device: &DeviceProfile) -> Vec<Candidate> {
         let params = [("channels", inputs[0].shape.channels().into()), ("up_channels", self.channels.into())];
         let bindings = vec![Binding::Input(0), Binding::Output];
-        vec![invocations(kernel!("crop_concat/grad_up"), bindings, output.shape.elements(), &params).into()]
+        vec![turns(kernel!("crop_concat/grad_up"), bindings, output.shape.elements(), &params, device).into()]
     }
 
     fn flops(&self, _: &[TensorType], _: &TensorType) -> u64 {

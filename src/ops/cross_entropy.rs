@@ -10,7 +10,7 @@ use crate::graph::{Graph, NodeId};
 use crate::kernel;
 use crate::op::{Backward, Binding, Bound, Candidate, Case, DeviceProfile, Dispatch, Fill, Op, Param, UNIT_ROUNDOFF};
 use crate::ops::softmax::{FLUSHED, Rounding, compound, normaliser};
-use crate::ops::{invocations, zeros};
+use crate::ops::{invocations, turns, zeros};
 use crate::shape::{DType, Shape, TensorType};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -350,11 +350,11 @@ impl Op for CrossEntropyGrad {
         vec![Tensor::Float(dx)]
     }
 
-    fn candidates(&self, inputs: &[TensorType], _: &TensorType, _: &DeviceProfile) -> Vec<Candidate> {
+    fn candidates(&self, inputs: &[TensorType], _: &TensorType, device: &DeviceProfile) -> Vec<Candidate> {
         let (pixels, classes) = (inputs[0].shape.pixels(), inputs[0].shape.channels());
         let bindings = (0..5).map(Binding::Input).chain([Binding::Output]).collect();
         let params = [("classes", classes.into()), ignore_label(self.ignore)];
-        vec![invocations(kernel!("cross_entropy/grad_logits"), bindings, pixels, &params).into()]
+        vec![turns(kernel!("cross_entropy/grad_logits"), bindings, pixels, &params, device).into()]
     }
 
     fn flops(&self, inputs: &[TensorType], _: &TensorType) -> u64 {

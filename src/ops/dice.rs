@@ -7,7 +7,7 @@ use crate::kernel;
 use crate::op::{Backward, Binding, Bound, Candidate, Case, DeviceProfile, Fill, Op, Param, UNIT_ROUNDOFF};
 use crate::ops::cross_entropy::{Total, additions, fit, partial_sums, sum_up};
 use crate::ops::softmax::{FLUSHED, compound};
-use crate::ops::{invocations, zeros};
+use crate::ops::{invocations, turns, zeros};
 use crate::shape::TensorType;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -232,11 +232,11 @@ impl Op for DiceGrad {
         vec![Tensor::Float(grad)]
     }
 
-    fn candidates(&self, inputs: &[TensorType], _: &TensorType, _: &DeviceProfile) -> Vec<Candidate> {
+    fn candidates(&self, inputs: &[TensorType], _: &TensorType, device: &DeviceProfile) -> Vec<Candidate> {
         let (mut candidate, sums) = DiceSettings::sums(inputs);
         let bindings = vec![Binding::Input(1), Binding::Input(2), sums, Binding::Input(3), Binding::Output];
         let (pixels, params) = (inputs[0].shape.pixels(), self.settings.params(foreground(&inputs[0])));
-        candidate.dispatches.push(invocations(kernel!("dice/grad_probabilities"), bindings, pixels, &params));
+        candidate.dispatches.push(turns(kernel!("dice/grad_probabilities"), bindings, pixels, &params, device));
         vec![candidate]
     }
 

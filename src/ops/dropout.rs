@@ -5,7 +5,7 @@ use crate::error::Result;
 use crate::graph::{Graph, NodeId};
 use crate::kernel;
 use crate::op::{Backward, Binding, Bound, Candidate, Case, DeviceProfile, Fill, Op, Param, UNIT_ROUNDOFF};
-use crate::ops::invocations;
+use crate::ops::turns;
 use crate::random::{hash, pcg3d};
 use crate::shape::{DType, TensorType};
 use rayon::prelude::*;
@@ -68,14 +68,14 @@ impl Op for Dropout {
         vec![Tensor::Float(Array { shape: x.shape.clone(), data })]
     }
 
-    fn candidates(&self, _: &[TensorType], output: &TensorType, _: &DeviceProfile) -> Vec<Candidate> {
+    fn candidates(&self, _: &[TensorType], output: &TensorType, device: &DeviceProfile) -> Vec<Candidate> {
         let params = [
             ("stream", Param::U32(self.stream)),
             ("threshold", Param::U32(self.threshold())),
             ("scale", ((1.0 / (1.0 - f64::from(self.rate))) as f32).into()),
         ];
         let bindings = vec![Binding::Input(0), Binding::Input(1), Binding::Output];
-        vec![invocations(kernel!("dropout/forward"), bindings, output.shape.elements(), &params).into()]
+        vec![turns(kernel!("dropout/forward"), bindings, output.shape.elements(), &params, device).into()]
     }
 
     fn gradient(&self, backward: &mut Backward<'_>) -> Result<Vec<Option<NodeId>>> {

@@ -5,7 +5,7 @@ use crate::error::Result;
 use crate::graph::{Graph, NodeId};
 use crate::kernel;
 use crate::op::{Backward, Binding, Bound, Candidate, Case, DeviceProfile, Dispatch, Fill, Kernel, Op};
-use crate::ops::{image, invocations, zeros};
+use crate::ops::{image, turns, zeros};
 use crate::shape::{DType, TensorType};
 use rayon::prelude::*;
 use std::sync::Arc;
@@ -53,6 +53,7 @@ fn dispatch(
     kernel_size: usize,
     x: &TensorType,
     [rows, columns]: [usize; 2],
+    device: &DeviceProfile,
 ) -> Dispatch {
     let [n, h, w, c] = image(x);
     let params = [
@@ -63,7 +64,7 @@ fn dispatch(
         ("channels", c.into()),
     ];
     let constants = vec![("KERNEL_SIZE", format!("{kernel_size}u"))];
-    Dispatch { constants, ..invocations(kernel, bindings, n * rows * columns * c, &params) }
+    Dispatch { constants, ..turns(kernel, bindings, n * rows * columns * c, &params, device) }
 }
 
 impl Op for MaxPool2d {
@@ -101,11 +102,11 @@ impl Op for MaxPool2d {
         vec![Tensor::Float(y)]
     }
 
-    fn candidates(&self, inputs: &[TensorType], _: &TensorType, _: &DeviceProfile) -> Vec<Candidate> {
+    fn candidates(&self, inputs: &[TensorType], _: &TensorType, device: &DeviceProfile) -> Vec<Candidate> {
         let [_, h, w, _] = image(&inputs[0]);
         let bindings = vec![Binding::Input(0), Binding::Output];
         let windows = [h / self.kernel_size, w / self.kernel_size];
-        vec![dispatch(kernel!("max_pool2d/forward"), bindings, self.kernel_size, &inputs[0], windows).into()]
+        vec![dispatch(kernel!("max_pool2d/forward"), bindings, self.kernel_size, &inputs[0], windows, device).into()]
     }
 
     fn gradient(&self, backward: &mut Backward<'_>) -> Result<Vec<Option<NodeId>>> {
@@ -163,11 +164,11 @@ impl Op for MaxPool2dGrad {
         vec![Tensor::Float(dx)]
     }
 
-    fn candidates(&self, inputs: &[TensorType], _: &TensorType, _: &DeviceProfile) -> Vec<Candidate> {
+    fn candidates(&self, inputs: &[TensorType], _: &TensorType, device: &DeviceProfile) -> Vec<Candidate> {
         let [_, h, w, _] = image(&inputs[0]);
         let bindings = vec![Binding::Input(0), Binding::Input(1), Binding::Output];
         let windows = [h.div_ceil(self.kernel_size), w.div_ceil(self.kernel_size)];
-        vec![dispatch(kernel!("max_pool2d/grad_input"), bindings, self.kernel_size, &inputs[0], windows).into()]
+        vec![dispatch(kernel!("max_pool2d/grad_input"), bindings, self.kernel_size, &inputs[0], windows, device).into()]
     }
 
     fn flops(&self, _: &[TensorType], output: &TensorType) -> u64 {

@@ -46,8 +46,8 @@ impl Op for Relu {
         vec![Tensor::Float(Array { shape: x.shape.clone(), data })]
     }
 
-    fn candidates(&self, _: &[TensorType], output: &TensorType, _: &DeviceProfile) -> Vec<Candidate> {
-        vec![elementwise(kernel!("relu/forward"), vec![Binding::Input(0), Binding::Output], output)]
+    fn candidates(&self, _: &[TensorType], output: &TensorType, device: &DeviceProfile) -> Vec<Candidate> {
+        vec![elementwise(kernel!("relu/forward"), vec![Binding::Input(0), Binding::Output], output, device)]
     }
 
     fn gradient(&self, backward: &mut Backward<'_>) -> Result<Vec<Option<NodeId>>> {
@@ -83,9 +83,9 @@ impl Op for ReluGrad {
         vec![Tensor::Float(Array { shape: y.shape.clone(), data })]
     }
 
-    fn candidates(&self, _: &[TensorType], output: &TensorType, _: &DeviceProfile) -> Vec<Candidate> {
+    fn candidates(&self, _: &[TensorType], output: &TensorType, device: &DeviceProfile) -> Vec<Candidate> {
         let bindings = vec![Binding::Input(0), Binding::Input(1), Binding::Output];
-        vec![elementwise(kernel!("relu/grad_input"), bindings, output)]
+        vec![elementwise(kernel!("relu/grad_input"), bindings, output, device)]
     }
 
     fn flops(&self, _: &[TensorType], output: &TensorType) -> u64 {

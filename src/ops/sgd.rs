@@ -5,7 +5,7 @@ use crate::error::Result;
 use crate::graph::{Bank, Graph, NodeId};
 use crate::kernel;
 use crate::op::{Binding, Bound, Candidate, Case, DeviceProfile, Fill, Op, UNIT_ROUNDOFF};
-use crate::ops::invocations;
+use crate::ops::turns;
 use crate::shape::{DType, TensorType};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -84,11 +84,11 @@ impl Op for Sgd {
         &[0, 2]
     }
 
-    fn candidates(&self, _: &[TensorType], output: &TensorType, _: &DeviceProfile) -> Vec<Candidate> {
+    fn candidates(&self, _: &[TensorType], output: &TensorType, device: &DeviceProfile) -> Vec<Candidate> {
         let SgdSettings { momentum, weight_decay } = self.settings;
         let params = [("momentum", momentum.into()), ("weight_decay", weight_decay.into())];
         let bindings = (0..4).map(Binding::Input).collect();
-        vec![invocations(kernel!("sgd/update"), bindings, output.shape.elements(), &params).into()]
+        vec![turns(kernel!("sgd/update"), bindings, output.shape.elements(), &params, device).into()]
     }
 
     fn flops(&self, _: &[TensorType], output: &TensorType) -> u64 {

@@ -5,7 +5,7 @@ use crate::error::Result;
 use crate::graph::{Graph, NodeId};
 use crate::kernel;
 use crate::op::{Backward, Binding, Bound, Candidate, Case, DeviceProfile, Fill, Op, UNIT_ROUNDOFF};
-use crate::ops::{invocations, zeros};
+use crate::ops::{turns, zeros};
 use crate::shape::{DType, TensorType};
 use rayon::prelude::*;
 use std::sync::Arc;
@@ -95,10 +95,10 @@ impl Op for Softmax {
         vec![Tensor::Float(y)]
     }
 
-    fn candidates(&self, inputs: &[TensorType], _: &TensorType, _: &DeviceProfile) -> Vec<Candidate> {
+    fn candidates(&self, inputs: &[TensorType], _: &TensorType, device: &DeviceProfile) -> Vec<Candidate> {
         let (pixels, params) = (inputs[0].shape.pixels(), [("channels", inputs[0].shape.channels().into())]);
         let bindings = vec![Binding::Input(0), Binding::Output];
-        vec![invocations(kernel!("softmax/forward"), bindings, pixels, &params).into()]
+        vec![turns(kernel!("softmax/forward"), bindings, pixels, &params, device).into()]
     }
 
     fn gradient(&self, backward: &mut Backward<'_>) -> Result<Vec<Option<NodeId>>> {
@@ -144,10 +144,10 @@ impl Op for SoftmaxGrad {
         vec![Tensor::Float(dx)]
     }
 
-    fn candidates(&self, inputs: &[TensorType], _: &TensorType, _: &DeviceProfile) -> Vec<Candidate> {
+    fn candidates(&self, inputs: &[TensorType], _: &TensorType, device: &DeviceProfile) -> Vec<Candidate> {
         let (pixels, params) = (inputs[0].shape.pixels(), [("channels", inputs[0].shape.channels().into())]);
         let bindings = vec![Binding::Input(0), Binding::Input(1), Binding::Output];
-        vec![invocations(kernel!("softmax/grad_input"), bindings, pixels, &params).into()]
+        vec![turns(kernel!("softmax/grad_input"), bindings, pixels, &params, device).into()]
     }
 
     fn flops(&self, _: &[TensorType], output: &TensorType) -> u64 {

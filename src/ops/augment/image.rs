@@ -6,7 +6,7 @@ use crate::data::sampler::reflect;
 use crate::kernel;
 use crate::op::{Binding, Bound, Candidate, Case, DeviceProfile, Dispatch, Fill, Op, Param, UNIT_ROUNDOFF};
 use crate::ops::softmax::{FLUSHED, compound};
-use crate::ops::{image, invocations, zeros};
+use crate::ops::{image, turns, zeros};
 use crate::random::pcg3d;
 use crate::shape::{DType, TensorType};
 use rayon::prelude::*;
@@ -130,13 +130,13 @@ impl Op for AugmentImage {
         vec![Tensor::Float(y)]
     }
 
-    fn candidates(&self, inputs: &[TensorType], output: &TensorType, _: &DeviceProfile) -> Vec<Candidate> {
+    fn candidates(&self, inputs: &[TensorType], output: &TensorType, device: &DeviceProfile) -> Vec<Candidate> {
         let (source, window) = admitted(&inputs[0], &inputs[1]);
         let [pixels, source_height, source_width] = extents(source, window);
         let channels = ("channels", output.shape.channels().into());
         let params = [pixels, channels, source_height, source_width, ("stream", Param::U32(STREAM))];
         let bindings = (0..4).map(Binding::Input).chain([Binding::Output]).collect();
-        let dispatch = invocations(kernel!("augment/image"), bindings, output.shape.pixels(), &params);
+        let dispatch = turns(kernel!("augment/image"), bindings, output.shape.pixels(), &params, device);
         let constants = vec![("TAPS", format!("{}u", self.interpolation.taps()))];
         vec![Dispatch { constants, ..dispatch }.into()]
     }

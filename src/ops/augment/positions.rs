@@ -3,7 +3,7 @@
 use crate::array::{Real, Tensor};
 use crate::kernel;
 use crate::op::{Binding, Bound, Candidate, Case, DeviceProfile, Fill, Op};
-use crate::ops::{image, invocations, zeros};
+use crate::ops::{image, turns, zeros};
 use crate::shape::{DType, TensorType};
 use rayon::prelude::*;
 use std::sync::Arc;
@@ -130,7 +130,7 @@ impl Op for AugmentPositions {
         vec![Tensor::Float(positions)]
     }
 
-    fn candidates(&self, inputs: &[TensorType], output: &TensorType, _: &DeviceProfile) -> Vec<Candidate> {
+    fn candidates(&self, inputs: &[TensorType], output: &TensorType, device: &DeviceProfile) -> Vec<Candidate> {
         let params = [
             ("height", self.window[0].into()),
             ("width", self.window[1].into()),
@@ -141,7 +141,7 @@ impl Op for AugmentPositions {
             ("grid", image(&inputs[1])[1].into()),
         ];
         let bindings = vec![Binding::Input(0), Binding::Input(1), Binding::Output];
-        vec![invocations(kernel!("augment/positions"), bindings, output.shape.pixels(), &params).into()]
+        vec![turns(kernel!("augment/positions"), bindings, output.shape.pixels(), &params, device).into()]
     }
 
     fn flops(&self, _: &[TensorType], output: &TensorType) -> u64 {

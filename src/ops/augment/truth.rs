@@ -4,7 +4,7 @@ use super::{admitted, extents, nearest, sampled, split};
 use crate::array::{Array, Real, Tensor};
 use crate::kernel;
 use crate::op::{Binding, Bound, Candidate, Case, DeviceProfile, Fill, Kernel, Op, UNIT_ROUNDOFF};
-use crate::ops::{invocations, zeros};
+use crate::ops::{turns, zeros};
 use crate::shape::{DType, Shape, TensorType};
 use rayon::prelude::*;
 use std::sync::Arc;
@@ -29,10 +29,10 @@ fn window(inputs: &[TensorType], dtype: DType) -> Result<[usize; 3], String> {
     .ok_or_else(|| format!("expected a tensor {dtype:?} [n, s, s'] and positions [n, h, w, 2], got {inputs:?}"))
 }
 
-fn candidate(kernel: Kernel, inputs: &[TensorType], output: &TensorType) -> Vec<Candidate> {
+fn candidate(kernel: Kernel, inputs: &[TensorType], output: &TensorType, device: &DeviceProfile) -> Vec<Candidate> {
     let (source, window) = admitted(&inputs[0], &inputs[1]);
     let bindings = vec![Binding::Input(0), Binding::Input(1), Binding::Output];
-    vec![invocations(kernel, bindings, output.shape.elements(), &extents(source, window)).into()]
+    vec![turns(kernel, bindings, output.shape.elements(), &extents(source, window), device).into()]
 }
 
 /// The tile of a pixel of the result.
@@ -62,8 +62,8 @@ impl Op for AugmentLabels {
         vec![Tensor::Uint(Array { shape, data })]
     }
 
-    fn candidates(&self, inputs: &[TensorType], output: &TensorType, _: &DeviceProfile) -> Vec<Candidate> {
-        candidate(kernel!("augment/labels"), inputs, output)
+    fn candidates(&self, inputs: &[TensorType], output: &TensorType, device: &DeviceProfile) -> Vec<Candidate> {
+        candidate(kernel!("augment/labels"), inputs, output, device)
     }
 
     fn flops(&self, _: &[TensorType], output: &TensorType) -> u64 {
@@ -104,8 +104,8 @@ impl Op for AugmentWeights {
         vec![Tensor::Float(weights)]
     }
 
-    fn candidates(&self, inputs: &[TensorType], output: &TensorType, _: &DeviceProfile) -> Vec<Candidate> {
-        candidate(kernel!("augment/weights"), inputs, output)
+    fn candidates(&self, inputs: &[TensorType], output: &TensorType, device: &DeviceProfile) -> Vec<Candidate> {
+        candidate(kernel!("augment/weights"), inputs, output, device)
     }
 
     fn flops(&self, _: &[TensorType], output: &TensorType) -> u64 {
