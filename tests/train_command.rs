@@ -231,7 +231,7 @@ fn what_makes_no_sense_is_refused_with_advice() {
         (&["--loss", "sum"], 2, &["`ce`, `dice`, `ce+dice`"]),
         (&["--schedule", "linear"], 2, &["linear", "step:EVERY:FACTOR"]),
         (&["--best-by", "f1"], 2, &["`foreground_iou`, `mean_iou`, `pixel_error`, `loss`"]),
-        (&["--clip-norm", "0"], 2, &["clip_norm"]),
+        (&["--clip-norm=-1"], 2, &["clip_norm", "0 to leave"]),
         (&["--patience", "0"], 2, &["patience"]),
         (&["--val", "/nowhere"], 3, &["/nowhere"]),
         (&["--resume"], 2, &["holds no run", "leave --resume out"]),

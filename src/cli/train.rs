@@ -82,7 +82,7 @@ pub(crate) struct Arguments {
     /// The course of the learning rate: constant, step:EVERY:FACTOR, poly:POWER or cosine [default: constant]
     #[arg(long, value_name = "COURSE")]
     schedule: Option<Schedule>,
-    /// Scale the gradients down to this norm where theirs is larger [default: leave them]
+    /// Scale the gradients down to this norm where theirs is larger; 0: leave them [default: 1]
     #[arg(long, value_name = "NORM")]
     clip_norm: Option<f32>,
     /// ce (cross-entropy, weighted pixel by pixel), dice or ce+dice [default: ce]
