@@ -1,7 +1,7 @@
 //! The demo: images of cells are made, a small U-Net learns to segment them, and pictures show what it learned.
 
 use crate::checkpoint::{Metadata, Weights, atomic};
-use crate::data::{Image, Sample, cells};
+use crate::data::{Augmentation, Image, Sample, cells};
 use crate::error::{Error, Result};
 use crate::executor::Device;
 use crate::metrics::{Confusion, otsu_threshold};
@@ -80,6 +80,7 @@ pub fn config(seed: u32) -> Config {
         seed,
         evaluate_every: 50,
         save_every: 200,
+        augment: Augmentation::RECIPE,
         ..Config::default()
     }
 }
