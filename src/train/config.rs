@@ -84,8 +84,8 @@ pub struct Config {
     /// weight. Default 0.
     pub weight_decay: f32,
     /// The norm of all gradients together above which they are scaled down to it; 0: they never are. Default: 1, and with the
-    /// reduction `sum`, whose gradients are larger by the number of pixels, 0. Without it, one run in three at the default learning
-    /// rate lost what it had learned in a step of a norm of 10 (docs/experiments.md).
+    /// reduction `sum`, whose gradients are larger by the number of pixels, 0. Without it, one of two seeds lost what it had learned at
+    /// the peak of the default learning rate (docs/experiments.md).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub clip_norm: Option<f32>,
     /// What is minimised: `ce` (default), the cross-entropy weighted pixel by pixel, the paper's; `dice`, the soft Dice loss of the
