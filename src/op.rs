@@ -206,11 +206,13 @@ pub struct DeviceProfile {
     pub software: bool,
     /// The subgroup size, if subgroup operations are enabled and every pipeline gets the same size.
     pub subgroup_size: Option<u32>,
+    /// Whether kernels may use integers of 64 bits.
+    pub int64: bool,
 }
 
 impl DeviceProfile {
     /// The profile that every device satisfies.
-    pub const PORTABLE: Self = Self { software: false, subgroup_size: None };
+    pub const PORTABLE: Self = Self { software: false, subgroup_size: None, int64: false };
 }
 
 /// How far a result in `f32` may lie from the reference in `f64`.

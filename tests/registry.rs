@@ -28,7 +28,7 @@ fn profiles() -> Vec<DeviceProfile> {
     let mut profiles = Vec::new();
     for software in [false, true] {
         for subgroup_size in [None, Some(8), Some(32), Some(64)] {
-            profiles.push(DeviceProfile { software, subgroup_size });
+            profiles.extend([false, true].map(|int64| DeviceProfile { software, subgroup_size, int64 }));
         }
     }
     profiles
@@ -156,7 +156,7 @@ fn every_kernel_file_is_laid_out_alike() {
 fn validate(name: &str, wgsl: &str) -> (naga::Module, ModuleInfo) {
     let module = naga::front::wgsl::parse_str(wgsl).unwrap_or_else(|error| panic!("{}", error.emit_to_string(wgsl)));
     let enabled = if wgsl.contains("enable ") || wgsl.contains("subgroup") {
-        Capabilities::SUBGROUP | Capabilities::SHADER_FLOAT16
+        Capabilities::SUBGROUP | Capabilities::SHADER_FLOAT16 | Capabilities::SHADER_INT64
     } else {
         Capabilities::empty()
     };

@@ -1,47 +1,50 @@
-// y[n, p, o] = bias[o] + sum over q, i of weight[q, i, o] * x[n, STRIDE * p + q - PADDING, i], x being zero outside.
-// One invocation owns TILE_HEIGHT x TILE_WIDTH pixels of one channel; a workgroup, LANES channels of those pixels.
-// Eight lanes share the loads of x: each reads one of CHANNELS channels at one of COLUMNS columns, and a shuffle hands the
-// value to all. Where a load costs more than arithmetic (software drivers), that is worth a factor of three.
-// Right only if the subgroup size is a multiple of 8 and LANES a multiple of the subgroup size.
-// Bytes moved per workgroup, CHANNELS and row of the weight: 32 * VECTORS * TILE_HEIGHT + 4 * LANES * CHANNELS * KERNEL_WIDTH.
+// result[n, p, r] = bias[r] + sum over q, c of weight[q, c, r] * source[n, STRIDE * p + q - PADDING, c], zero outside of source.
+// TURNED, it is weight[q, r, c]: the input gradient of a transposed convolution.
+// One invocation owns TILE_HEIGHT x TILE_WIDTH pixels of two channels; a workgroup, 2 * LANES channels of those pixels.
+// A load takes two neighbouring channels at once. Eight lanes share the loads of source: each reads one of eight columns, and a
+// shuffle hands the value to all. On a software driver, where a load costs more than arithmetic, that is worth a factor of four.
+// Right only if the subgroup size is a multiple of 8, LANES a multiple of the subgroup size, and the channels are even in number.
+// Bytes moved per workgroup, two source channels and row of the weight: 64 * VECTORS * TILE_HEIGHT + 16 * LANES * KERNEL_WIDTH.
 const KERNEL_HEIGHT = 3u;
 const KERNEL_WIDTH = 3u;
 const STRIDE_Y = 1u;
 const STRIDE_X = 1u;
 const PADDING_Y = 0u;
 const PADDING_X = 0u;
+const TURNED = 0u;
 const BIAS = 1u; // 0: there is none, and any buffer stands in its place
 const LANES = 32u;
-const TILE_HEIGHT = 2u;
-const TILE_WIDTH = 8u;
-const CHANNELS = 2u;
-const COLUMNS = 8u / CHANNELS;
-const VECTORS = ((TILE_WIDTH - 1u) * STRIDE_X + KERNEL_WIDTH + COLUMNS - 1u) / COLUMNS;
+const TILE_HEIGHT = 4u;
+const TILE_WIDTH = 6u;
+const TILE = TILE_HEIGHT * TILE_WIDTH;
+const VECTORS = ((TILE_WIDTH - 1u) * STRIDE_X + KERNEL_WIDTH + 7u) / 8u;
 
 struct Params {
     batch: u32,
-    in_height: u32,
-    in_width: u32,
-    in_channels: u32,
-    out_height: u32,
-    out_width: u32,
-    out_channels: u32,
+    source_height: u32,
+    source_width: u32,
+    source_channels: u32,
+    height: u32,
+    width: u32,
+    channels: u32,
 }
 
-@group(0) @binding(0) var<storage, read> x: array<f32>; // [batch, in_height, in_width, in_channels]
-@group(0) @binding(1) var<storage, read> weight: array<f32>; // [KERNEL_HEIGHT, KERNEL_WIDTH, in_channels, out_channels]
-@group(0) @binding(2) var<storage, read> bias: array<f32>; // [out_channels]
-@group(0) @binding(3) var<storage, read_write> y: array<f32>; // [batch, out_height, out_width, out_channels]
+@group(0) @binding(0) var<storage, read> source: array<u64>; // [batch, source_height, source_width, source_channels / 2]
+@group(0) @binding(1) var<storage, read> weight: array<u64>; // [KERNEL_HEIGHT, KERNEL_WIDTH, ..., channels / 2]
+@group(0) @binding(2) var<storage, read> bias: array<u64>; // [channels / 2]
+@group(0) @binding(3) var<storage, read_write> result: array<u64>; // [batch, height, width, channels / 2]
 @group(0) @binding(4) var<uniform> params: Params;
 
-// x at a position counted from the corner of the padding. What lies before the image wraps around to large numbers.
-fn padded(image: u32, row: u32, column: u32, channel: u32) -> f32 {
-    let r = row - PADDING_Y;
-    let c = column - PADDING_X;
-    let inside = r < params.in_height && c < params.in_width && channel < params.in_channels;
-    let line = image * params.in_height + min(r, params.in_height - 1u);
-    let pixel = line * params.in_width + min(c, params.in_width - 1u);
-    return select(0.0, x[pixel * params.in_channels + min(channel, params.in_channels - 1u)], inside);
+fn first(pair: u64) -> f32 {
+    return bitcast<f32>(u32(pair));
+}
+
+fn second(pair: u64) -> f32 {
+    return bitcast<f32>(u32(pair >> 32u));
+}
+
+fn pair_of(first: f32, second: f32) -> u64 {
+    return u64(bitcast<u32>(second)) << 32u | u64(bitcast<u32>(first));
 }
 
 @compute @workgroup_size(LANES)
@@ -51,60 +54,86 @@ fn main(
     @builtin(local_invocation_index) lane: u32,
     @builtin(subgroup_invocation_id) subgroup_lane: u32,
 ) {
-    let channel_blocks = (params.out_channels + LANES - 1u) / LANES;
-    let tile_columns = (params.out_width + TILE_WIDTH - 1u) / TILE_WIDTH;
-    let tile_rows = (params.out_height + TILE_HEIGHT - 1u) / TILE_HEIGHT;
+    // Read once: a driver may not know that they stay the same.
+    let source_height = params.source_height;
+    let source_width = params.source_width;
+    let source_pairs = params.source_channels / 2u;
+    let pairs = params.channels / 2u;
+    let pair_blocks = (pairs + LANES - 1u) / LANES;
+    let tile_columns = (params.width + TILE_WIDTH - 1u) / TILE_WIDTH;
+    let tile_rows = (params.height + TILE_HEIGHT - 1u) / TILE_HEIGHT;
     let index = group.x + group.y * groups.x;
-    let tile = index / channel_blocks;
-    let o = index % channel_blocks * LANES + lane;
+    let tile = index / pair_blocks;
+    let pair = index % pair_blocks * LANES + lane;
     let left = tile % tile_columns * TILE_WIDTH;
     let top = tile / tile_columns % tile_rows * TILE_HEIGHT;
     let image = tile / tile_columns / tile_rows;
 
     // Every lane stays active to the end, so what lies outside is read at the nearest place inside and not stored.
     let readable_image = min(image, params.batch - 1u);
-    let readable_o = min(o, params.out_channels - 1u);
-    let own_channel = subgroup_lane % CHANNELS;
-    let own_column = subgroup_lane % 8u / CHANNELS + left * STRIDE_X;
+    let readable_pair = min(pair, pairs - 1u);
+    let first_column = left * STRIDE_X + subgroup_lane % 8u - PADDING_X;
+    let first_row = top * STRIDE_Y - PADDING_Y;
 
-    var sum: array<f32, TILE_HEIGHT * TILE_WIDTH>;
-    for (var p = 0u; p < TILE_HEIGHT * TILE_WIDTH; p++) { // unroll
-        sum[p] = select(0.0, bias[readable_o], BIAS == 1u);
+    // Where two pairs of weights are, for two channels of source and two of the result, and how far apart they and others are.
+    let weight_at = select(readable_pair, 2u * readable_pair * source_pairs, TURNED == 1u);
+    let weight_next = select(pairs, source_pairs, TURNED == 1u);
+    let weight_step = select(2u * pairs, 1u, TURNED == 1u);
+    let weight_tap = 2u * source_pairs * pairs;
+
+    let start = select(0lu, bias[readable_pair], BIAS == 1u);
+    var sum: array<f32, TILE>;
+    var next_sum: array<f32, TILE>;
+    for (var p = 0u; p < TILE; p++) { // unroll
+        sum[p] = first(start);
+        next_sum[p] = second(start);
     }
     for (var ky = 0u; ky < KERNEL_HEIGHT; ky++) {
-        for (var i = 0u; i < params.in_channels; i += CHANNELS) {
-            var window: array<f32, TILE_HEIGHT * VECTORS>;
-            for (var r = 0u; r < TILE_HEIGHT; r++) { // unroll
-                for (var v = 0u; v < VECTORS; v++) { // unroll
-                    let row = (top + r) * STRIDE_Y + ky;
-                    window[r * VECTORS + v] = padded(readable_image, row, own_column + v * COLUMNS, i + own_channel);
-                }
+        var source_at: array<u32, TILE_HEIGHT * VECTORS>;
+        var inside: array<bool, TILE_HEIGHT * VECTORS>;
+        for (var r = 0u; r < TILE_HEIGHT; r++) { // unroll
+            for (var v = 0u; v < VECTORS; v++) { // unroll
+                // What lies before the image has wrapped around to large numbers.
+                let row = first_row + r * STRIDE_Y + ky;
+                let column = first_column + 8u * v;
+                let line = readable_image * source_height + min(row, source_height - 1u);
+                source_at[r * VECTORS + v] = (line * source_width + min(column, source_width - 1u)) * source_pairs;
+                inside[r * VECTORS + v] = row < source_height && column < source_width;
             }
-            for (var j = 0u; j < CHANNELS; j++) { // unroll
-                // Past the last channel x is zero, so any weight will do.
-                let readable_i = min(i + j, params.in_channels - 1u);
-                for (var kx = 0u; kx < KERNEL_WIDTH; kx++) { // unroll
-                    let tap = (ky * KERNEL_WIDTH + kx) * params.in_channels + readable_i;
-                    let w = weight[tap * params.out_channels + readable_o];
-                    for (var r = 0u; r < TILE_HEIGHT; r++) { // unroll
-                        for (var c = 0u; c < TILE_WIDTH; c++) { // unroll
-                            sum[r * TILE_WIDTH + c] += w * subgroupShuffle(
-                                window[r * VECTORS + (c * STRIDE_X + kx) / COLUMNS],
-                                (c * STRIDE_X + kx) % COLUMNS * CHANNELS + j,
-                            );
-                        }
+        }
+        for (var c = 0u; c < source_pairs; c++) {
+            var window: array<f32, TILE_HEIGHT * VECTORS>;
+            var next_window: array<f32, TILE_HEIGHT * VECTORS>;
+            for (var p = 0u; p < TILE_HEIGHT * VECTORS; p++) { // unroll
+                let values = select(0lu, source[source_at[p] + c], inside[p]);
+                window[p] = first(values);
+                next_window[p] = second(values);
+            }
+            for (var kx = 0u; kx < KERNEL_WIDTH; kx++) { // unroll
+                let at = weight_at + (ky * KERNEL_WIDTH + kx) * weight_tap + c * weight_step;
+                let a = weight[at];
+                let b = weight[at + weight_next];
+                // From either channel of source to either channel of the result.
+                let w00 = first(a);
+                let w01 = select(second(a), first(b), TURNED == 1u);
+                let w10 = select(first(b), second(a), TURNED == 1u);
+                let w11 = second(b);
+                for (var y = 0u; y < TILE_HEIGHT; y++) { // unroll
+                    for (var x = 0u; x < TILE_WIDTH; x++) { // unroll
+                        let x0 = subgroupShuffle(window[y * VECTORS + (x * STRIDE_X + kx) / 8u], (x * STRIDE_X + kx) % 8u);
+                        let x1 = subgroupShuffle(next_window[y * VECTORS + (x * STRIDE_X + kx) / 8u], (x * STRIDE_X + kx) % 8u);
+                        sum[y * TILE_WIDTH + x] += w00 * x0 + w10 * x1;
+                        next_sum[y * TILE_WIDTH + x] += w01 * x0 + w11 * x1;
                     }
                 }
             }
         }
     }
-    for (var r = 0u; r < TILE_HEIGHT; r++) { // unroll
-        for (var c = 0u; c < TILE_WIDTH; c++) { // unroll
-            let row = top + r;
-            let column = left + c;
-            if image < params.batch && row < params.out_height && column < params.out_width && o < params.out_channels {
-                let pixel = (image * params.out_height + row) * params.out_width + column;
-                y[pixel * params.out_channels + o] = sum[r * TILE_WIDTH + c];
+    for (var y = 0u; y < TILE_HEIGHT; y++) { // unroll
+        for (var x = 0u; x < TILE_WIDTH; x++) { // unroll
+            if image < params.batch && top + y < params.height && left + x < params.width && pair < pairs {
+                let pixel = (image * params.height + top + y) * params.width + left + x;
+                result[pixel * pairs + pair] = pair_of(sum[y * TILE_WIDTH + x], next_sum[y * TILE_WIDTH + x]);
             }
         }
     }

@@ -1,45 +1,49 @@
-// partial[s, q, i, o] = sum over the pixels p of part s of grad_output[p, o] * x[STRIDE * p + q - PADDING, i].
-// Part s is the rows s * rows_per_part onwards of all images' output rows; conv2d/reduce_partials adds the parts.
-// One invocation owns KERNEL_WIDTH x CHANNELS elements (one row of the weight, one o); a workgroup, LANES o of those.
-// Eight lanes share the loads of x: each reads one of CHANNELS channels at one of COLUMNS columns, and a shuffle hands the
-// value to all. Right only if the subgroup size is a multiple of 8 and LANES a multiple of the subgroup size.
-// Bytes moved per workgroup and PIXELS: 32 * VECTORS + 4 * LANES * PIXELS.
+// partial[s, q, b, a] = sum over the pixels p of part s of coarse[p, a] * fine[STRIDE * p + q - PADDING, b].
+// TURNED, it is partial[s, q, a, b]: the weight gradient of a transposed convolution, whose input is the coarse side.
+// Part s is the rows s * rows_per_part onwards of all coarse images; conv2d/reduce_partials adds the parts.
+// One invocation owns KERNEL_WIDTH x CHANNELS x 2 elements (one row of the weight, two a); a workgroup, 2 * LANES a of those.
+// Loads take two channels at once, and eight lanes share those of fine, as in conv2d/forward_subgroup.
+// Right only if the subgroup size is a multiple of 8, LANES a multiple of the subgroup size, and the channels are even in number.
+// Bytes moved per workgroup and PIXELS: 32 * CHANNELS * VECTORS + 8 * LANES * PIXELS.
 const KERNEL_HEIGHT = 3u;
 const KERNEL_WIDTH = 3u;
 const STRIDE_Y = 1u;
 const STRIDE_X = 1u;
 const PADDING_Y = 0u;
 const PADDING_X = 0u;
+const TURNED = 0u;
 const LANES = 32u;
-const PIXELS = 4u;
-const CHANNELS = 4u;
-const COLUMNS = 8u / CHANNELS;
-const VECTORS = ((PIXELS - 1u) * STRIDE_X + KERNEL_WIDTH + COLUMNS - 1u) / COLUMNS;
+const PIXELS = 6u;
+const CHANNELS = 8u;
+const PAIRS = CHANNELS / 2u;
+const VECTORS = ((PIXELS - 1u) * STRIDE_X + KERNEL_WIDTH + 7u) / 8u;
 
 struct Params {
     batch: u32,
-    in_height: u32,
-    in_width: u32,
-    in_channels: u32,
-    out_height: u32,
-    out_width: u32,
-    out_channels: u32,
+    fine_height: u32,
+    fine_width: u32,
+    fine_channels: u32,
+    coarse_height: u32,
+    coarse_width: u32,
+    coarse_channels: u32,
     rows_per_part: u32,
 }
 
-@group(0) @binding(0) var<storage, read> x: array<f32>; // [batch, in_height, in_width, in_channels]
-@group(0) @binding(1) var<storage, read> grad_output: array<f32>; // [batch, out_height, out_width, out_channels]
-@group(0) @binding(2) var<storage, read_write> partial: array<f32>; // [parts, elements of the weight]
+@group(0) @binding(0) var<storage, read> fine: array<u64>; // [batch, fine_height, fine_width, fine_channels / 2]
+@group(0) @binding(1) var<storage, read> coarse: array<u64>; // [batch, coarse_height, coarse_width, coarse_channels / 2]
+@group(0) @binding(2) var<storage, read_write> partial: array<u64>; // [parts, elements of the weight / 2]
 @group(0) @binding(3) var<uniform> params: Params;
 
-// x at a position counted from the corner of the padding. What lies before the image wraps around to large numbers.
-fn padded(image: u32, row: u32, column: u32, channel: u32) -> f32 {
-    let r = row - PADDING_Y;
-    let c = column - PADDING_X;
-    let inside = r < params.in_height && c < params.in_width && channel < params.in_channels;
-    let line = image * params.in_height + min(r, params.in_height - 1u);
-    let pixel = line * params.in_width + min(c, params.in_width - 1u);
-    return select(0.0, x[pixel * params.in_channels + min(channel, params.in_channels - 1u)], inside);
+fn first(pair: u64) -> f32 {
+    return bitcast<f32>(u32(pair));
+}
+
+fn second(pair: u64) -> f32 {
+    return bitcast<f32>(u32(pair >> 32u));
+}
+
+fn pair_of(first: f32, second: f32) -> u64 {
+    return u64(bitcast<u32>(second)) << 32u | u64(bitcast<u32>(first));
 }
 
 @compute @workgroup_size(LANES)
@@ -49,49 +53,77 @@ fn main(
     @builtin(local_invocation_index) lane: u32,
     @builtin(subgroup_invocation_id) subgroup_lane: u32,
 ) {
-    let out_blocks = (params.out_channels + LANES - 1u) / LANES;
-    let in_blocks = (params.in_channels + CHANNELS - 1u) / CHANNELS;
+    // Read once: a driver may not know that they stay the same.
+    let fine_height = params.fine_height;
+    let fine_width = params.fine_width;
+    let fine_pairs = params.fine_channels / 2u;
+    let coarse_height = params.coarse_height;
+    let coarse_width = params.coarse_width;
+    let coarse_pairs = params.coarse_channels / 2u;
+    let coarse_blocks = (coarse_pairs + LANES - 1u) / LANES;
+    let fine_blocks = (fine_pairs + PAIRS - 1u) / PAIRS;
     let index = group.x + group.y * groups.x;
-    let o = index % out_blocks * LANES + lane;
-    let i = index / out_blocks % in_blocks * CHANNELS;
-    let ky = index / out_blocks / in_blocks % KERNEL_HEIGHT;
-    let part = index / out_blocks / in_blocks / KERNEL_HEIGHT;
+    let a = index % coarse_blocks * LANES + lane;
+    let b = index / coarse_blocks % fine_blocks * PAIRS;
+    let ky = index / coarse_blocks / fine_blocks % KERNEL_HEIGHT;
+    let part = index / coarse_blocks / fine_blocks / KERNEL_HEIGHT;
 
-    let readable_o = min(o, params.out_channels - 1u);
-    let own_channel = i + subgroup_lane % CHANNELS;
-    let own_column = subgroup_lane % 8u / CHANNELS;
-    let rows = params.batch * params.out_height;
+    // Every lane stays active to the end, so what lies outside is read at the nearest place inside and does not count.
+    let readable_a = min(a, coarse_pairs - 1u);
+    let first_column = subgroup_lane % 8u - PADDING_X;
+    let rows = params.batch * coarse_height;
     let end = min((part + 1u) * params.rows_per_part, rows);
 
     var sum: array<f32, KERNEL_WIDTH * CHANNELS>;
+    var next_sum: array<f32, KERNEL_WIDTH * CHANNELS>;
     for (var line = part * params.rows_per_part; line < end; line++) {
-        let image = line / params.out_height;
-        let row = line % params.out_height * STRIDE_Y + ky;
-        for (var left = 0u; left < params.out_width; left += PIXELS) {
-            var window: array<f32, VECTORS>;
+        let row = line % coarse_height * STRIDE_Y + ky - PADDING_Y;
+        let fine_line = line / coarse_height * fine_height + min(row, fine_height - 1u);
+        let inside_row = row < fine_height;
+        for (var left = 0u; left < coarse_width; left += PIXELS) {
+            var window: array<f32, CHANNELS * VECTORS>;
             for (var v = 0u; v < VECTORS; v++) { // unroll
-                window[v] = padded(image, row, left * STRIDE_X + own_column + v * COLUMNS, own_channel);
+                // What lies before the image has wrapped around to large numbers.
+                let column = left * STRIDE_X + 8u * v + first_column;
+                let inside = inside_row && column < fine_width;
+                let at = (fine_line * fine_width + min(column, fine_width - 1u)) * fine_pairs;
+                for (var j = 0u; j < PAIRS; j++) { // unroll
+                    let values = select(0lu, fine[at + min(b + j, fine_pairs - 1u)], inside);
+                    window[2u * j * VECTORS + v] = first(values);
+                    window[(2u * j + 1u) * VECTORS + v] = second(values);
+                }
             }
             for (var c = 0u; c < PIXELS; c++) { // unroll
-                let pixel = line * params.out_width + min(left + c, params.out_width - 1u);
-                let value = grad_output[pixel * params.out_channels + readable_o];
-                let gradient = select(0.0, value, left + c < params.out_width);
+                let pixel = line * coarse_width + min(left + c, coarse_width - 1u);
+                let values = select(0lu, coarse[pixel * coarse_pairs + readable_a], left + c < coarse_width);
+                let a0 = first(values);
+                let a1 = second(values);
                 for (var kx = 0u; kx < KERNEL_WIDTH; kx++) { // unroll
                     for (var j = 0u; j < CHANNELS; j++) { // unroll
-                        sum[kx * CHANNELS + j] += gradient * subgroupShuffle(
-                            window[(c * STRIDE_X + kx) / COLUMNS],
-                            (c * STRIDE_X + kx) % COLUMNS * CHANNELS + j,
-                        );
+                        let value = subgroupShuffle(window[j * VECTORS + (c * STRIDE_X + kx) / 8u], (c * STRIDE_X + kx) % 8u);
+                        sum[kx * CHANNELS + j] += a0 * value;
+                        next_sum[kx * CHANNELS + j] += a1 * value;
                     }
                 }
             }
         }
     }
     for (var kx = 0u; kx < KERNEL_WIDTH; kx++) { // unroll
-        for (var j = 0u; j < CHANNELS; j++) { // unroll
-            if part * params.rows_per_part < rows && o < params.out_channels && i + j < params.in_channels {
+        for (var j = 0u; j < PAIRS; j++) { // unroll
+            if part * params.rows_per_part < rows && a < coarse_pairs && b + j < fine_pairs {
                 let tap = (part * KERNEL_HEIGHT + ky) * KERNEL_WIDTH + kx;
-                partial[(tap * params.in_channels + i + j) * params.out_channels + o] = sum[kx * CHANNELS + j];
+                let s00 = sum[kx * CHANNELS + 2u * j];
+                let s01 = next_sum[kx * CHANNELS + 2u * j];
+                let s10 = sum[kx * CHANNELS + 2u * j + 1u];
+                let s11 = next_sum[kx * CHANNELS + 2u * j + 1u];
+                let tap_at = tap * 2u * fine_pairs * coarse_pairs;
+                if TURNED == 1u {
+                    partial[tap_at + 2u * a * fine_pairs + b + j] = pair_of(s00, s10);
+                    partial[tap_at + (2u * a + 1u) * fine_pairs + b + j] = pair_of(s01, s11);
+                } else {
+                    partial[tap_at + 2u * (b + j) * coarse_pairs + a] = pair_of(s00, s01);
+                    partial[tap_at + (2u * (b + j) + 1u) * coarse_pairs + a] = pair_of(s10, s11);
+                }
             }
         }
     }

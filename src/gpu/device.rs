@@ -195,6 +195,10 @@ impl fmt::Debug for Gpu {
     }
 }
 
+/// Features that kernels or profiles use where an adapter has them.
+const USED: wgpu::Features =
+    wgpu::Features::SUBGROUP.union(wgpu::Features::SHADER_INT64).union(wgpu::Features::TIMESTAMP_QUERY);
+
 impl Gpu {
     /// Opens the adapter that `choice` names, or `None` where the choice is, or falls back to, the CPU executor.
     ///
@@ -276,7 +280,7 @@ impl Gpu {
     fn open(summary: AdapterSummary, adapter: &wgpu::Adapter) -> Result<Self> {
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("tilewise"),
-            required_features: adapter.features() & (wgpu::Features::SUBGROUP | wgpu::Features::TIMESTAMP_QUERY),
+            required_features: adapter.features() & USED,
             required_limits: adapter.limits(),
             memory_hints: wgpu::MemoryHints::MemoryUsage,
             ..Default::default()
@@ -297,6 +301,7 @@ impl Gpu {
         let profile = DeviceProfile {
             software: summary.is_software(),
             subgroup_size: summary.subgroup_size.and_then(|(least, most)| (least == most).then_some(least)),
+            int64: device.features().contains(wgpu::Features::SHADER_INT64),
         };
         Ok(Self { device, queue, pipelines: Arc::default(), summary: Arc::new(summary), profile, failure })
     }

@@ -3,7 +3,7 @@
 pub(super) mod launch;
 pub(super) mod loops;
 
-use self::launch::{Geometry, Tile, candidates, in_parts, lanes, parts, subgroup_lanes};
+use self::launch::{Geometry, Tile, candidates, in_parts, lanes, parts};
 use self::loops::{
     Images, Side, Window, check_inputs, extents_of, images_like, sum_of_products, turned, two_of_rank_4,
     weight_gradient,
@@ -51,7 +51,7 @@ pub struct Conv2dGradWeight {
     pub kernel_size: [usize; 2],
 }
 
-/// Input channels that a lane of the weight gradient's kernels owns.
+/// Input channels that a lane of the weight gradient's plain kernel owns.
 const CHANNELS: usize = 4;
 
 /// The reference sums a bias's gradient over blocks of so many pixels, then over the blocks: the order does not depend on threads.
@@ -117,16 +117,13 @@ impl Op for Conv2d {
         let geometry = Geometry::new(self.window_of(&inputs[1].shape), &inputs[0], output);
         let Geometry { batch, out_extents, out_channels, .. } = geometry;
         let has_bias = inputs.len() == 3;
-        let launch = |kernel, tile: Tile| {
-            let constants = [tile.constants(), vec![("BIAS", usize::from(has_bias))]].concat();
-            let bias = Binding::Input(if has_bias { 2 } else { 1 });
-            let bindings = vec![Binding::Input(0), Binding::Input(1), bias, Binding::Output];
-            let workgroups = tile.workgroups(batch, out_extents, [1, 1], out_channels);
-            Candidate::from(geometry.dispatch(kernel, &constants, bindings, &[], workgroups))
-        };
-        let plain = launch(kernel!("conv2d/forward"), Tile::plain(out_channels, device));
-        let subgroup = Tile::subgroup(out_channels, device);
-        candidates(device, plain, subgroup.map(|tile| launch(kernel!("conv2d/forward_subgroup"), tile)))
+        let tile = Tile::plain(out_channels, device);
+        let constants = [tile.constants(), vec![("BIAS", usize::from(has_bias))]].concat();
+        let bias = has_bias.then_some(Binding::Input(2));
+        let bindings = vec![Binding::Input(0), Binding::Input(1), bias.unwrap_or(Binding::Input(1)), Binding::Output];
+        let workgroups = tile.workgroups(batch, out_extents, [1, 1], out_channels);
+        let plain = geometry.dispatch(kernel!("conv2d/forward"), &constants, bindings, &[], workgroups);
+        candidates(device, plain.into(), geometry.products_by_pairs(Side::Fine, false, bias, device))
     }
 
     fn gradient(&self, backward: &mut Backward<'_>) -> Result<Vec<Option<NodeId>>> {
@@ -191,14 +188,11 @@ impl Op for Conv2dGradInput {
     fn candidates(&self, inputs: &[TensorType], output: &TensorType, device: &DeviceProfile) -> Vec<Candidate> {
         let geometry = Geometry::new(self.conv.window_of(&inputs[0].shape), output, &inputs[1]);
         let Geometry { batch, in_extents, in_channels, .. } = geometry;
-        let launch = |kernel, tile: Tile| {
-            let bindings = vec![Binding::Input(1), Binding::Input(0), Binding::Output];
-            let workgroups = tile.workgroups(batch, in_extents, self.conv.stride, in_channels);
-            Candidate::from(geometry.dispatch(kernel, &tile.constants(), bindings, &[], workgroups))
-        };
-        let plain = launch(kernel!("conv2d/grad_input"), Tile::plain(in_channels, device));
-        let subgroup = Tile::subgroup(in_channels, device);
-        candidates(device, plain, subgroup.map(|tile| launch(kernel!("conv2d/grad_input_subgroup"), tile)))
+        let tile = Tile::plain(in_channels, device);
+        let bindings = vec![Binding::Input(1), Binding::Input(0), Binding::Output];
+        let workgroups = tile.workgroups(batch, in_extents, self.conv.stride, in_channels);
+        let plain = geometry.dispatch(kernel!("conv2d/grad_input"), &tile.constants(), bindings, &[], workgroups);
+        candidates(device, plain.into(), geometry.products_by_pairs(Side::Coarse, true, None, device))
     }
 
     fn flops(&self, inputs: &[TensorType], output: &TensorType) -> u64 {
@@ -242,20 +236,15 @@ impl Op for Conv2dGradWeight {
         let blocks = self.kernel_size[0] * in_channels.div_ceil(CHANNELS);
         let rows = batch * out_extents[0];
         let parts = parts(rows, out_extents[1], blocks * out_channels.div_ceil(16));
-        let launch = |kernel, constants: &[(&'static str, usize)], channels_per_group: usize| {
-            in_parts(parts, output.shape.elements(), |partial| {
-                let constants = [constants, &[("CHANNELS", CHANNELS)]].concat();
-                let bindings = vec![Binding::Input(0), Binding::Input(1), partial];
-                let params = [("rows_per_part", rows.div_ceil(parts))];
-                let workgroups = parts * blocks * out_channels.div_ceil(channels_per_group);
-                geometry.dispatch(kernel, &constants, bindings, &params, workgroups)
-            })
-        };
         let lanes = lanes(out_channels, 2, device);
-        let plain = launch(kernel!("conv2d/grad_weight"), &[("LANES", lanes), ("OUTPUTS", 2)], 2 * lanes);
-        let subgroup = subgroup_lanes(out_channels, device);
-        let kernel = kernel!("conv2d/grad_weight_subgroup");
-        candidates(device, plain, subgroup.map(|lanes| launch(kernel, &[("LANES", lanes)], lanes)))
+        let plain = in_parts(parts, output.shape.elements(), |partial| {
+            let constants = [("LANES", lanes), ("OUTPUTS", 2), ("CHANNELS", CHANNELS)];
+            let bindings = vec![Binding::Input(0), Binding::Input(1), partial];
+            let params = [("rows_per_part", rows.div_ceil(parts))];
+            let workgroups = parts * blocks * out_channels.div_ceil(2 * lanes);
+            geometry.dispatch(kernel!("conv2d/grad_weight"), &constants, bindings, &params, workgroups)
+        });
+        candidates(device, plain, geometry.weight_gradient_by_pairs(Side::Fine, device))
     }
 
     fn flops(&self, inputs: &[TensorType], _: &TensorType) -> u64 {
@@ -349,6 +338,10 @@ pub(super) fn cases() -> Result<Vec<Case>, String> {
         ("1x1, two classes", unit, [1, 6, 13, 16], [1, 1, 16, 2], 1.0),
         ("one input channel", unit, [1, 12, 12, 1], [3, 3, 1, 16], 1.0),
         ("large values", unit, [1, 6, 9, 7], [3, 3, 7, 9], 1e15),
+        ("pairs, exactly one tile", unit, [1, 6, 8, 16], [3, 3, 16, 16], 1.0),
+        ("pairs, one over", unit, [1, 7, 9, 18], [3, 3, 18, 18], 1.0),
+        ("pairs, padding 1, batch 2", with([1, 1], [1, 1]), [2, 6, 13, 6], [3, 3, 6, 10], 1.0),
+        ("pairs, stride 2, padding 1", with([2, 2], [1, 1]), [1, 11, 8, 8], [3, 3, 8, 34], 1.0),
         ("past 65,535 workgroups in the image", unit, [1, 1030, 1021, 1], [1, 1, 1, 1], 1.0),
         ("past 65,535 workgroups in the weight", unit, [1, 1, 1, 2050], [1, 1, 2050, 2070], 1.0),
     ] {

@@ -98,11 +98,11 @@ impl Op for ConvTranspose2d {
         let has_bias = inputs.len() == 3;
         let tile = Tile::plain(out_channels, device);
         let constants = [tile.constants(), vec![("BIAS", usize::from(has_bias))]].concat();
-        let bias = Binding::Input(if has_bias { 2 } else { 1 });
-        let bindings = vec![Binding::Input(0), Binding::Input(1), bias, Binding::Output];
+        let bias = has_bias.then_some(Binding::Input(2));
+        let bindings = vec![Binding::Input(0), Binding::Input(1), bias.unwrap_or(Binding::Input(1)), Binding::Output];
         let workgroups = tile.workgroups(batch, out_extents, self.stride, out_channels);
-        let kernel = kernel!("conv_transpose2d/forward");
-        candidates(device, geometry.dispatch(kernel, &constants, bindings, &[], workgroups).into(), None)
+        let plain = geometry.dispatch(kernel!("conv_transpose2d/forward"), &constants, bindings, &[], workgroups);
+        candidates(device, plain.into(), geometry.products_by_pairs(Side::Coarse, false, bias, device))
     }
 
     fn gradient(&self, backward: &mut Backward<'_>) -> Result<Vec<Option<NodeId>>> {
@@ -169,7 +169,8 @@ impl Op for ConvTranspose2dGradInput {
         let bindings = vec![Binding::Input(1), Binding::Input(0), Binding::Output];
         let workgroups = tile.workgroups(batch, in_extents, [1, 1], in_channels);
         let kernel = kernel!("conv_transpose2d/grad_input");
-        candidates(device, geometry.dispatch(kernel, &tile.constants(), bindings, &[], workgroups).into(), None)
+        let plain = geometry.dispatch(kernel, &tile.constants(), bindings, &[], workgroups);
+        candidates(device, plain.into(), geometry.products_by_pairs(Side::Fine, true, None, device))
     }
 
     fn flops(&self, inputs: &[TensorType], output: &TensorType) -> u64 {
@@ -221,7 +222,7 @@ impl Op for ConvTranspose2dGradWeight {
             let workgroups = parts * blocks * out_channels.div_ceil(lanes);
             geometry.dispatch(kernel!("conv_transpose2d/grad_weight"), &constants, bindings, &params, workgroups)
         });
-        candidates(device, plain, None)
+        candidates(device, plain, geometry.weight_gradient_by_pairs(Side::Coarse, device))
     }
 
     fn flops(&self, inputs: &[TensorType], _: &TensorType) -> u64 {
@@ -250,6 +251,8 @@ pub(super) fn cases() -> Result<Vec<Case>, String> {
         ("overlap, cut off", [2, 2], [1, 1], [1, 6, 9, 5], [3, 3, 5, 2], 1.0),
         ("gaps", [3, 2], [0, 0], [1, 4, 5, 2], [2, 1, 2, 3], 1.0),
         ("oblong", [3, 2], [2, 1], [2, 4, 5, 2], [5, 4, 2, 3], 1.0),
+        ("pairs, one over", [2, 2], [0, 0], [1, 5, 9, 10], [2, 2, 10, 18], 1.0),
+        ("pairs, overlap, cut off", [2, 2], [1, 1], [2, 6, 9, 6], [3, 3, 6, 4], 1.0),
         ("large values", [2, 2], [0, 0], [1, 3, 5, 7], [2, 2, 7, 9], 1e15),
         ("past 65,535 workgroups in the image", [1, 1], [0, 0], [1, 730, 725, 1], [1, 1, 1, 1], 1.0),
         ("past 65,535 workgroups in the weight", [1, 1], [0, 0], [1, 1, 1, 2050], [1, 1, 2050, 2070], 1.0),

@@ -1,6 +1,6 @@
 //! How the kernels of convolutions are launched: tiles, lanes, parts.
 
-use super::loops::Window;
+use super::loops::{Side, Window};
 use crate::kernel;
 use crate::op::{Binding, Candidate, DeviceProfile, Dispatch, Kernel, workgroup_grid};
 use crate::shape::TensorType;
@@ -37,6 +37,23 @@ impl Geometry {
         2 * (self.batch * positions[0] * positions[1]) as u64 * weight as u64
     }
 
+    /// The window's constants.
+    fn constants(&self, others: &[(&'static str, usize)]) -> Vec<(&'static str, String)> {
+        let Window { kernel_size, stride, padding } = self.window;
+        [
+            ("KERNEL_HEIGHT", kernel_size[0]),
+            ("KERNEL_WIDTH", kernel_size[1]),
+            ("STRIDE_Y", stride[0]),
+            ("STRIDE_X", stride[1]),
+            ("PADDING_Y", padding[0]),
+            ("PADDING_X", padding[1]),
+        ]
+        .iter()
+        .chain(others)
+        .map(|&(name, value)| (name, format!("{value}u")))
+        .collect()
+    }
+
     /// One launch: `constants` and `params` are added to those that all convolutions have.
     pub(in crate::ops) fn dispatch(
         &self,
@@ -46,20 +63,7 @@ impl Geometry {
         params: &[(&'static str, usize)],
         workgroups: usize,
     ) -> Dispatch {
-        let Window { kernel_size, stride, padding } = self.window;
-        let constants = [
-            ("KERNEL_HEIGHT", kernel_size[0]),
-            ("KERNEL_WIDTH", kernel_size[1]),
-            ("STRIDE_Y", stride[0]),
-            ("STRIDE_X", stride[1]),
-            ("PADDING_Y", padding[0]),
-            ("PADDING_X", padding[1]),
-        ]
-        .iter()
-        .chain(constants)
-        .map(|&(name, value)| (name, format!("{value}u")))
-        .collect();
-        let params = [
+        let own = [
             ("batch", self.batch),
             ("in_height", self.in_extents[0]),
             ("in_width", self.in_extents[1]),
@@ -67,14 +71,103 @@ impl Geometry {
             ("out_height", self.out_extents[0]),
             ("out_width", self.out_extents[1]),
             ("out_channels", self.out_channels),
-        ]
-        .iter()
-        .chain(params)
-        .map(|&(name, value)| (name, value.into()))
-        .collect();
-        Dispatch { kernel, constants, bindings, params, workgroups: workgroup_grid(workgroups) }
+        ];
+        let params = own.iter().chain(params).map(|&(name, value)| (name, value.into())).collect();
+        Dispatch {
+            kernel,
+            constants: self.constants(constants),
+            bindings,
+            params,
+            workgroups: workgroup_grid(workgroups),
+        }
+    }
+
+    /// The kernel that loads two channels at once and shares loads by shuffles, where device and channels allow it: the forward pass,
+    /// or, `turned`, the gradient of the input, whose source is on this side of the window.
+    pub(in crate::ops) fn products_by_pairs(
+        &self,
+        source_side: Side,
+        turned: bool,
+        bias: Option<Binding>,
+        device: &DeviceProfile,
+    ) -> Option<Candidate> {
+        let (input, output) = ((self.in_extents, self.in_channels), (self.out_extents, self.out_channels));
+        let ((source_extents, source_channels), (extents, channels)) =
+            if turned { (output, input) } else { (input, output) };
+        let (kernel_width, stride) = (self.window.kernel_size[1], self.window.stride);
+        // A phase of the fine side meets every STRIDE-th element of the weight.
+        let (kernel, phases, columns) = match source_side {
+            Side::Fine => (kernel!("conv2d/forward_subgroup"), [1, 1], columns(kernel_width, stride[1])),
+            Side::Coarse => {
+                (kernel!("conv2d/grad_input_subgroup"), stride, columns(kernel_width.div_ceil(stride[1]), 1))
+            }
+        };
+        let lanes = pair_lanes(source_channels, channels, device)?;
+        let tile = Tile { lanes, height: 4, width: columns };
+        let flags = [("TURNED", usize::from(turned)), ("BIAS", usize::from(bias.is_some()))];
+        let (source, weight) = if turned { (1, 0) } else { (0, 1) };
+        let weight = Binding::Input(weight);
+        let params = [
+            ("batch", self.batch),
+            ("source_height", source_extents[0]),
+            ("source_width", source_extents[1]),
+            ("source_channels", source_channels),
+            ("height", extents[0]),
+            ("width", extents[1]),
+            ("channels", channels),
+        ];
+        let dispatch = Dispatch {
+            kernel,
+            constants: self.constants(&[&tile.constants()[..], &flags].concat()),
+            bindings: vec![Binding::Input(source), weight, bias.unwrap_or(weight), Binding::Output],
+            params: params.map(|(name, value)| (name, value.into())).into(),
+            workgroups: workgroup_grid(tile.workgroups(self.batch, extents, phases, channels)),
+        };
+        Some(dispatch.into())
+    }
+
+    /// The like for the gradient of the weight, for an op whose input is on this side of the window.
+    pub(in crate::ops) fn weight_gradient_by_pairs(
+        &self,
+        input_side: Side,
+        device: &DeviceProfile,
+    ) -> Option<Candidate> {
+        let (input, output) = ((0, self.in_extents, self.in_channels), (1, self.out_extents, self.out_channels));
+        let turned = input_side == Side::Coarse;
+        let (fine, coarse) = if turned { (output, input) } else { (input, output) };
+        let ((fine, fine_extents, fine_channels), (coarse, coarse_extents, coarse_channels)) = (fine, coarse);
+        let lanes = pair_lanes(fine_channels, coarse_channels, device)?;
+        let blocks = self.window.kernel_size[0] * fine_channels.div_ceil(FINE_CHANNELS);
+        let rows = self.batch * coarse_extents[0];
+        let parts = parts(rows, coarse_extents[1], blocks * coarse_channels.div_ceil(16));
+        let elements = self.window.kernel_size[0] * self.window.kernel_size[1] * fine_channels * coarse_channels;
+        let params = [
+            ("batch", self.batch),
+            ("fine_height", fine_extents[0]),
+            ("fine_width", fine_extents[1]),
+            ("fine_channels", fine_channels),
+            ("coarse_height", coarse_extents[0]),
+            ("coarse_width", coarse_extents[1]),
+            ("coarse_channels", coarse_channels),
+            ("rows_per_part", rows.div_ceil(parts)),
+        ];
+        Some(in_parts(parts, elements, |partial| Dispatch {
+            kernel: kernel!("conv2d/grad_weight_subgroup"),
+            constants: self.constants(&[
+                ("LANES", lanes),
+                ("CHANNELS", FINE_CHANNELS),
+                ("PIXELS", columns(self.window.kernel_size[1], self.window.stride[1])),
+                ("TURNED", usize::from(turned)),
+            ]),
+            bindings: vec![Binding::Input(fine), Binding::Input(coarse), partial],
+            params: params.map(|(name, value)| (name, value.into())).into(),
+            workgroups: workgroup_grid(parts * blocks * coarse_channels.div_ceil(2 * lanes)),
+        }))
     }
 }
+
+/// Channels of the fine side that a lane of `conv2d/grad_weight_subgroup` owns.
+const FINE_CHANNELS: usize = 8;
 
 /// Lanes of a workgroup for a kernel whose lanes own `outputs` channels each. A software driver runs lanes one vector after the
 /// other, so one vector is enough there and one program serves all widths.
@@ -82,37 +175,43 @@ pub(in crate::ops) fn lanes(channels: usize, outputs: usize, device: &DeviceProf
     if device.software { 8 } else { channels.div_ceil(outputs).next_power_of_two().clamp(8, 64) }
 }
 
-/// Lanes of a workgroup for a kernel that shuffles within groups of eight lanes, where the device allows it: every pipeline must
-/// get the same subgroup size, eight must divide it, and it must divide the workgroup.
-pub(in crate::ops) fn subgroup_lanes(channels: usize, device: &DeviceProfile) -> Option<usize> {
+/// Lanes of a workgroup for a kernel whose lanes load pairs of channels of either image, own a pair of the second, and shuffle within
+/// groups of eight, where the device allows it: it has integers of 64 bits, every pipeline gets the same subgroup size, eight
+/// divides it, and it divides the workgroup.
+fn pair_lanes(channels: usize, own_channels: usize, device: &DeviceProfile) -> Option<usize> {
     let size = device.subgroup_size.map(|size| size as usize).filter(|size| size.is_multiple_of(8) && *size <= 64)?;
-    let vectors = if device.software { 1 } else { channels.div_ceil(size).clamp(1, 64 / size) };
-    Some(size * vectors)
+    let offered = device.int64 && channels.is_multiple_of(2) && own_channels.is_multiple_of(2);
+    let vectors = if device.software { 1 } else { own_channels.div_ceil(2 * size).clamp(1, 64 / size) };
+    offered.then_some(size * vectors)
 }
 
-/// How a workgroup's lanes tile a result.
+/// How many pixels side by side have all that they meet of a row of the weight in the eight columns that one shared load brings; but
+/// at least four, which then take more loads.
+fn columns(kernel_width: usize, stride: usize) -> usize {
+    (8_usize.saturating_sub(kernel_width) / stride + 1).max(4)
+}
+
+/// How a workgroup's lanes, which own [`OUTPUTS`] channels each, tile a result.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::ops) struct Tile {
     lanes: usize,
-    outputs: usize,
     height: usize,
     width: usize,
 }
 
+/// Channels of the result that a lane owns.
+const OUTPUTS: usize = 2;
+
 impl Tile {
     /// The tile of the kernels that any device can run.
     pub(in crate::ops) fn plain(channels: usize, device: &DeviceProfile) -> Self {
-        Self { lanes: lanes(channels, 2, device), outputs: 2, height: 1, width: 8 }
-    }
-
-    /// The tile of the kernels with shuffles, on devices that can run them.
-    pub(in crate::ops) fn subgroup(channels: usize, device: &DeviceProfile) -> Option<Self> {
-        subgroup_lanes(channels, device).map(|lanes| Self { lanes, outputs: 1, height: 2, width: 8 })
+        Self { lanes: lanes(channels, OUTPUTS, device), height: 1, width: 8 }
     }
 
     pub(in crate::ops) fn constants(&self) -> Vec<(&'static str, usize)> {
-        let rest = if self.outputs > 1 { ("OUTPUTS", self.outputs) } else { ("TILE_HEIGHT", self.height) };
-        vec![("LANES", self.lanes), ("TILE_WIDTH", self.width), rest]
+        let mut constants = vec![("LANES", self.lanes), ("TILE_WIDTH", self.width)];
+        constants.extend((self.height > 1).then_some(("TILE_HEIGHT", self.height)));
+        constants
     }
 
     /// Workgroups for a result of these extents, whose positions fall into `phases` along each axis.
@@ -125,7 +224,7 @@ impl Tile {
     ) -> usize {
         let rows = phases[0] * extents[0].div_ceil(self.height * phases[0]);
         let columns = phases[1] * extents[1].div_ceil(self.width * phases[1]);
-        batch * rows * columns * channels.div_ceil(self.lanes * self.outputs)
+        batch * rows * columns * channels.div_ceil(self.lanes * OUTPUTS)
     }
 }
 
@@ -182,22 +281,26 @@ mod tests {
     }
 
     #[test]
-    fn shuffles_need_a_fixed_subgroup_size_that_eight_divides() {
-        let lanes =
-            |size, software, channels| subgroup_lanes(channels, &DeviceProfile { software, subgroup_size: size });
+    fn pairs_need_a_fixed_subgroup_size_that_eight_divides_and_even_channels() {
+        let lanes = |subgroup_size, software, channels| {
+            pair_lanes(2, channels, &DeviceProfile { software, subgroup_size, int64: true })
+        };
         assert_eq!(lanes(None, true, 16), None);
         assert_eq!(lanes(Some(4), true, 16), None);
         assert_eq!(lanes(Some(128), false, 16), None);
         assert_eq!(lanes(Some(8), true, 128), Some(8));
-        assert_eq!(lanes(Some(32), false, 16), Some(32));
+        assert_eq!(lanes(Some(32), false, 32), Some(32));
         assert_eq!(lanes(Some(32), false, 1024), Some(64));
         assert_eq!(lanes(Some(64), false, 16), Some(64));
+        let device = DeviceProfile { software: true, subgroup_size: Some(8), int64: true };
+        assert_eq!([pair_lanes(1, 16, &device), pair_lanes(16, 3, &device)], [None; 2]);
+        assert_eq!(pair_lanes(16, 16, &DeviceProfile { int64: false, ..device }), None);
     }
 
     #[test]
     fn the_kernels_with_shuffles_come_first_on_software_only() {
         for software in [false, true] {
-            let device = DeviceProfile { software, subgroup_size: Some(32) };
+            let device = DeviceProfile { software, subgroup_size: Some(32), int64: true };
             let empty = |elements| Candidate { dispatches: vec![], workspace: vec![elements] };
             let order: Vec<usize> =
                 candidates(&device, empty(0), Some(empty(1))).iter().map(|candidate| candidate.workspace[0]).collect();
