@@ -193,9 +193,12 @@ impl Executor {
 /// Refuses a graph that needs more of the machine's memory than there is, where the system tells how much that is: one that
 /// promises memory it does not have ends the process later, without a word.
 fn check_memory(device: &Device, graph: &Graph) -> Result<()> {
-    let profile = device.gpu().map_or(&DeviceProfile::PORTABLE, Gpu::profile);
+    let memory = match device.gpu() {
+        Some(gpu) => MemoryPlan::new(&graph.fused(), gpu.profile(), 0, false),
+        None => MemoryPlan::new(graph, &DeviceProfile::PORTABLE, 0, false),
+    };
     // The CPU executor computes what has no kernel, too; for that no plan is known.
-    let Ok(memory) = MemoryPlan::new(graph, profile, 0, false) else { return Ok(()) };
+    let Ok(memory) = memory else { return Ok(()) };
     let Some(available) = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| available_bytes(&text)) else {
         return Ok(());
     };

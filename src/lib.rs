@@ -10,6 +10,7 @@ pub mod data;
 pub mod demo;
 pub mod error;
 pub mod executor;
+pub mod fuse;
 pub mod gpu;
 pub mod graph;
 pub mod metrics;

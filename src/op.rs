@@ -7,6 +7,7 @@ use crate::array::{Real, Tensor};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, NodeId};
 use crate::shape::TensorType;
+use std::any::Any;
 use std::fmt::Debug;
 
 pub use crate::case::{Case, Fill};
@@ -64,6 +65,8 @@ pub trait AnyOp: Op {
     fn reference_f32(&self, inputs: &[&Tensor<f32>]) -> Vec<Tensor<f32>>;
     /// The reference in `f64`.
     fn reference_f64(&self, inputs: &[&Tensor<f64>]) -> Vec<Tensor<f64>>;
+    /// The op as a value whose type can be asked for.
+    fn as_any(&self) -> &dyn Any;
 }
 
 impl<O: Op> AnyOp for O {
@@ -72,6 +75,9 @@ impl<O: Op> AnyOp for O {
     }
     fn reference_f64(&self, inputs: &[&Tensor<f64>]) -> Vec<Tensor<f64>> {
         self.reference(inputs)
+    }
+    fn as_any(&self) -> &dyn Any {
+        self
     }
 }
 

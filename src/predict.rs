@@ -245,7 +245,7 @@ impl Predictor {
     fn fits(&self, tile: [usize; 2]) -> Result<bool> {
         let (network, ..) = prediction_graph(&self.net, tile)?;
         let profile = self.device.gpu().map_or(&DeviceProfile::PORTABLE, |gpu| gpu.profile());
-        let memory = MemoryPlan::new(&network.graph, profile, 0, false)?;
+        let memory = MemoryPlan::new(&network.graph.fused(), profile, 0, false)?;
         let largest = network.graph.nodes().iter().map(|node| node.tensor_type.size_bytes()).max().unwrap_or(0);
         let binding = self.device.gpu().map_or(u64::MAX, |gpu| gpu.adapter().max_binding_bytes);
         Ok(memory.total_bytes() - memory.bank <= MEMORY_BUDGET_BYTES && largest <= binding)

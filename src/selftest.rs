@@ -60,7 +60,7 @@ pub fn check_case(gpu: &Gpu, case: &Case, candidate: usize, seed: u32) -> Result
     let name = format!("{} ({})", case.op.name(), case.name);
     let fail = |problem: String| Error::Device(format!("{name}: {problem}"));
     let trial = Trial::new(case, seed)?;
-    let plan = Plan::new(gpu, &trial.graph, PlanOptions { candidate, guarded: true })?;
+    let plan = Plan::new(gpu, &trial.graph, PlanOptions { candidate, guarded: true, unfused: true })?;
     let results = trial.run(&plan)?;
     let again = trial.run(&plan)?;
     let bits = |results: &[Tensor<f32>]| -> Vec<Vec<u32>> { results.iter().map(words).collect() };

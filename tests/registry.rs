@@ -318,7 +318,7 @@ fn module(name: &str) -> Vec<(String, String)> {
 
 #[test]
 fn only_the_gpu_module_knows_wgpu_and_it_knows_no_op() {
-    for name in ["op", "case", "ops", "graph", "autograd", "cpu"] {
+    for name in ["op", "case", "ops", "graph", "autograd", "fuse", "cpu"] {
         for (path, text) in module(name) {
             assert!(!text.contains("wgpu"), "{path} mentions wgpu");
         }

@@ -9,6 +9,7 @@ const STRIDE_X = 1u;
 const PADDING_Y = 0u;
 const PADDING_X = 0u;
 const BIAS = 1u; // 0: there is none, and any buffer stands in its place
+const RELU = 0u; // 1: what is below 0 becomes 0
 const LANES = 32u;
 const OUTPUTS = 2u;
 const TILE_WIDTH = 8u;
@@ -87,7 +88,8 @@ fn main(
         for (var c = 0u; c < TILE_WIDTH; c++) { // unroll
             if left + c < params.out_width && o + b * LANES < params.out_channels {
                 let pixel = (image * params.out_height + top) * params.out_width + left + c;
-                y[pixel * params.out_channels + o + b * LANES] = sum[b * TILE_WIDTH + c];
+                let value = sum[b * TILE_WIDTH + c];
+                y[pixel * params.out_channels + o + b * LANES] = select(value, 0.0, RELU == 1u && value <= 0.0);
             }
         }
     }

@@ -13,6 +13,8 @@ const PADDING_Y = 0u;
 const PADDING_X = 0u;
 const TURNED = 0u;
 const BIAS = 1u; // 0: there is none, and any buffer stands in its place
+const RELU = 0u; // 1: what is below 0 becomes 0
+const MASK = 0u; // 1: where mask is not above 0, the result is; 0: any buffer stands in its place
 const LANES = 32u;
 const TILE_HEIGHT = 4u;
 const TILE_WIDTH = 6u;
@@ -32,8 +34,9 @@ struct Params {
 @group(0) @binding(0) var<storage, read> source: array<u64>; // [batch, source_height, source_width, source_channels / 2]
 @group(0) @binding(1) var<storage, read> weight: array<u64>; // [KERNEL_HEIGHT, KERNEL_WIDTH, ..., channels / 2]
 @group(0) @binding(2) var<storage, read> bias: array<u64>; // [channels / 2]
-@group(0) @binding(3) var<storage, read_write> result: array<u64>; // [batch, height, width, channels / 2]
-@group(0) @binding(4) var<uniform> params: Params;
+@group(0) @binding(3) var<storage, read> mask: array<u64>; // [batch, height, width, channels / 2]
+@group(0) @binding(4) var<storage, read_write> result: array<u64>; // [batch, height, width, channels / 2]
+@group(0) @binding(5) var<uniform> params: Params;
 
 fn first(pair: u64) -> f32 {
     return bitcast<f32>(u32(pair));
@@ -45,6 +48,19 @@ fn second(pair: u64) -> f32 {
 
 fn pair_of(first: f32, second: f32) -> u64 {
     return u64(bitcast<u32>(second)) << 32u | u64(bitcast<u32>(first));
+}
+
+// Two channels as they are stored.
+fn finished(first_sum: f32, second_sum: f32, at: u32) -> u64 {
+    var sums = vec2f(first_sum, second_sum);
+    if RELU == 1u {
+        sums = select(sums, vec2f(), sums <= vec2f());
+    }
+    if MASK == 1u {
+        let values = mask[at];
+        sums = select(sums, vec2f(), vec2f(first(values), second(values)) <= vec2f());
+    }
+    return pair_of(sums.x, sums.y);
 }
 
 @compute @workgroup_size(LANES)
@@ -133,7 +149,8 @@ fn main(
         for (var x = 0u; x < TILE_WIDTH; x++) { // unroll
             if image < params.batch && top + y < params.height && left + x < params.width && pair < pairs {
                 let pixel = (image * params.height + top + y) * params.width + left + x;
-                result[pixel * pairs + pair] = pair_of(sum[y * TILE_WIDTH + x], next_sum[y * TILE_WIDTH + x]);
+                let at = pixel * pairs + pair;
+                result[at] = finished(sum[y * TILE_WIDTH + x], next_sum[y * TILE_WIDTH + x], at);
             }
         }
     }

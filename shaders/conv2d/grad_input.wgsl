@@ -9,6 +9,7 @@ const STRIDE_Y = 1u;
 const STRIDE_X = 1u;
 const PADDING_Y = 0u;
 const PADDING_X = 0u;
+const MASK = 0u; // 1: where mask is not above 0, the result is; 0: any buffer stands in its place
 const LANES = 32u;
 const OUTPUTS = 2u;
 const TILE_WIDTH = 8u;
@@ -28,8 +29,9 @@ struct Params {
 
 @group(0) @binding(0) var<storage, read> grad_output: array<f32>; // [batch, out_height, out_width, out_channels]
 @group(0) @binding(1) var<storage, read> weight: array<f32>; // [KERNEL_HEIGHT, KERNEL_WIDTH, in_channels, out_channels]
-@group(0) @binding(2) var<storage, read_write> grad_input: array<f32>; // [batch, in_height, in_width, in_channels]
-@group(0) @binding(3) var<uniform> params: Params;
+@group(0) @binding(2) var<storage, read> mask: array<f32>; // [batch, in_height, in_width, in_channels]
+@group(0) @binding(3) var<storage, read_write> grad_input: array<f32>; // [batch, in_height, in_width, in_channels]
+@group(0) @binding(4) var<uniform> params: Params;
 
 // grad_output, or zero outside of it. What lies before row or column 0 has wrapped around to large numbers.
 fn gradient(image: u32, row: u32, column: u32, channel: u32) -> f32 {
@@ -92,7 +94,12 @@ fn main(
             let column = (left + c) * STRIDE_X + phase_x;
             if column < params.in_width && i + b * LANES < params.in_channels {
                 let pixel = (image * params.in_height + row) * params.in_width + column;
-                grad_input[pixel * params.in_channels + i + b * LANES] = sum[b * TILE_WIDTH + c];
+                let at = pixel * params.in_channels + i + b * LANES;
+                var value = sum[b * TILE_WIDTH + c];
+                if MASK == 1u {
+                    value = select(value, 0.0, mask[at] <= 0.0);
+                }
+                grad_input[at] = value;
             }
         }
     }

@@ -76,8 +76,8 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
     let (profile, planned_for) = device
         .gpu()
         .map_or((&DeviceProfile::PORTABLE, "any GPU".into()), |gpu| (gpu.profile(), gpu.adapter().to_string()));
-    let inference_memory = MemoryPlan::new(&inference, profile, 0, false)?;
-    let memory = MemoryPlan::new(&step.graph, profile, 0, false)?;
+    let inference_memory = MemoryPlan::new(&inference.fused(), profile, 0, false)?;
+    let memory = MemoryPlan::new(&step.graph.fused(), profile, 0, false)?;
     let forward = inference.table();
     let table = step.graph.table();
     let (_, forward_flops, ..) = forward.totals();

@@ -20,6 +20,8 @@ pub struct PlanOptions {
     /// Gives every tensor a buffer of its own, filled with NaN before the first run, and guard space behind it and behind every
     /// bank: a kernel that reads or writes past its tensors, or leaves an element unwritten, is found out.
     pub guarded: bool,
+    /// Computes every op by a kernel of its own, rather than [`Graph::fused`]. It takes longer and gives the same bits.
+    pub unfused: bool,
 }
 
 /// The bit pattern that guarded plans fill memory with: a NaN that no kernel computes.
@@ -51,6 +53,9 @@ impl Step {
 /// A graph compiled for a device.
 pub struct Plan {
     pub(super) gpu: Gpu,
+    /// As it was given.
+    source: Graph,
+    /// As it is computed.
     pub(super) graph: Graph,
     memory: MemoryPlan,
     transient: Vec<wgpu::Buffer>,
@@ -75,8 +80,10 @@ impl Plan {
     /// memory, [`Error::Device`] when it lacks another limit that a kernel needs, or a kernel does not compile or is not what its
     /// dispatch says.
     pub fn new(gpu: &Gpu, graph: &Graph, options: PlanOptions) -> Result<Self> {
-        let memory = MemoryPlan::new(graph, gpu.profile(), options.candidate, options.guarded)?;
-        check_limits(gpu, graph, &memory)?;
+        let source = graph.clone();
+        let graph = if options.unfused { graph.clone() } else { graph.fused() };
+        let memory = MemoryPlan::new(&graph, gpu.profile(), options.candidate, options.guarded)?;
+        check_limits(gpu, &graph, &memory)?;
         let storage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
         let create = |label: &str, size: u64, usage: wgpu::BufferUsages| {
             gpu.scoped(&format!("{label} buffer of {size} bytes, of {} planned", memory.total_bytes()), || {
@@ -98,8 +105,18 @@ impl Plan {
         let uniform = create("params", memory.uniform, uniform_usage)?;
         let staging_usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
         let staging = create("staging", memory.staging, staging_usage)?;
-        let (gpu, graph) = (gpu.clone(), graph.clone());
-        let mut plan = Self { gpu, graph, memory, transient, inputs, banks, uniform, staging, steps: Vec::new() };
+        let mut plan = Self {
+            gpu: gpu.clone(),
+            source,
+            graph,
+            memory,
+            transient,
+            inputs,
+            banks,
+            uniform,
+            staging,
+            steps: Vec::new(),
+        };
         plan.steps = plan.resolve()?;
         plan.write_constants(options.guarded);
         plan.gpu.check()?;
@@ -234,9 +251,9 @@ impl Plan {
         &self.gpu
     }
 
-    /// The graph that the plan computes.
+    /// The graph that the plan was made of.
     pub fn graph(&self) -> &Graph {
-        &self.graph
+        &self.source
     }
 
     /// What was planned.

@@ -1,9 +1,12 @@
 //! `conv2d`: convolution (cross-correlation) of images with zero padding, and its gradients.
 
+pub(super) mod fused;
 pub(super) mod launch;
 pub(super) mod loops;
 
-use self::launch::{Geometry, Tile, candidates, in_parts, lanes, parts};
+use self::fused::ThroughRelu;
+pub use self::fused::{Conv2dRelu, ThenReluGrad};
+use self::launch::{Epilogue, Geometry, Tile, candidates, in_parts, lanes, parts};
 use self::loops::{
     Images, Side, Window, check_inputs, extents_of, images_like, sum_of_products, turned, two_of_rank_4,
     weight_gradient,
@@ -87,6 +90,27 @@ impl Conv2d {
     fn window_of(self, weight: &Shape) -> Window {
         self.window([weight.extents()[0], weight.extents()[1]])
     }
+
+    /// [`Op::candidates`], of the convolution or of its ReLU.
+    fn activated_candidates(
+        &self,
+        inputs: &[TensorType],
+        output: &TensorType,
+        device: &DeviceProfile,
+        relu: bool,
+    ) -> Vec<Candidate> {
+        let geometry = Geometry::new(self.window_of(&inputs[1].shape), &inputs[0], output);
+        let Geometry { batch, out_extents, out_channels, .. } = geometry;
+        let bias = (inputs.len() == 3).then_some(Binding::Input(2));
+        let tile = Tile::plain(out_channels, device);
+        let flags = vec![("BIAS", usize::from(bias.is_some())), ("RELU", usize::from(relu))];
+        let bindings = vec![Binding::Input(0), Binding::Input(1), bias.unwrap_or(Binding::Input(1)), Binding::Output];
+        let workgroups = tile.workgroups(batch, out_extents, [1, 1], out_channels);
+        let constants = [tile.constants(), flags].concat();
+        let plain = geometry.dispatch(kernel!("conv2d/forward"), &constants, bindings, &[], workgroups);
+        let epilogue = if relu { Epilogue::Relu } else { Epilogue::None };
+        candidates(device, plain.into(), geometry.products_by_pairs(Side::Fine, false, bias, epilogue, device))
+    }
 }
 
 impl Op for Conv2d {
@@ -114,16 +138,7 @@ impl Op for Conv2d {
     }
 
     fn candidates(&self, inputs: &[TensorType], output: &TensorType, device: &DeviceProfile) -> Vec<Candidate> {
-        let geometry = Geometry::new(self.window_of(&inputs[1].shape), &inputs[0], output);
-        let Geometry { batch, out_extents, out_channels, .. } = geometry;
-        let has_bias = inputs.len() == 3;
-        let tile = Tile::plain(out_channels, device);
-        let constants = [tile.constants(), vec![("BIAS", usize::from(has_bias))]].concat();
-        let bias = has_bias.then_some(Binding::Input(2));
-        let bindings = vec![Binding::Input(0), Binding::Input(1), bias.unwrap_or(Binding::Input(1)), Binding::Output];
-        let workgroups = tile.workgroups(batch, out_extents, [1, 1], out_channels);
-        let plain = geometry.dispatch(kernel!("conv2d/forward"), &constants, bindings, &[], workgroups);
-        candidates(device, plain.into(), geometry.products_by_pairs(Side::Fine, false, bias, device))
+        self.activated_candidates(inputs, output, device, false)
     }
 
     fn gradient(&self, backward: &mut Backward<'_>) -> Result<Vec<Option<NodeId>>> {
@@ -186,13 +201,7 @@ impl Op for Conv2dGradInput {
     }
 
     fn candidates(&self, inputs: &[TensorType], output: &TensorType, device: &DeviceProfile) -> Vec<Candidate> {
-        let geometry = Geometry::new(self.conv.window_of(&inputs[0].shape), output, &inputs[1]);
-        let Geometry { batch, in_extents, in_channels, .. } = geometry;
-        let tile = Tile::plain(in_channels, device);
-        let bindings = vec![Binding::Input(1), Binding::Input(0), Binding::Output];
-        let workgroups = tile.workgroups(batch, in_extents, self.conv.stride, in_channels);
-        let plain = geometry.dispatch(kernel!("conv2d/grad_input"), &tile.constants(), bindings, &[], workgroups);
-        candidates(device, plain.into(), geometry.products_by_pairs(Side::Coarse, true, None, device))
+        self.masked_candidates(inputs, output, device, None)
     }
 
     fn flops(&self, inputs: &[TensorType], output: &TensorType) -> u64 {
@@ -203,6 +212,28 @@ impl Op for Conv2dGradInput {
     fn bound(&self, inputs: &[&Tensor<f64>], _: &Tensor<f64>, _: usize) -> Bound {
         let &[kh, kw, _, c_out] = inputs[0].float().shape.extents() else { return Bound::Exact };
         Bound::Terms(kh * kw * c_out)
+    }
+}
+
+impl ThroughRelu for Conv2dGradInput {
+    const NAME: &'static str = "conv2d_grad_input_relu_grad";
+
+    fn masked_candidates(
+        &self,
+        inputs: &[TensorType],
+        output: &TensorType,
+        device: &DeviceProfile,
+        mask: Option<Binding>,
+    ) -> Vec<Candidate> {
+        let geometry = Geometry::new(self.conv.window_of(&inputs[0].shape), output, &inputs[1]);
+        let Geometry { batch, in_extents, in_channels, .. } = geometry;
+        let tile = Tile::plain(in_channels, device);
+        let bindings = vec![Binding::Input(1), Binding::Input(0), mask.unwrap_or(Binding::Input(0)), Binding::Output];
+        let workgroups = tile.workgroups(batch, in_extents, self.conv.stride, in_channels);
+        let constants = [tile.constants(), vec![("MASK", usize::from(mask.is_some()))]].concat();
+        let plain = geometry.dispatch(kernel!("conv2d/grad_input"), &constants, bindings, &[], workgroups);
+        let epilogue = mask.map_or(Epilogue::None, Epilogue::Mask);
+        candidates(device, plain.into(), geometry.products_by_pairs(Side::Coarse, true, None, epilogue, device))
     }
 }
 
@@ -351,12 +382,15 @@ pub(super) fn cases() -> Result<Vec<Case>, String> {
         let grad_output = fill(y.shape.extents())?;
         let (in_extents, kernel_size) = (extents_of(&x.0, 1), extents_of(&weight.0, 0));
         let mut push = |op: Arc<dyn crate::op::AnyOp>, inputs| cases.push(Case { name: name.into(), op, inputs });
-        push(Arc::new(conv), vec![x.clone(), weight.clone(), bias]);
+        push(Arc::new(conv), vec![x.clone(), weight.clone(), bias.clone()]);
+        push(Arc::new(Conv2dRelu(conv)), vec![x.clone(), weight.clone(), bias]);
         // Without a bias, another binding stands in for it.
         if conv == unit {
             push(Arc::new(conv), vec![x.clone(), weight.clone()]);
         }
-        push(Arc::new(Conv2dGradInput { conv, in_extents }), vec![weight, grad_output.clone()]);
+        let grad_input = Conv2dGradInput { conv, in_extents };
+        push(Arc::new(grad_input), vec![weight.clone(), grad_output.clone()]);
+        push(Arc::new(ThenReluGrad(grad_input)), vec![weight, grad_output.clone(), (x.0.clone(), Fill::Ties)]);
         // A sum over many pixels of either sign is mostly rounding.
         if x.0.shape.elements() < 100_000 {
             push(Arc::new(Conv2dGradWeight { conv, kernel_size }), vec![x, grad_output.clone()]);

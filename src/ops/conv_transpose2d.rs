@@ -1,7 +1,8 @@
 //! `conv_transpose2d`: transposed convolution of images, which enlarges them, and its gradients.
 
 use super::conv2d::Conv2dGradBias;
-use super::conv2d::launch::{Geometry, Tile, candidates, in_parts, lanes, parts};
+use super::conv2d::fused::{ThenReluGrad, ThroughRelu};
+use super::conv2d::launch::{Epilogue, Geometry, Tile, candidates, in_parts, lanes, parts};
 use super::conv2d::loops::{
     Images, Side, Window, check_inputs, extents_of, images_like, sum_of_products, turned, two_of_rank_4,
     weight_gradient,
@@ -102,7 +103,7 @@ impl Op for ConvTranspose2d {
         let bindings = vec![Binding::Input(0), Binding::Input(1), bias.unwrap_or(Binding::Input(1)), Binding::Output];
         let workgroups = tile.workgroups(batch, out_extents, self.stride, out_channels);
         let plain = geometry.dispatch(kernel!("conv_transpose2d/forward"), &constants, bindings, &[], workgroups);
-        candidates(device, plain.into(), geometry.products_by_pairs(Side::Coarse, false, bias, device))
+        candidates(device, plain.into(), geometry.products_by_pairs(Side::Coarse, false, bias, Epilogue::None, device))
     }
 
     fn gradient(&self, backward: &mut Backward<'_>) -> Result<Vec<Option<NodeId>>> {
@@ -163,14 +164,7 @@ impl Op for ConvTranspose2dGradInput {
     }
 
     fn candidates(&self, inputs: &[TensorType], output: &TensorType, device: &DeviceProfile) -> Vec<Candidate> {
-        let geometry = Geometry::new(self.conv.window_of(&inputs[0].shape), output, &inputs[1]);
-        let Geometry { batch, in_extents, in_channels, .. } = geometry;
-        let tile = Tile::plain(in_channels, device);
-        let bindings = vec![Binding::Input(1), Binding::Input(0), Binding::Output];
-        let workgroups = tile.workgroups(batch, in_extents, [1, 1], in_channels);
-        let kernel = kernel!("conv_transpose2d/grad_input");
-        let plain = geometry.dispatch(kernel, &tile.constants(), bindings, &[], workgroups);
-        candidates(device, plain.into(), geometry.products_by_pairs(Side::Fine, true, None, device))
+        self.masked_candidates(inputs, output, device, None)
     }
 
     fn flops(&self, inputs: &[TensorType], output: &TensorType) -> u64 {
@@ -181,6 +175,29 @@ impl Op for ConvTranspose2dGradInput {
     fn bound(&self, inputs: &[&Tensor<f64>], _: &Tensor<f64>, _: usize) -> Bound {
         let &[kh, kw, _, c_out] = inputs[0].float().shape.extents() else { return Bound::Exact };
         Bound::Terms(kh * kw * c_out)
+    }
+}
+
+impl ThroughRelu for ConvTranspose2dGradInput {
+    const NAME: &'static str = "conv_transpose2d_grad_input_relu_grad";
+
+    fn masked_candidates(
+        &self,
+        inputs: &[TensorType],
+        output: &TensorType,
+        device: &DeviceProfile,
+        mask: Option<Binding>,
+    ) -> Vec<Candidate> {
+        let geometry = Geometry::new(self.conv.window_of(&inputs[0].shape), output, &inputs[1]);
+        let Geometry { batch, in_extents, in_channels, .. } = geometry;
+        let tile = Tile::plain(in_channels, device);
+        let bindings = vec![Binding::Input(1), Binding::Input(0), mask.unwrap_or(Binding::Input(0)), Binding::Output];
+        let constants = [tile.constants(), vec![("MASK", usize::from(mask.is_some()))]].concat();
+        let workgroups = tile.workgroups(batch, in_extents, [1, 1], in_channels);
+        let kernel = kernel!("conv_transpose2d/grad_input");
+        let plain = geometry.dispatch(kernel, &constants, bindings, &[], workgroups);
+        let epilogue = mask.map_or(Epilogue::None, Epilogue::Mask);
+        candidates(device, plain.into(), geometry.products_by_pairs(Side::Fine, true, None, epilogue, device))
     }
 }
 
@@ -268,7 +285,9 @@ pub(super) fn cases() -> Result<Vec<Case>, String> {
         if stride == kernel_size {
             push(Arc::new(conv), vec![x.clone(), weight.clone()]);
         }
-        push(Arc::new(ConvTranspose2dGradInput { conv }), vec![weight, grad_output.clone()]);
+        let grad_input = ConvTranspose2dGradInput { conv };
+        push(Arc::new(grad_input), vec![weight.clone(), grad_output.clone()]);
+        push(Arc::new(ThenReluGrad(grad_input)), vec![weight, grad_output.clone(), (x.0.clone(), Fill::Ties)]);
         // A sum over many pixels of either sign is mostly rounding.
         if x.0.shape.elements() < 100_000 {
             push(Arc::new(ConvTranspose2dGradWeight { conv, kernel_size }), vec![x, grad_output]);

@@ -4,8 +4,10 @@ use crate::array::{Real, Tensor};
 use crate::error::Result;
 use crate::graph::{Graph, NodeId};
 use crate::kernel;
-use crate::op::{Backward, Binding, Bound, Candidate, Case, DeviceProfile, Dispatch, Fill, Kernel, Op};
-use crate::ops::{image, turns, zeros};
+use crate::op::{
+    Backward, Binding, Bound, Candidate, Case, DeviceProfile, Dispatch, Fill, Kernel, Op, Param, UNIT_ROUNDOFF,
+};
+use crate::ops::{Add, CropConcatGradSkip, ReluGrad, image, turns, zeros};
 use crate::shape::{DType, TensorType};
 use rayon::prelude::*;
 use std::sync::Arc;
@@ -22,6 +24,16 @@ pub struct MaxPool2d {
 pub struct MaxPool2dGrad {
     /// As in [`MaxPool2d`].
     pub kernel_size: usize,
+}
+
+/// The gradient of a ReLU whose result x is pooled, and cropped and concatenated as a skip: the gradients of both uses, added, and 0
+/// where x ≤ 0; inputs x, the gradient of the pooled images and that of the concatenation. See [`crate::fuse`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MaxPool2dGradSkip {
+    /// The gradient of the pooling.
+    pub pool: MaxPool2dGrad,
+    /// The gradient of the crop.
+    pub skip: CropConcatGradSkip,
 }
 
 impl Graph {
@@ -46,23 +58,26 @@ fn pooled(x: &TensorType, kernel_size: usize) -> Result<TensorType, String> {
     TensorType::f32([n, h / kernel_size, w / kernel_size, c])
 }
 
-/// One invocation per element of [n, rows, columns, c], where rows and columns count windows.
+/// One invocation per element of [n, rows, columns, c], where rows and columns count windows; `params` are added to those that all
+/// kernels have.
 fn dispatch(
     kernel: Kernel,
     bindings: Vec<Binding>,
     kernel_size: usize,
     x: &TensorType,
     [rows, columns]: [usize; 2],
+    params: &[(&'static str, Param)],
     device: &DeviceProfile,
 ) -> Dispatch {
     let [n, h, w, c] = image(x);
-    let params = [
+    let own = [
         ("in_height", h.into()),
         ("in_width", w.into()),
         ("out_height", (h / kernel_size).into()),
         ("out_width", (w / kernel_size).into()),
         ("channels", c.into()),
     ];
+    let params = [&own, params].concat();
     let constants = vec![("KERNEL_SIZE", format!("{kernel_size}u"))];
     Dispatch { constants, ..turns(kernel, bindings, n * rows * columns * c, &params, device) }
 }
@@ -106,7 +121,10 @@ impl Op for MaxPool2d {
         let [_, h, w, _] = image(&inputs[0]);
         let bindings = vec![Binding::Input(0), Binding::Output];
         let windows = [h / self.kernel_size, w / self.kernel_size];
-        vec![dispatch(kernel!("max_pool2d/forward"), bindings, self.kernel_size, &inputs[0], windows, device).into()]
+        vec![
+            dispatch(kernel!("max_pool2d/forward"), bindings, self.kernel_size, &inputs[0], windows, &[], device)
+                .into(),
+        ]
     }
 
     fn gradient(&self, backward: &mut Backward<'_>) -> Result<Vec<Option<NodeId>>> {
@@ -168,7 +186,10 @@ impl Op for MaxPool2dGrad {
         let [_, h, w, _] = image(&inputs[0]);
         let bindings = vec![Binding::Input(0), Binding::Input(1), Binding::Output];
         let windows = [h.div_ceil(self.kernel_size), w.div_ceil(self.kernel_size)];
-        vec![dispatch(kernel!("max_pool2d/grad_input"), bindings, self.kernel_size, &inputs[0], windows, device).into()]
+        vec![
+            dispatch(kernel!("max_pool2d/grad_input"), bindings, self.kernel_size, &inputs[0], windows, &[], device)
+                .into(),
+        ]
     }
 
     fn flops(&self, _: &[TensorType], output: &TensorType) -> u64 {
@@ -177,6 +198,50 @@ impl Op for MaxPool2dGrad {
 
     fn bound(&self, _: &[&Tensor<f64>], _: &Tensor<f64>, _: usize) -> Bound {
         Bound::Exact
+    }
+}
+
+impl Op for MaxPool2dGradSkip {
+    fn name(&self) -> &'static str {
+        "max_pool2d_grad_skip"
+    }
+
+    fn output(&self, inputs: &[TensorType]) -> Result<TensorType, String> {
+        let [x, pooled, concat] = inputs else { return Err(format!("expected three tensors, got {inputs:?}")) };
+        match (self.pool.output(&[x.clone(), pooled.clone()])?, self.skip.output(std::slice::from_ref(concat))?) {
+            (x, skip) if x == skip => Ok(x),
+            (x, skip) => Err(format!("what is pooled is {x}, what is cropped {skip}")),
+        }
+    }
+
+    fn reference<T: Real>(&self, inputs: &[&Tensor<T>]) -> Vec<Tensor<T>> {
+        let (skip, pool) = (self.skip.reference(&inputs[2..]), self.pool.reference(&inputs[..2]));
+        let sum = Add.reference(&[&skip[0], &pool[0]]);
+        ReluGrad.reference(&[inputs[0], &sum[0]])
+    }
+
+    fn candidates(&self, inputs: &[TensorType], _: &TensorType, device: &DeviceProfile) -> Vec<Candidate> {
+        let ([_, h, w, _], [_, crop_height, crop_width, crop_channels]) = (image(&inputs[0]), image(&inputs[2]));
+        let params = [
+            ("crop_height", crop_height.into()),
+            ("crop_width", crop_width.into()),
+            ("crop_channels", crop_channels.into()),
+            ("top", ((h - crop_height) / 2).into()),
+            ("left", ((w - crop_width) / 2).into()),
+        ];
+        let kernel_size = self.pool.kernel_size;
+        let bindings = vec![Binding::Input(0), Binding::Input(1), Binding::Input(2), Binding::Output];
+        let windows = [h.div_ceil(kernel_size), w.div_ceil(kernel_size)];
+        let kernel = kernel!("max_pool2d/grad_input_skip");
+        vec![dispatch(kernel, bindings, kernel_size, &inputs[0], windows, &params, device).into()]
+    }
+
+    fn flops(&self, _: &[TensorType], output: &TensorType) -> u64 {
+        self.pool.flops(&[], output) + Add.flops(&[], output) + ReluGrad.flops(&[], output)
+    }
+
+    fn bound(&self, _: &[&Tensor<f64>], _: &Tensor<f64>, _: usize) -> Bound {
+        Bound::Relative(UNIT_ROUNDOFF)
     }
 }
 
@@ -199,8 +264,18 @@ pub(super) fn cases() -> Result<Vec<Case>, String> {
         let name = format!("{what}: {x}, kernel size {kernel_size}");
         let op = Arc::new(MaxPool2d { kernel_size });
         cases.push(Case { name: name.clone(), op, inputs: vec![(x.clone(), fill)] });
-        let op = Arc::new(MaxPool2dGrad { kernel_size });
-        cases.push(Case { name, op, inputs: vec![(x, fill), (y, Fill::Normal(1.0))] });
+        let pool = MaxPool2dGrad { kernel_size };
+        let inputs = vec![(x.clone(), fill), (y, Fill::Normal(1.0))];
+        cases.push(Case { name: name.clone(), op: Arc::new(pool), inputs: inputs.clone() });
+        // The crop is as large as x, or smaller by one row and two columns.
+        let [n, h, w, c] = extents;
+        for [crop_height, crop_width] in [[h, w], [(h - 1).max(1), w.saturating_sub(2).max(1)]] {
+            let skip = CropConcatGradSkip { height: h, width: w, channels: c };
+            let concat = TensorType::f32([n, crop_height, crop_width, c + 2])?;
+            let inputs = [&inputs[..], &[(concat, Fill::Normal(1.0))]].concat();
+            let name = format!("{name}, crop {crop_height}×{crop_width}");
+            cases.push(Case { name, op: Arc::new(MaxPool2dGradSkip { pool, skip }), inputs });
+        }
     }
     Ok(cases)
 }

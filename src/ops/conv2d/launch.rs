@@ -89,6 +89,7 @@ impl Geometry {
         source_side: Side,
         turned: bool,
         bias: Option<Binding>,
+        epilogue: Epilogue,
         device: &DeviceProfile,
     ) -> Option<Candidate> {
         let (input, output) = ((self.in_extents, self.in_channels), (self.out_extents, self.out_channels));
@@ -104,9 +105,15 @@ impl Geometry {
         };
         let lanes = pair_lanes(source_channels, channels, device)?;
         let tile = Tile { lanes, height: 4, width: columns };
-        let flags = [("TURNED", usize::from(turned)), ("BIAS", usize::from(bias.is_some()))];
+        let mask = if let Epilogue::Mask(mask) = epilogue { Some(mask) } else { None };
+        let flags = [
+            ("TURNED", usize::from(turned)),
+            ("BIAS", usize::from(bias.is_some())),
+            ("RELU", usize::from(epilogue == Epilogue::Relu)),
+            ("MASK", usize::from(mask.is_some())),
+        ];
         let (source, weight) = if turned { (1, 0) } else { (0, 1) };
-        let weight = Binding::Input(weight);
+        let (source, weight) = (Binding::Input(source), Binding::Input(weight));
         let params = [
             ("batch", self.batch),
             ("source_height", source_extents[0]),
@@ -119,7 +126,7 @@ impl Geometry {
         let dispatch = Dispatch {
             kernel,
             constants: self.constants(&[&tile.constants()[..], &flags].concat()),
-            bindings: vec![Binding::Input(source), weight, bias.unwrap_or(weight), Binding::Output],
+            bindings: vec![source, weight, bias.unwrap_or(weight), mask.unwrap_or(weight), Binding::Output],
             params: params.map(|(name, value)| (name, value.into())).into(),
             workgroups: workgroup_grid(tile.workgroups(self.batch, extents, phases, channels)),
         };
@@ -164,6 +171,16 @@ impl Geometry {
             workgroups: workgroup_grid(parts * blocks * coarse_channels.div_ceil(2 * lanes)),
         }))
     }
+}
+
+/// What happens to a sum of products before it is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::ops) enum Epilogue {
+    None,
+    /// Below 0 it becomes 0.
+    Relu,
+    /// Where this is not above 0, it becomes 0.
+    Mask(Binding),
 }
 
 /// Channels of the fine side that a lane of `conv2d/grad_weight_subgroup` owns.

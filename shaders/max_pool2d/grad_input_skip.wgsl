@@ -1,0 +1,80 @@
+// grad_input = 0 where x <= 0, else grad_pooled at the first maximum of each window, plus grad_concat inside the crop that was
+// concatenated: the gradient of a ReLU whose result x is pooled, and cropped and concatenated as a skip.
+// One invocation owns one channel of one window of x, cut windows at the lower and right edge included; one workgroup 64 neighbours
+// a turn. Bytes moved: 8 per element of x, 4 per element of grad_pooled and of the crop.
+struct Params {
+    count: u32,
+    in_height: u32,
+    in_width: u32,
+    out_height: u32,
+    out_width: u32,
+    channels: u32,
+    crop_height: u32,
+    crop_width: u32,
+    crop_channels: u32,
+    top: u32,
+    left: u32,
+}
+
+const KERNEL_SIZE = 2u;
+
+@group(0) @binding(0) var<storage, read> x: array<f32>; // [n, in_height, in_width, channels]
+@group(0) @binding(1) var<storage, read> grad_pooled: array<f32>; // [n, out_height, out_width, channels]
+@group(0) @binding(2) var<storage, read> grad_concat: array<f32>; // [n, crop_height, crop_width, crop_channels]
+@group(0) @binding(3) var<storage, read_write> grad_input: array<f32>; // [n, in_height, in_width, channels]
+@group(0) @binding(4) var<uniform> params: Params; // count: n * ceil(in_height / k) * ceil(in_width / k) * channels
+
+@compute @workgroup_size(64)
+fn main(
+    @builtin(workgroup_id) group: vec3u,
+    @builtin(num_workgroups) groups: vec3u,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let turns = (params.count - 1u) / (64u * groups.x * groups.y) + 1u;
+    for (var turn = 0u; turn < turns; turn++) {
+        let i = ((group.x + group.y * groups.x) * turns + turn) * 64u + lane;
+        if i >= params.count {
+            return;
+        }
+        let columns = (params.in_width + KERNEL_SIZE - 1u) / KERNEL_SIZE;
+        let rows = (params.in_height + KERNEL_SIZE - 1u) / KERNEL_SIZE;
+        let c = i % params.channels;
+        let window = i / params.channels;
+        let ox = window % columns;
+        let oy = window / columns % rows;
+        let n = window / columns / rows;
+        let height = min(KERNEL_SIZE, params.in_height - oy * KERNEL_SIZE);
+        let width = min(KERNEL_SIZE, params.in_width - ox * KERNEL_SIZE);
+        let first = ((n * params.in_height + oy * KERNEL_SIZE) * params.in_width + ox * KERNEL_SIZE) * params.channels + c;
+
+        var grad = 0.0;
+        var winner = 0u;
+        if oy < params.out_height && ox < params.out_width {
+            grad = grad_pooled[((n * params.out_height + oy) * params.out_width + ox) * params.channels + c];
+            var best = x[first];
+            for (var r = 0u; r < KERNEL_SIZE; r++) {
+                for (var s = 0u; s < KERNEL_SIZE; s++) {
+                    let value = x[first + (r * params.in_width + s) * params.channels];
+                    if value > best {
+                        best = value;
+                        winner = r * KERNEL_SIZE + s;
+                    }
+                }
+            }
+        }
+        for (var r = 0u; r < height; r++) {
+            for (var s = 0u; s < width; s++) {
+                // Left of and above the crop these wrap around to huge numbers, which are outside as well.
+                let column = ox * KERNEL_SIZE + s - params.left;
+                let line = oy * KERNEL_SIZE + r - params.top;
+                var sum = select(0.0, grad, r * KERNEL_SIZE + s == winner);
+                if line < params.crop_height && column < params.crop_width {
+                    let pixel = (n * params.crop_height + line) * params.crop_width + column;
+                    sum += grad_concat[pixel * params.crop_channels + c];
+                }
+                let here = first + (r * params.in_width + s) * params.channels;
+                grad_input[here] = select(sum, 0.0, x[here] <= 0.0);
+            }
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! From a graph to one with fewer kernels: ops that follow each other are computed together where one kernel can.
+//!
+//! What a fused kernel leaves out is writing a tensor to memory and reading it again. Three chains of a U-Net's training step are fused:
+//!
+//! | chain | one kernel |
+//! |---|---|
+//! | convolution, ReLU | [`Conv2dRelu`] |
+//! | gradient of a convolution's input, gradient of the ReLU that made this input | [`ThenReluGrad`] |
+//! | gradients of pooling and of the skip, their sum, gradient of the ReLU before | [`MaxPool2dGradSkip`] |
+//!
+//! The values are the same to the bit, since each sum is added in the same order, and rounded at the same places.
+
+use crate::graph::{Graph, NodeId, NodeKind};
+use crate::op::AnyOp;
+use crate::ops::{
+    Add, Conv2d, Conv2dGradInput, Conv2dRelu, ConvTranspose2dGradInput, CropConcatGradSkip, MaxPool2dGrad,
+    MaxPool2dGradSkip, Relu, ReluGrad, ThenReluGrad,
+};
+use std::any::Any;
+use std::sync::Arc;
+
+/// What a node becomes: another op on other inputs.
+type Rewrite = (Arc<dyn AnyOp>, Vec<NodeId>);
+
+impl Graph {
+    /// The same nodes, but that the last op of each fused chain computes the whole chain from its inputs; nothing depends on the others
+    /// of the chain any more, so they are not computed. A value that something else uses, an output for one, is never fused away.
+    #[must_use]
+    pub fn fused(&self) -> Self {
+        let needed = self.needed();
+        let mut uses = vec![0usize; self.nodes.len()];
+        for (node, _) in self.nodes.iter().zip(&needed).filter(|&(_, &needed)| needed) {
+            if let NodeKind::Op { inputs, .. } = &node.kind {
+                inputs.iter().for_each(|input| uses[input.0] += 1);
+            }
+        }
+        let gradients = self.parameters.iter().filter_map(|parameter| parameter.gradient);
+        self.outputs().iter().map(|&(_, node)| node).chain(gradients).for_each(|node| uses[node.0] += 1);
+        let chain = Chain { graph: self, uses };
+        let mut fused = self.clone();
+        for (index, node) in self.nodes.iter().enumerate().filter(|&(index, _)| needed[index]) {
+            if let NodeKind::Op { op, inputs } = &node.kind
+                && let Some((op, inputs)) = chain.ending_in(op.as_ref(), inputs)
+            {
+                fused.nodes[index].kind = NodeKind::Op { op, inputs };
+            }
+        }
+        fused
+    }
+}
+
+struct Chain<'a> {
+    graph: &'a Graph,
+    /// How often each node is used, by nodes that are needed and from outside.
+    uses: Vec<usize>,
+}
+
+impl Chain<'_> {
+    fn ending_in(&self, op: &dyn AnyOp, inputs: &[NodeId]) -> Option<Rewrite> {
+        if is::<Relu>(op).is_some() {
+            let (&conv, inputs) = self.alone::<Conv2d>(*inputs.first()?)?;
+            return Some((Arc::new(Conv2dRelu(conv)), inputs.to_vec()));
+        }
+        is::<ReluGrad>(op)?;
+        let &[y, grad] = inputs else { return None };
+        let through = |inputs: &[NodeId]| [inputs, &[y]].concat();
+        if let Some((&conv, inputs)) = self.alone::<Conv2dGradInput>(grad) {
+            return Some((Arc::new(ThenReluGrad(conv)), through(inputs)));
+        }
+        if let Some((&conv, inputs)) = self.alone::<ConvTranspose2dGradInput>(grad) {
+            return Some((Arc::new(ThenReluGrad(conv)), through(inputs)));
+        }
+        let (_, summands) = self.alone::<Add>(grad)?;
+        let &[skip, pool] = summands else { return None };
+        let (&skip, skip_inputs) = self.alone::<CropConcatGradSkip>(skip)?;
+        let (&pool, pool_inputs) = self.alone::<MaxPool2dGrad>(pool)?;
+        let (&[pooled, grad_pooled], &[grad_concat]) = (pool_inputs, skip_inputs) else { return None };
+        let op = MaxPool2dGradSkip { pool, skip };
+        (pooled == y).then(|| (Arc::new(op) as Arc<dyn AnyOp>, vec![y, grad_pooled, grad_concat]))
+    }
+
+    /// The op of a node and its inputs, if it is an `O` and used once.
+    fn alone<O: Any>(&self, node: NodeId) -> Option<(&O, &[NodeId])> {
+        let NodeKind::Op { op, inputs } = &self.graph.node(node).kind else { return None };
+        is::<O>(op.as_ref()).filter(|_| self.uses[node.0] == 1).map(|op| (op, inputs.as_slice()))
+    }
+}
+
+fn is<O: Any>(op: &dyn AnyOp) -> Option<&O> {
+    op.as_any().downcast_ref()
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::models::{Training, UNet};
+    use crate::ops::Conv2d;
+    use crate::shape::TensorType;
+    use crate::{Graph, graph::Init, graph::NodeKind};
+    use std::collections::BTreeMap;
+
+    /// How many nodes of each op are computed.
+    fn computed(graph: &Graph) -> BTreeMap<&'static str, usize> {
+        let mut counts = BTreeMap::new();
+        for (node, _) in graph.nodes().iter().zip(graph.needed()).filter(|(_, needed)| *needed) {
+            if let NodeKind::Op { op, .. } = &node.kind {
+                *counts.entry(op.name()).or_default() += 1;
+            }
+        }
+        counts
+    }
+
+    #[test]
+    fn a_training_step_keeps_no_relu_and_no_gradient_of_one() {
+        let net = UNet { in_channels: 1, classes: 2, base_channels: 2, depth: 3, dropout: 0.0 };
+        let side = net.smallest_side();
+        let step = net.build(1, [side; 2]).unwrap().training_step(&Training::default()).unwrap();
+        let (before, after) = (computed(&step.graph), computed(&step.graph.fused()));
+        assert_eq!(before["relu"], 14);
+        for gone in ["relu", "relu_grad", "add", "max_pool2d_grad", "crop_concat_grad_skip"] {
+            assert!(before.contains_key(gone) && !after.contains_key(gone), "{gone}: {after:?}");
+        }
+        assert_eq!((after["conv2d"], after["conv2d_relu"]), (1, 14), "the head has no ReLU");
+        assert_eq!(
+            after["conv2d_grad_input_relu_grad"], 8,
+            "one behind each block's second convolution, and the head's"
+        );
+        assert_eq!(after["conv_transpose2d_grad_input_relu_grad"], 3);
+        assert_eq!(after["max_pool2d_grad_skip"], 3);
+        assert_eq!(computed(&step.graph.fused().fused()), after, "there is nothing left to fuse");
+    }
+
+    #[test]
+    fn what_something_else_uses_stays() {
+        let mut graph = Graph::new();
+        let x = graph.input("x", TensorType::f32([1, 5, 5, 2]).unwrap());
+        let weight = graph.parameter("weight", [3, 3, 2, 2], Init::Zeros).unwrap();
+        let conv = graph.conv2d("conv", x, weight, None, Conv2d::default()).unwrap();
+        let relu = graph.relu("relu", conv).unwrap();
+        graph.mark_output("relu", relu).unwrap();
+        assert_eq!(computed(&graph.fused()), BTreeMap::from([("conv2d_relu", 1)]));
+        graph.mark_output("conv", conv).unwrap();
+        assert_eq!(computed(&graph.fused()), BTreeMap::from([("conv2d", 1), ("relu", 1)]));
+    }
+}
