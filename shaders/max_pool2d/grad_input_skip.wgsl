@@ -1,7 +1,7 @@
 // grad_input = 0 where x <= 0, else grad_pooled at the first maximum of each window, plus grad_concat inside the crop that was
 // concatenated: the gradient of a ReLU whose result x is pooled, and cropped and concatenated as a skip.
-// One invocation owns one channel of one window of x, cut windows at the lower and right edge included; one workgroup 64 neighbours
-// a turn. Bytes moved: 8 per element of x, 4 per element of grad_pooled and of the crop.
+// One invocation owns one channel of one window of x, cut windows at the lower and right edge included; one workgroup 64
+// neighbours a turn. Bytes moved: 8 per element of x, 4 per element of grad_pooled and of the crop.
 struct Params {
     count: u32,
     in_height: u32,
