@@ -314,6 +314,14 @@ impl Predictor {
         Ok(prediction)
     }
 
+    /// Into how many tiles an image of this size is cut, in each view of it.
+    ///
+    /// # Errors
+    /// As [`Predictor::tile_for`].
+    pub fn tiles_for(&self, height: usize, width: usize) -> Result<usize> {
+        Ok(self.passes([height, width])?.iter().map(Pass::tiles).max().unwrap_or(0))
+    }
+
     /// The passes over an image of this size.
     fn passes(&self, size: [usize; 2]) -> Result<Vec<Pass>> {
         let pass = |orientation: Orientation| {
@@ -464,6 +472,24 @@ mod tests {
                 assert!(!enough, "{extent} pixels in {count} tiles: {smaller} would do, not {side}");
             }
         }
+    }
+
+    #[test]
+    fn a_network_of_which_no_tile_fits_is_refused() {
+        let net = UNet { base_channels: 1024, depth: 5, ..UNet::default() };
+        let predictor = Predictor {
+            device: Device::Cpu,
+            net,
+            parameters: Vec::new(),
+            tile: None,
+            averaging: Averaging::default(),
+            threshold: None,
+            loaded: None,
+        };
+        let error = predictor.tile_for(100, 2000).unwrap_err();
+        let side = smallest_tile(&net);
+        assert!(matches!(error, Error::Memory(_)), "{error}");
+        assert!(error.to_string().contains(&format!("not even a tile of {side}×{side} pixels fits")), "{error}");
     }
 
     #[test]
