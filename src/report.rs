@@ -42,6 +42,8 @@ struct Report {
     by_pixel: Option<String>,
     /// The learning rate over the steps, as SVG.
     schedule: Option<String>,
+    /// The file of the weights that predict below.
+    weights: String,
     scores: Option<Scores>,
     /// Scores by object, where the truth of validation images tells objects apart.
     objects: Option<InstanceScores>,
@@ -124,6 +126,7 @@ pub fn write(
         curve: curve(&records)?,
         by_pixel: by_pixel(&records)?,
         schedule: schedule(&records)?,
+        weights: weights.path().file_name().unwrap_or_default().to_string_lossy().into_owned(),
         scores: (!validation.is_empty()).then(|| total.scores()),
         objects: (!objects.is_empty()).then(|| InstanceScores::mean(&objects)),
         images: validation.len(),
@@ -258,4 +261,41 @@ fn weight_maps(
         }
     }
     Ok(pictures)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::{Image, LabelMap};
+    use crate::train::BorderUse;
+
+    fn sample(values: &[u32]) -> Sample {
+        let size = values.len();
+        let pixels = (0..size).map(|pixel| pixel as f32).collect();
+        let image = Image { height: 1, width: size, channels: 1, bit_depth: 8, pixels, alpha_dropped: false };
+        Sample {
+            name: "a".into(),
+            image,
+            truth: Truth::Classes(LabelMap { height: 1, width: size, values: values.to_vec() }),
+        }
+    }
+
+    #[test]
+    fn weights_are_shown_as_training_had_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut training: Vec<Sample> = (0..3).map(|_| sample(&[0, 0, 0, 1])).collect();
+        training.push(sample(&[1, 1, 1, 1]));
+        let highest = |config: Config| -> Vec<f32> {
+            let maps = weight_maps(&config, &training, 2, &WeightMaps::new(folder.path())).unwrap();
+            maps.into_iter().map(|(.., highest)| highest).collect()
+        };
+        let plain = Config { border: BorderUse::Never, ..Config::default() };
+        assert!(highest(plain.clone()).is_empty(), "all weights are 1");
+        // Of 16 pixels in two classes 7 are of class 1, in the fourth image most of them.
+        let balanced = Config { balance: true, ..plain };
+        let found = highest(balanced.clone());
+        assert!(found.len() == 3 && found.iter().all(|weight| (weight - 16.0 / 14.0).abs() < 1e-6), "{found:?}");
+        assert_eq!(highest(Config { loss: LossKind::Both, ..balanced.clone() }), found);
+        assert!(highest(Config { loss: LossKind::Dice, ..balanced }).is_empty(), "Dice has no weights");
+    }
 }

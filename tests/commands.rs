@@ -361,7 +361,7 @@ fn more_objects_than_16_bits_number_cost_that_image_only() {
     std::fs::create_dir(path("images")).unwrap();
     // Every second pixel of a chessboard is an object: 66,248 of them, and 8.
     for (name, side) in [("a-many", 364), ("b-few", 4)] {
-        let bright = |pixel: usize| (pixel / side + pixel % side) % 2 == 0;
+        let bright = |pixel: usize| (pixel / side + pixel % side).is_multiple_of(2);
         let values: Vec<u8> = (0..side * side).map(|pixel| if bright(pixel) { 200 } else { 50 }).collect();
         write_grey8(&folder.path().join(format!("images/{name}.png")), side, side, &values).unwrap();
     }

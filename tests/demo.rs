@@ -1,7 +1,5 @@
 //! The demo from its first image to its last picture, with a smaller network and few steps.
 
-#![expect(clippy::unwrap_used, reason = "a test may panic")]
-
 use std::fs;
 use std::process::Command;
 use std::sync::atomic::AtomicBool;

@@ -359,7 +359,13 @@ fn a_run_that_diverges_leaves_a_report_that_says_so() {
     let (code, text) = ended(&train(folder.path(), &["--steps", "20", "--lr", "1e30"]));
     assert!(code == 7 && text.find("training has diverged").unwrap() < text.find("report: ").unwrap(), "{text}");
     let html = fs::read_to_string(folder.path().join("run/report.html")).unwrap();
-    for part in ["What went wrong", "training has diverged", "--lr", "2 validation images", "Worst images"] {
+    for part in [
+        "What went wrong",
+        "training has diverged",
+        "--lr",
+        "2 validation images, pixels pooled, by last.safetensors",
+        "Worst images",
+    ] {
         assert!(html.contains(part), "{part}");
     }
 }
@@ -367,16 +373,16 @@ fn a_run_that_diverges_leaves_a_report_that_says_so() {
 #[test]
 fn validation_labels_of_another_kind_are_refused() {
     let folder = workplace();
-    let data = folder.path().join("data");
-    fs::remove_dir_all(data.join("instances")).unwrap();
-    fs::create_dir(data.join("masks")).unwrap();
-    for image in fs::read_dir(data.join("images")).unwrap() {
+    let val = folder.path().join("val");
+    fs::remove_dir_all(val.join("instances")).unwrap();
+    fs::create_dir(val.join("masks")).unwrap();
+    for image in fs::read_dir(val.join("images")).unwrap() {
         let values: Vec<u8> = (0..64 * 64).map(|pixel| (pixel % 3) as u8).collect();
-        write_grey8(&data.join("masks").join(image.unwrap().file_name()), 64, 64, &values).unwrap();
+        write_grey8(&val.join("masks").join(image.unwrap().file_name()), 64, 64, &values).unwrap();
     }
-    let (code, text) = ended(&train(folder.path(), &["--steps", "1", "--classes", "3"]));
+    let (code, text) = ended(&train(folder.path(), &["--steps", "1"]));
     assert_eq!(code, 3, "{text}");
-    assert!(text.contains("2 classes here, 3 in the training data") && text.contains("same kind of labels"), "{text}");
+    assert!(text.contains("3 classes here, 2 in the training data") && text.contains("same kind of labels"), "{text}");
 }
 
 #[test]

@@ -104,8 +104,9 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "PIXELS")]
     border_sigma: Option<f32>,
     /// Let rare classes weigh more, so that all classes count the same in total, as in the paper; not with --border-map release
-    #[arg(long)]
-    balance: bool,
+    /// [default: false]
+    #[arg(long, value_name = "true|false", num_args = 0..=1, default_missing_value = "true")]
+    balance: Option<bool>,
     /// Change tiles by the whole recipe: flips, elastic deformation, rotation, scale, intensities, noise; --config sets each of them
     #[arg(long, conflicts_with = "no_augment")]
     augment: bool,
@@ -173,7 +174,7 @@ impl Arguments {
         set(&mut config.border_map, self.border_map);
         set_some(&mut config.border_w0, self.border_w0);
         set_some(&mut config.border_sigma, self.border_sigma);
-        set(&mut config.balance, self.balance.then_some(true));
+        set(&mut config.balance, self.balance);
         set(&mut config.augment, self.augment.then_some(Augmentation::RECIPE));
         set(&mut config.augment, self.no_augment.then_some(Augmentation::NONE));
         set(&mut config.evaluate_every, self.evaluate_every);

@@ -79,7 +79,7 @@ pub(super) fn html(report: &Report) -> Result<String> {
                 @if let Some(schedule) = &report.schedule {
                     div class="plot" { (PreEscaped(schedule)) }
                 }
-                @if let Some(scores) = &report.scores { (quality(scores, report.images)) }
+                @if let Some(scores) = &report.scores { (quality(scores, report.images, &report.weights)) }
                 @if let Some(objects) = &report.objects { (by_object(objects)) }
                 @if !report.progress.is_empty() {
                     h2 { "Over time" }
@@ -155,11 +155,11 @@ fn tiles(summary: &Value) -> Markup {
 }
 
 /// Scores by class and the confusion matrix.
-fn quality(scores: &Scores, images: usize) -> Markup {
+fn quality(scores: &Scores, images: usize, weights: &str) -> Markup {
     let score = |value: Option<f64>| value.map_or("absent".to_owned(), |value| format!("{value:.4}"));
     html! {
         h2 { "Quality" }
-        p { (images) " validation images, pixels pooled, with the best weights: pixel error " (format!("{:.4}", scores.pixel_error))
+        p { (images) " validation images, pixels pooled, by " (weights) ": pixel error " (format!("{:.4}", scores.pixel_error))
             ", foreground IoU " (score(scores.foreground_iou)) ", mean IoU " (score(scores.mean_iou)) "." }
         table {
             thead { tr { th { "class" } th { "pixels" } th { "IoU" } th { "Dice" }
