@@ -20,7 +20,7 @@ const SIDE: usize = 256;
 /// Images to learn from, to choose the best weights by, and to report on. They differ in the index they are generated from.
 const IMAGES: [u32; 3] = [32, 4, 6];
 
-/// What the demo found: the content of `summary.json`.
+/// What the demo found: the content of `demo.json`.
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
     /// Foreground IoU of the best weights, pooled over the held-out images, which neither trained nor chose the weights.
@@ -85,24 +85,23 @@ pub fn config(seed: u32) -> Config {
     }
 }
 
-/// Makes images, trains, and writes `data/`, the files of a training run, `summary.json`, `report.html`, `loss.svg` and `examples.png` to
-/// a folder.
-/// An earlier demo there is replaced.
+/// Makes images, trains on them by this configuration, which [`config`] gives, and writes `data/`, the files of a training run, `demo.json`,
+/// `report.html`, `loss.svg` and `examples.png` to a folder. An earlier demo there is replaced.
 ///
 /// # Errors
 /// [`Error::Usage`] when the folder holds something else, [`Error::Io`] when a file cannot be written; as [`train`].
 pub fn run(
     device: &Device,
-    seed: u32,
+    config: Config,
     out: &Path,
     stop: &AtomicBool,
     observer: &mut dyn FnMut(&Event<'_>),
 ) -> Result<Report> {
     let started = Instant::now();
     clear(out)?;
-    let [training, validation, held_out] = images(seed, out)?;
+    let [training, validation, held_out] = images(config.seed, out)?;
     let data = |name: &str| Some(out.join("data").join(name));
-    let config = Config { data: data("train"), val: data("val"), ..config(seed) };
+    let config = Config { data: data("train"), val: data("val"), ..config };
     let mut records: Vec<Record> = Vec::new();
     let job = Job {
         config: &config,
@@ -137,10 +136,10 @@ pub fn run(
         steps_per_second: summary.steps_per_second,
         parameters: summary.parameters,
         device: device.to_string(),
-        seed,
+        seed: config.seed,
     };
     report::write(out, device, &training, &validation, &mut |_, _| {})?;
-    let path = out.join("summary.json");
+    let path = out.join(RESULT);
     let text = serde_json::to_string_pretty(&report).map_err(|error| Error::io("write", &path, error.into()))?;
     atomic::write(&path, |file| writeln!(file, "{text}"))?;
     Ok(report)
@@ -149,8 +148,11 @@ pub fn run(
 /// The name of the file that marks a folder as a demo's, whose files the next demo may replace.
 const MARKER: &str = ".tilewise-demo";
 
+/// The name of the file of its [`Report`].
+const RESULT: &str = "demo.json";
+
 /// What a demo writes.
-const FILES: [&str; 13] = [
+const FILES: [&str; 14] = [
     MARKER,
     "data",
     "config.toml",
@@ -159,6 +161,7 @@ const FILES: [&str; 13] = [
     "last.safetensors",
     "best.safetensors",
     "summary.json",
+    RESULT,
     report::FILE,
     report::PROGRESS,
     MAPS,
@@ -208,7 +211,7 @@ fn draw_curve(path: &Path, records: &[Record]) -> Result<()> {
     let score = |record: &Record| Some((f64::from(record.step), record.scored?.foreground_iou?));
     let score = records.iter().filter_map(score).collect();
     let svg = curve_svg(
-        &Curve { name: "training loss".into(), points: loss },
+        &[Curve { name: "training loss".into(), points: loss }],
         &[Curve { name: "foreground IoU, validation images".into(), points: score }],
     )?;
     atomic::write(path, |file| file.write_all(svg.as_bytes()))

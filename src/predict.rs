@@ -227,11 +227,12 @@ impl Predictor {
         let mut counts = [1, 1];
         loop {
             let largest = tile[0].max(tile[1]);
-            if largest <= LARGEST_AUTOMATIC_SIDE && self.fits(tile)? {
+            let is_smallest = largest == smallest_tile(&self.net);
+            if (is_smallest || largest <= LARGEST_AUTOMATIC_SIDE) && self.fits(tile)? {
                 return Ok(tile);
             }
             let longer = usize::from(tile[1] > tile[0]);
-            if largest == smallest_tile(&self.net) {
+            if is_smallest {
                 return Err(Error::Memory(format!(
                     "not even a tile of {largest}×{largest} pixels fits {}; use a smaller network or `--device cpu`",
                     self.device
@@ -312,6 +313,14 @@ impl Predictor {
             prediction.decide(threshold);
         }
         Ok(prediction)
+    }
+
+    /// Into how many tiles an image of this size is cut, in each view of it.
+    ///
+    /// # Errors
+    /// As [`Predictor::tile_for`].
+    pub fn tiles_for(&self, height: usize, width: usize) -> Result<usize> {
+        Ok(self.passes([height, width])?.iter().map(Pass::tiles).max().unwrap_or(0))
     }
 
     /// The passes over an image of this size.
@@ -464,6 +473,29 @@ mod tests {
                 assert!(!enough, "{extent} pixels in {count} tiles: {smaller} would do, not {side}");
             }
         }
+    }
+
+    #[test]
+    fn a_network_of_which_no_tile_fits_is_refused() {
+        let tile_for = |base_channels| {
+            let predictor = Predictor {
+                device: Device::Cpu,
+                net: UNet { base_channels, depth: 7, ..UNet::default() },
+                parameters: Vec::new(),
+                tile: None,
+                averaging: Averaging::default(),
+                threshold: None,
+                loaded: None,
+            };
+            (predictor.tile_for(100, 2000), smallest_tile(&predictor.net))
+        };
+        let (found, side) = tile_for(1);
+        assert!(side > LARGEST_AUTOMATIC_SIDE);
+        assert_eq!(found.unwrap(), [side; 2], "the smallest is no choice, however large it is");
+        let (found, side) = tile_for(64);
+        let error = found.unwrap_err();
+        assert!(matches!(error, Error::Memory(_)), "{error}");
+        assert!(error.to_string().contains(&format!("not even a tile of {side}×{side} pixels fits")), "{error}");
     }
 
     #[test]

@@ -3,13 +3,14 @@
 mod page;
 
 use crate::checkpoint::{Weights, atomic};
+use crate::data::sample::balance;
 use crate::data::{Components, Prepared, Sample, Truth};
 use crate::error::{Error, Result};
 use crate::executor::Device;
 use crate::metrics::{Confusion, InstanceScores, Scores};
 use crate::picture::{Curve, Picture, curve_svg};
 use crate::predict::{Prediction, Predictor};
-use crate::train::{self, Config, Record};
+use crate::train::{self, Config, LossKind, MAPS, Record, WeightMaps};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -35,10 +36,14 @@ struct Report {
     /// `summary.json`.
     summary: serde_json::Value,
     config: String,
-    /// Loss and score over the steps, as SVG.
+    /// Losses and scores over the steps, as SVG.
     curve: String,
+    /// The scores by pixel that [`Report::curve`] has no room for, where there are any.
+    by_pixel: Option<String>,
     /// The learning rate over the steps, as SVG.
     schedule: Option<String>,
+    /// The file of the weights that predict below.
+    weights: String,
     scores: Option<Scores>,
     /// Scores by object, where the truth of validation images tells objects apart.
     objects: Option<InstanceScores>,
@@ -119,14 +124,16 @@ pub fn write(
         summary: summary(&run.join("summary.json")),
         config: config.to_toml()?,
         curve: curve(&records)?,
+        by_pixel: by_pixel(&records)?,
         schedule: schedule(&records)?,
+        weights: weights.path().file_name().unwrap_or_default().to_string_lossy().into_owned(),
         scores: (!validation.is_empty()).then(|| total.scores()),
         objects: (!objects.is_empty()).then(|| InstanceScores::mean(&objects)),
         images: validation.len(),
         progress: moments(&run.join(PROGRESS))?,
         best,
         worst,
-        weight_maps: weight_maps(&config, training)?,
+        weight_maps: weight_maps(&config, training, predictor.net().classes, &WeightMaps::new(&run.join(MAPS)))?,
     };
     let path = run.join(FILE);
     let html = page::html(&report)?;
@@ -158,17 +165,29 @@ fn summary(path: &Path) -> serde_json::Value {
     fs::read_to_string(path).ok().and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default()
 }
 
+/// What each evaluation found, if it found anything.
+fn scores(records: &[Record], name: &str, of: fn(&train::Scored) -> Option<f64>) -> Option<Curve> {
+    let points = records.iter().filter_map(|record| Some((f64::from(record.step), of(&record.scored?)?)));
+    let points: Vec<(f64, f64)> = points.collect();
+    (!points.is_empty()).then(|| Curve { name: name.into(), points })
+}
+
 fn curve(records: &[Record]) -> Result<String> {
     let loss = records.iter().map(|record| (f64::from(record.step), f64::from(record.loss)));
-    let score = |name: &str, of: fn(&train::Scored) -> Option<f64>| {
-        let points = records.iter().filter_map(|record| Some((f64::from(record.step), of(&record.scored?)?)));
-        Curve { name: name.into(), points: points.collect() }
-    };
-    let mut scores = vec![score("foreground IoU, validation images", |scored| scored.foreground_iou)];
-    let objects =
-        [score("AP at IoU 0.5 of objects", |scored| scored.ap50), score("mean AP of objects", |scored| scored.mean_ap)];
-    scores.extend(objects.into_iter().filter(|score| !score.points.is_empty()));
-    curve_svg(&Curve { name: "training loss".into(), points: loss.collect() }, &scores)
+    let mut losses = vec![Curve { name: "training loss".into(), points: loss.collect() }];
+    losses.extend(scores(records, "validation loss", |scored| scored.validation_loss));
+    let scores = [
+        scores(records, "foreground IoU, validation images", |scored| scored.foreground_iou),
+        scores(records, "AP at IoU 0.5 of objects", |scored| scored.ap50),
+        scores(records, "mean AP of objects", |scored| scored.mean_ap),
+    ];
+    curve_svg(&losses, &scores.into_iter().flatten().collect::<Vec<_>>())
+}
+
+fn by_pixel(records: &[Record]) -> Result<Option<String>> {
+    let error = scores(records, "pixel error, validation images", |scored| Some(scored.pixel_error));
+    let iou = scores(records, "mean IoU, validation images", |scored| scored.mean_iou);
+    error.map(|error| curve_svg(&[error], iou.as_slice())).transpose()
 }
 
 /// The learning rate, where it is not the same all the time.
@@ -178,7 +197,7 @@ fn schedule(records: &[Record]) -> Result<Option<String>> {
     if points.windows(2).all(|pair| pair[0].1.to_bits() == pair[1].1.to_bits()) {
         return Ok(None);
     }
-    curve_svg(&Curve { name: "learning rate".into(), points }, &[]).map(Some)
+    curve_svg(&[Curve { name: "learning rate".into(), points }], &[]).map(Some)
 }
 
 /// The pictures that training left, a few of each image's, the first and the last among them.
@@ -210,16 +229,73 @@ fn moments(folder: &Path) -> Result<Vec<Progress>> {
     Ok(images)
 }
 
-/// Images to train on, the weights of their pixels in the loss, and the highest weight.
-fn weight_maps(config: &Config, training: &[Sample]) -> Result<Vec<(String, Picture, Picture, f32)>> {
-    let map = |sample: &Sample| {
+/// The first images to train on, the weights of their pixels in the cross-entropy as training had them, and the highest weight.
+fn weight_maps(
+    config: &Config,
+    training: &[Sample],
+    classes: usize,
+    maps: &WeightMaps,
+) -> Result<Vec<(String, Picture, Picture, f32)>> {
+    if config.loss == LossKind::Dice {
+        return Ok(Vec::new());
+    }
+    let shown = WEIGHT_MAPS.min(training.len());
+    let prepare = |sample: &Sample| maps.prepare(config, sample.clone());
+    let mut prepared = training[..shown].iter().map(prepare).collect::<Result<Vec<_>>>()?;
+    if config.balance {
+        // How rare a class is depends on all images.
+        let others = training[shown..].iter().map(|sample| Prepared::new(sample.clone(), None));
+        prepared.extend(others.collect::<Result<Vec<_>>>()?);
+        balance(&mut prepared, classes)?;
+    }
+    let mut pictures = Vec::new();
+    for (sample, prepared) in training[..shown].iter().zip(&prepared) {
         let size = [sample.image.height, sample.image.width];
-        let prepared = Prepared::new(sample.clone(), config.border_for(&sample.truth))?;
-        let highest = prepared.weights.iter().copied().fold(0.0, f32::max);
-        let image = Picture::of_image(&sample.image.pixels, size, sample.image.channels);
-        Ok((sample.name.clone(), image, Picture::of_values(&prepared.weights, size), highest))
-    };
-    let maps: Result<Vec<_>> = training.iter().take(WEIGHT_MAPS).map(map).collect();
-    // Weights that are the same everywhere are no picture.
-    Ok(maps?.into_iter().filter(|(.., highest)| *highest > 1.0).collect())
+        // Those that are ignored are no weights.
+        let counted = prepared.weights.iter().copied().filter(|&weight| weight > 0.0);
+        let (lowest, highest) = counted.fold((f32::INFINITY, 0.0_f32), |(l, h), weight| (l.min(weight), h.max(weight)));
+        // Weights that are the same everywhere are no picture.
+        if lowest < highest {
+            let image = Picture::of_image(&sample.image.pixels, size, sample.image.channels);
+            pictures.push((sample.name.clone(), image, Picture::of_values(&prepared.weights, size), highest));
+        }
+    }
+    Ok(pictures)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::{Image, LabelMap};
+    use crate::train::BorderUse;
+
+    fn sample(values: &[u32]) -> Sample {
+        let size = values.len();
+        let pixels = (0..size).map(|pixel| pixel as f32).collect();
+        let image = Image { height: 1, width: size, channels: 1, bit_depth: 8, pixels, alpha_dropped: false };
+        Sample {
+            name: "a".into(),
+            image,
+            truth: Truth::Classes(LabelMap { height: 1, width: size, values: values.to_vec() }),
+        }
+    }
+
+    #[test]
+    fn weights_are_shown_as_training_had_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut training: Vec<Sample> = (0..3).map(|_| sample(&[0, 0, 0, 1])).collect();
+        training.push(sample(&[1, 1, 1, 1]));
+        let highest = |config: Config| -> Vec<f32> {
+            let maps = weight_maps(&config, &training, 2, &WeightMaps::new(folder.path())).unwrap();
+            maps.into_iter().map(|(.., highest)| highest).collect()
+        };
+        let plain = Config { border: BorderUse::Never, ..Config::default() };
+        assert!(highest(plain.clone()).is_empty(), "all weights are 1");
+        // Of 16 pixels in two classes 7 are of class 1, in the fourth image most of them.
+        let balanced = Config { balance: true, ..plain };
+        let found = highest(balanced.clone());
+        assert!(found.len() == 3 && found.iter().all(|weight| (weight - 16.0 / 14.0).abs() < 1e-6), "{found:?}");
+        assert_eq!(highest(Config { loss: LossKind::Both, ..balanced.clone() }), found);
+        assert!(highest(Config { loss: LossKind::Dice, ..balanced }).is_empty(), "Dice has no weights");
+    }
 }

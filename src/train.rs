@@ -33,6 +33,7 @@ mod trainer;
 mod validation;
 
 pub(crate) use folder::MAPS;
+pub(crate) use maps::WeightMaps;
 
 pub use config::{BorderUse, Config, LossKind, OptimizerKind};
 pub use diagnosis::{Diagnosis, Units};

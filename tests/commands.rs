@@ -334,6 +334,96 @@ fn one_bad_image_does_not_cost_the_others() {
     assert!(json["failed"][0].as_str().unwrap().contains("broken.png"));
 }
 
+/// A network whose foreground is what is brighter than the mean of an image, pixel by pixel.
+fn brighter_than_mean(path: &Path) {
+    let net = UNet { depth: 1, ..NET };
+    let graph = net.build(1, [net.smallest_side(); 2]).unwrap().graph;
+    let mut bank = vec![0.0; graph.bank_elements()];
+    // [3, 3, c_in, 2] and [1, 1, 2, 2] with the first channel passed on at the centre; the skip comes first in the concatenation.
+    let channels = [("encoder0.conv1", 1), ("encoder0.conv2", 2), ("decoder0.conv1", 4), ("decoder0.conv2", 2)];
+    let mut set = |name: &str, place: usize, value: f32| {
+        let parameter = graph.parameters().iter().find(|parameter| parameter.name == name).unwrap();
+        bank[parameter.offset + place] = value;
+    };
+    for (name, c_in) in channels {
+        set(&format!("{name}.weight"), 4 * c_in * 2, 1.0);
+    }
+    set("head.weight", 1, 1.0);
+    set("head.bias", 0, 1e-3);
+    save(path, &graph, &[Section { prefix: "", bank: &bank }], &Metadata::new().with(Metadata::MODEL, &net)).unwrap();
+}
+
+#[test]
+fn more_objects_than_16_bits_number_cost_that_image_only() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    brighter_than_mean(&folder.path().join("weights.safetensors"));
+    std::fs::create_dir(path("images")).unwrap();
+    // Every second pixel of a chessboard is an object: 66,248 of them, and 8.
+    for (name, side) in [("a-many", 364), ("b-few", 4)] {
+        let bright = |pixel: usize| (pixel / side + pixel % side).is_multiple_of(2);
+        let values: Vec<u8> = (0..side * side).map(|pixel| if bright(pixel) { 200 } else { 50 }).collect();
+        write_grey8(&folder.path().join(format!("images/{name}.png")), side, side, &values).unwrap();
+    }
+    let [weights, images, out] = ["weights.safetensors", "images", "out"].map(path);
+    let predict = |input: &str| {
+        let flags = ["predict", "--device", "cpu", "--json", "--instances", "--weights", &weights, "--input", input];
+        tilewise(&[&flags[..], &["--out", &out]].concat())
+    };
+    for (input, done) in [(&images, 1), (&path("images/a-many.png"), 0)] {
+        let output = predict(input);
+        let message = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(3), "{message}");
+        for part in ["a-many.png", "66248 objects", "65535", "--min-size"] {
+            assert!(message.contains(part), "{part}: {message}");
+        }
+        if done > 0 {
+            let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+            assert_eq!(
+                (json["images"][0]["objects"].as_u64(), json["images"].as_array().unwrap().len()),
+                (Some(8), done)
+            );
+            assert!(Path::new(&out).join("instances/b-few.png").exists());
+        }
+    }
+}
+
+#[test]
+fn blending_without_a_second_tile_is_remarked_on() {
+    let (folder, weights, data) = fixture();
+    let (images, out) = (format!("{data}/images"), folder.path().join("out"));
+    let predict = ["predict", "--weights", &weights, "--input", &images, "--out", out.to_str().unwrap()];
+    let evaluate = ["evaluate", "--weights", &weights, "--data", &data];
+    let smallest = tilewise::predict::smallest_tile(&NET).to_string();
+    for command in [&predict[..], &evaluate[..]] {
+        for (more, expected) in [
+            (&["--blend", "mean"][..], true),
+            (&["--blend", "gaussian", "--views", "4"], true),
+            (&["--blend", "exact"], false),
+            (&["--blend", "mean", "--tile", &smallest], false),
+        ] {
+            let output = tilewise(&[command, &["--device", "cpu"], more].concat());
+            let note = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert!(output.status.success(), "{note}");
+            assert_eq!(note.contains("--blend has nothing to average"), expected, "{more:?}: {note}");
+        }
+    }
+}
+
+#[test]
+fn evaluate_refuses_more_classes_than_the_network_knows() {
+    let (folder, weights, _data) = fixture();
+    let data = folder.path().join("masks of three");
+    for name in ["images", "masks"] {
+        std::fs::create_dir_all(data.join(name)).unwrap();
+        let values: Vec<u8> = (0..48 * 48).map(|pixel| (pixel % 3) as u8).collect();
+        write_grey8(&data.join(name).join("a.png"), 48, 48, &values).unwrap();
+    }
+    let data = data.to_str().unwrap();
+    let arguments = ["evaluate", "--device", "cpu", "--weights", &weights, "--data", data, "--classes", "3"];
+    fails(3, &arguments, &["masks of three", "3 classes", "the network knows 2"]);
+}
+
 /// All one class is remarked on by `predict` always, and by `evaluate` where it is wrong; several classes never are.
 #[test]
 fn a_prediction_of_one_class_is_remarked_on() {

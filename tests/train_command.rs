@@ -11,8 +11,9 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use tilewise::checkpoint::{Metadata, Weights, state_prefix};
 use tilewise::data::cells::write_dataset;
+use tilewise::data::raster::write_grey8;
 use tilewise::random::Random;
-use tilewise::train::{Config, Record};
+use tilewise::train::{BorderUse, Config, Record};
 
 const TILEWISE: &str = env!("CARGO_BIN_EXE_tilewise");
 
@@ -128,13 +129,34 @@ fn killed_at_any_moment_it_leaves_a_whole_checkpoint_and_goes_on() {
     assert_eq!(code, 0, "{text}");
     assert_eq!(steps(folder.path()), (1..=done + 1).collect::<Vec<_>>(), "every step has one line");
     // Twelve kills later it is where an undisturbed run is.
+    is_undisturbed(&folder, &["--steps", &total]);
+}
+
+/// The run in a folder has the files of one that nothing happened to.
+fn is_undisturbed(folder: &TempDir, more: &[&str]) {
     let calm = workplace();
-    let (code, text) = ended(&train(calm.path(), &["--steps", &total]));
+    let (code, text) = ended(&train(calm.path(), more));
     assert_eq!(code, 0, "{text}");
-    for name in ["last.safetensors", "metrics.jsonl"] {
-        let [disturbed, calm] = [&folder, &calm].map(|folder| fs::read(folder.path().join("run").join(name)).unwrap());
+    for name in ["last.safetensors", "best.safetensors", "metrics.jsonl"] {
+        let [disturbed, calm] = [folder, &calm].map(|folder| fs::read(folder.path().join("run").join(name)).unwrap());
         assert!(disturbed == calm, "{name} differs");
     }
+}
+
+/// Everything random at once, on the device that a user gets without asking: the generator, the place in the data, two moments.
+#[test]
+fn killed_with_dropout_augmentation_and_adam_it_goes_on_to_the_same_bytes() {
+    let folder = workplace();
+    let recipe = ["--device", "auto", "--dropout", "0.3", "--augment", "--optimizer", "adamw", "--evaluate-every", "4"];
+    let mut running = Running::start(folder.path(), &[&recipe[..], &["--steps", "1000000"]].concat());
+    wait_for(folder.path(), 10);
+    running.kill();
+    let step: u32 = Weights::load(last(folder.path())).unwrap().metadata().get(Metadata::STEP).unwrap().unwrap();
+    assert!(step >= 9, "{step}");
+    let total = (step + 10).to_string();
+    let (code, text) = ended(&train(folder.path(), &[&recipe[..], &["--steps", &total, "--resume"]].concat()));
+    assert_eq!(code, 0, "{text}");
+    is_undisturbed(&folder, &[&recipe[..], &["--steps", &total]].concat());
 }
 
 #[test]
@@ -216,7 +238,7 @@ fn what_makes_no_sense_is_refused_with_advice() {
     let file = folder.path().join("data/images").read_dir().unwrap().next().unwrap().unwrap().path();
     let inside_a_file = file.join("run");
     let elsewhere = ["--out", inside_a_file.to_str().unwrap()];
-    let cases: [(&[&str], i32, &[&str]); 19] = [
+    let cases: [(&[&str], i32, &[&str]); 22] = [
         (&["--device", "no such device"], 4, &["no such device"]),
         (&["--tile", "37"], 2, &["37", "36 and 38"]),
         (&["--base", "0"], 2, &["base"]),
@@ -228,6 +250,9 @@ fn what_makes_no_sense_is_refused_with_advice() {
         (&["--sampling", "size"], 2, &["`images` or `pixels`"]),
         (&["--foreground", "2"], 2, &["foreground"]),
         (&["--border-map", "none"], 2, &["`paper` or `release`"]),
+        (&["--border", "sometimes"], 2, &["`instances`, `always`, `never`"]),
+        (&["--border-sigma", "1e6"], 2, &["border_sigma", "at most 1000"]),
+        (&["--balance", "--border-map", "release"], 2, &["set balance to false"]),
         (&["--loss", "sum"], 2, &["`ce`, `dice`, `ce+dice`"]),
         (&["--schedule", "linear"], 2, &["linear", "step:EVERY:FACTOR"]),
         (&["--best-by", "f1"], 2, &["`foreground_iou`, `mean_iou`, `pixel_error`, `loss`"]),
@@ -273,6 +298,11 @@ fn a_run_that_could_not_save_at_all_can_be_started_again() {
     let output = Command::new("sh").args(["-c", script, TILEWISE]).args(&arguments).output().unwrap();
     let (code, text) = ended(&output);
     assert!(code == 6 && text.contains("nothing is lost"), "{text}");
+    // The configuration had room, the checkpoint that comes next had none: the folder holds no run yet, and both ways say so.
+    let run = folder.path().join("run");
+    assert!(run.join("config.toml").exists() && !last(folder.path()).exists());
+    let (code, text) = ended(&train(folder.path(), &["--steps", "2", "--resume"]));
+    assert!(code == 2 && text.contains("no last.safetensors") && text.contains("leave --resume out"), "{text}");
     let (code, text) = ended(&Command::new(TILEWISE).args(arguments).output().unwrap());
     assert_eq!((code, checkpoint_step(folder.path())), (0, 2), "{text}");
 }
@@ -295,6 +325,64 @@ fn a_run_goes_on_from_any_folder_and_a_finished_one_keeps_its_summary() {
     assert!(fs::read(run.join("summary.json")).unwrap() == summary, "nothing was done, so nothing is overwritten");
     let (code, text) = resume(&["--steps", "3"]);
     assert_eq!((code, checkpoint_step(folder.path())), (0, 3), "{text}");
+}
+
+#[test]
+fn the_flags_of_the_weights_reach_the_configuration() {
+    let folder = workplace();
+    let flags = ["--border", "always", "--border-w0", "7", "--border-sigma", "3", "--balance", "--steps", "1"];
+    let (code, text) = ended(&train(folder.path(), &flags));
+    assert_eq!(code, 0, "{text}");
+    let config = Config::read(&folder.path().join("run/config.toml")).unwrap();
+    assert_eq!((config.border, config.balance), (BorderUse::Always, true));
+    assert_eq!((config.border_w0, config.border_sigma), (Some(7.0), Some(3.0)));
+}
+
+#[test]
+fn a_report_that_cannot_be_written_hides_nothing() {
+    let folder = workplace();
+    let in_the_way = folder.path().join("run/report.html/file");
+    fs::create_dir_all(in_the_way.parent().unwrap()).unwrap();
+    fs::write(&in_the_way, "").unwrap();
+    let output = train(folder.path(), &["--steps", "1", "--json"]);
+    let (code, text) = ended(&output);
+    assert_eq!(code, 0, "{text}");
+    let (done, note) = (text.find("done: step 1").unwrap(), text.find("note: there is no report").unwrap());
+    assert!(done < note && text.contains("report.html") && text.contains("`tilewise report "), "{text}");
+    let summary: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(summary["status"], "finished");
+}
+
+#[test]
+fn a_run_that_diverges_leaves_a_report_that_says_so() {
+    let folder = workplace();
+    let (code, text) = ended(&train(folder.path(), &["--steps", "20", "--lr", "1e30"]));
+    assert!(code == 7 && text.find("training has diverged").unwrap() < text.find("report: ").unwrap(), "{text}");
+    let html = fs::read_to_string(folder.path().join("run/report.html")).unwrap();
+    for part in [
+        "What went wrong",
+        "training has diverged",
+        "--lr",
+        "2 validation images, pixels pooled, by last.safetensors",
+        "Worst images",
+    ] {
+        assert!(html.contains(part), "{part}");
+    }
+}
+
+#[test]
+fn validation_labels_of_another_kind_are_refused() {
+    let folder = workplace();
+    let val = folder.path().join("val");
+    fs::remove_dir_all(val.join("instances")).unwrap();
+    fs::create_dir(val.join("masks")).unwrap();
+    for image in fs::read_dir(val.join("images")).unwrap() {
+        let values: Vec<u8> = (0..64 * 64).map(|pixel| (pixel % 3) as u8).collect();
+        write_grey8(&val.join("masks").join(image.unwrap().file_name()), 64, 64, &values).unwrap();
+    }
+    let (code, text) = ended(&train(folder.path(), &["--steps", "1"]));
+    assert_eq!(code, 3, "{text}");
+    assert!(text.contains("3 classes here, 2 in the training data") && text.contains("same kind of labels"), "{text}");
 }
 
 #[test]

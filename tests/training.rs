@@ -260,23 +260,33 @@ fn losing_any_part_of_the_state_changes_the_result() {
             let bank = weights.bank_with(&graph, &prefix).unwrap();
             banks.push((prefix, bank));
         }
-        let rewritten = |name: &str, banks: &[(String, Vec<f32>)], metadata: &Metadata| {
+        // Ten more steps from that checkpoint, by which the whole run has its 20; a lost count of steps begins at 0.
+        let resumed = |name: &str, banks: &[(String, Vec<f32>)], metadata: &Metadata| {
             let out = folder.path().join(name);
             copy_folder(&half, &out);
             let sections: Vec<Section<'_>> = banks.iter().map(|(prefix, bank)| Section { prefix, bank }).collect();
             save(&out.join("last.safetensors"), &graph, &sections, metadata).unwrap();
-            call(&config, &Device::Cpu, &out, true, &mut |_| false).unwrap();
-            files(&out)
+            let steps = 10 + metadata.get::<u32>(Metadata::STEP).unwrap().unwrap();
+            call(&Config { steps, ..config.clone() }, &Device::Cpu, &out, true, &mut |_| false).unwrap();
+            out
         };
         let expected = files(&whole);
-        assert_eq!(rewritten("unchanged", &banks, &metadata), expected);
+        assert_eq!(files(&resumed("unchanged", &banks, &metadata)), expected);
+        // Not the files are compared but the weights: what is edited is in the file anyway.
+        let weights = |out: &Path| Weights::load(out.join("last.safetensors")).unwrap().bank_for(&graph).unwrap();
+        let differs = |part: &str, banks: &[(String, Vec<f32>)], metadata: &Metadata| {
+            assert!(weights(&resumed(part, banks, metadata)) != weights(&whole), "nothing shows that {part} was lost");
+        };
         for (index, state) in states.iter().enumerate() {
             let mut banks = banks.clone();
             banks[index + 1].1.fill(0.0);
-            assert_ne!(rewritten(state, &banks, &metadata)[0], expected[0], "no {state}");
+            differs(state, &banks, &metadata);
         }
-        assert_ne!(rewritten("another step", &banks, &metadata.clone().with(Metadata::STEP, &9))[2], expected[2]);
-        let no_best = rewritten("no best", &banks, &metadata.with("best", &None::<u32>));
+        let edited = || metadata.clone();
+        differs("the state of the generator", &banks, &edited().with("generator", &[config.seed, 0]));
+        differs("the place in the data", &banks, &edited().with("batch", &0));
+        differs("the step of the schedule", &banks, &edited().with(Metadata::STEP, &0));
+        let no_best = files(&resumed("no best", &banks, &edited().with("best", &None::<u32>)));
         assert_eq!(no_best[2], expected[2], "what was best so far does not change the steps");
     }
 }
@@ -611,7 +621,45 @@ fn what_would_mix_two_runs_is_refused() {
     };
     let message = train(job, &mut |_| {}).unwrap_err().to_string();
     assert!(message.contains("not those that this run began with"), "{message}");
+    // Even where the configuration in the folder was edited to say so.
+    let written = fs::read_to_string(out.join("config.toml")).unwrap();
+    fs::write(out.join("config.toml"), written.replace("seed = 1", "seed = 2")).unwrap();
+    let error = call(&Config { seed: 2, ..config() }, &Device::Cpu, out, true, &mut |_| false).unwrap_err();
+    let message = error.to_string();
+    assert!(error.exit_code() == 3 && message.contains("has the seed 1, the configuration 2"), "{message}");
     assert_eq!(files(out), before, "a refusal changes nothing");
+}
+
+#[test]
+fn samples_that_do_not_fit_the_network_are_named() {
+    let refusal = |change: &dyn Fn(&mut Sample, &mut Sample)| {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut training, mut validation) = (discs(0), discs(10));
+        change(&mut training, &mut validation);
+        let job = Job {
+            config: &config(),
+            device: &Device::Cpu,
+            training: vec![training],
+            validation: vec![validation],
+            classes: 2,
+            metadata: Metadata::new(),
+            out: folder.path(),
+            resume: false,
+            stop: &AtomicBool::new(false),
+        };
+        train(job, &mut |_| {}).unwrap_err().to_string()
+    };
+    let message = refusal(&|training, _| {
+        let mut classes = training.classes().into_owned();
+        classes.values[7] = 5;
+        training.truth = Truth::Classes(classes);
+    });
+    assert_eq!(message, "discs0: class 5 in a network of 2 classes, 0 to 1");
+    let message = refusal(&|_, validation| {
+        let Image { channels, pixels, .. } = &mut validation.image;
+        (*channels, *pixels) = (3, pixels.iter().flat_map(|&value| [value; 3]).collect());
+    });
+    assert_eq!(message, "discs10: the validation image has 3 channel(s), the training images have 1");
 }
 
 #[test]

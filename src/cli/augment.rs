@@ -43,7 +43,9 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
     let count = arguments.samples.clamp(1, dataset.pairs().len());
     let indices: Vec<usize> = (0..count).map(|sample| sample * dataset.pairs().len() / count).collect();
     let device = global.open_device()?;
-    let previews = preview(&config, &device, dataset.read(&indices)?, arguments.versions)?;
+    let samples = dataset.read(&indices)?;
+    let augment = config.augment.in_frame([config.tile_for(&samples); 2]);
+    let previews = preview(&config, &device, samples, arguments.versions)?;
     let mut rows: Vec<Vec<Picture>> = previews.iter().map(row).collect();
     for (row, preview) in rows.iter_mut().zip(&previews) {
         row[0] = row[0].titled(&preview.name);
@@ -56,7 +58,7 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
         let names: Vec<&str> = previews.iter().map(|preview| preview.name.as_str()).collect();
         print_json(&json!({ "images": names, "augment": config.augment, "preview": arguments.preview }))?;
     } else {
-        print(&format!("{}\n{} images: {}\n", config.augment, previews.len(), arguments.preview.display()))?;
+        print(&format!("{augment}\n{} images: {}\n", previews.len(), arguments.preview.display()))?;
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -20,8 +20,9 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
     let device = global.open_device()?;
     let stop = stop_on_interrupt();
     let seed = global.seed.unwrap_or(1);
-    let mut view = View::new(global, demo::config(seed).batch);
-    let report = demo::run(&device, seed, &arguments.out, &stop, &mut |event| view.show(event));
+    let config = demo::config(seed);
+    let mut view = View::new(global, config.batch);
+    let report = demo::run(&device, config, &arguments.out, &stop, &mut |event| view.show(event));
     view.finish();
     let report = match report {
         Err(error @ Error::Interrupted) => {

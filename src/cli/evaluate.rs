@@ -51,6 +51,7 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
     bar.set_length(count as u64);
     let (mut total, mut variety) = (Confusion::new(known), Variety::new(known));
     let mut instances = Vec::new();
+    let mut most_tiles = 0;
     let mut images = Vec::with_capacity(count);
     for index in 0..count {
         for sample in dataset.read(&[index])? {
@@ -59,6 +60,7 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
                 Error::Data { problem, .. } => dataset.pairs()[index].image.error(problem),
                 other => other,
             })?;
+            most_tiles = most_tiles.max(predictor.tiles_for(sample.image.height, sample.image.width)?);
             total.merge(&confusion);
             variety.add(&prediction.logits, &prediction.labels);
             let scores = confusion.scores();
@@ -77,6 +79,9 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
         bar.inc(1);
     }
     bar.finish_and_clear();
+    if let Some(remark) = arguments.passes.remark(most_tiles) {
+        global.say(remark);
+    }
     let scores = total.scores();
     let only_class = variety.only_class();
     let wrongly = only_class.is_some() && scores.pixel_error > 0.0;

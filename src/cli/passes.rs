@@ -23,7 +23,7 @@ pub(crate) struct PassArguments {
     #[arg(long, value_name = "scores|probabilities", default_value = "scores", value_parser = parse::<Quantity>)]
     average: Quantity,
     /// How tiles meet: exact (as one pass over the whole image), abutting (the paper's: fewer tiles, slight seams), mean or gaussian
-    /// (they overlap by half and are averaged)
+    /// (they overlap by half and are averaged; of no effect where one tile covers the image, so give a smaller --tile)
     #[arg(long, value_name = "NAME", default_value = "exact", value_parser = parse::<Blend>)]
     blend: Blend,
     /// From which probability of being foreground a pixel is; less joins pixels, more parts objects [default: the most probable class]
@@ -40,6 +40,14 @@ impl PassArguments {
     /// The weights file.
     pub(crate) fn weights(&self) -> tilewise::Result<Weights> {
         Weights::find(&self.weights)
+    }
+
+    /// What to say where tiles were to be averaged and none of the images has as many as two.
+    pub(crate) fn remark(&self, most_tiles: usize) -> Option<&'static str> {
+        let averaged = matches!(self.blend, Blend::Mean | Blend::Gaussian);
+        (averaged && most_tiles == 1).then_some(
+            "note: one tile covers each image, so --blend has nothing to average; give a --tile smaller than the images",
+        )
     }
 
     /// The network of these weights, compiled when the first image comes.

@@ -56,8 +56,18 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
     let mut results = Vec::new();
     let mut failures = Vec::new();
     let mut variety = Variety::new(predictor.net().classes);
+    let mut most_tiles = 0;
     for page in &images {
-        let (image, prediction) = match segment(global, &mut predictor, page) {
+        let name = page.name();
+        let segmented = match segment(global, &mut predictor, page) {
+            Ok((image, prediction)) => match outputs.write(page, &image, &prediction) {
+                // A disk that is full is so for the next image, too.
+                Err(error @ Error::Io { .. }) => return Err(error),
+                written => written.map(|objects| (image, prediction, objects)),
+            },
+            Err(error) => Err(error),
+        };
+        let (image, prediction, objects) = match segmented {
             Ok(segmented) => segmented,
             // One bad file among many is no reason to leave out the others.
             Err(error @ (Error::Data { .. } | Error::Io { .. })) if images.len() > 1 => {
@@ -67,12 +77,11 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
             }
             Err(error) => return Err(error),
         };
-        let name = page.name();
         variety.add(&prediction.logits, &prediction.labels);
-        let objects = outputs.write(&name, &image, &prediction)?;
         let foreground = prediction.labels.iter().filter(|&&label| label != 0).count();
         let share = foreground as f64 / prediction.labels.len() as f64;
         let [tile_height, tile_width] = predictor.tile_for(image.height, image.width)?;
+        most_tiles = most_tiles.max(predictor.tiles_for(image.height, image.width)?);
         global.say(&format!(
             "{name}: {}×{}, {:.1} % foreground{}, tile {tile_height}×{tile_width}",
             image.height,
@@ -97,6 +106,9 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
         print_json(
             &json!({ "images": results, "failed": failed, "only_class": variety.only_class(), "out": arguments.out }),
         )?;
+    }
+    if let Some(remark) = arguments.passes.remark(most_tiles) {
+        global.say(remark);
     }
     if let Some(remark) = variety.remark() {
         global.say(&format!("note: {remark}"));
@@ -201,8 +213,8 @@ impl Outputs {
     }
 
     /// Writes all that was asked for, and returns how many objects were found where they were.
-    fn write(&self, stem: &str, image: &Image, prediction: &Prediction) -> Result<Option<u32>> {
-        let name = format!("{stem}.png");
+    fn write(&self, page: &Page, image: &Image, prediction: &Prediction) -> Result<Option<u32>> {
+        let name = format!("{}.png", page.name());
         let size = [image.height, image.width];
         let mask = prediction.label_map();
         mask.write_classes(self.masks.join(&name))?;
@@ -214,8 +226,16 @@ impl Outputs {
             .write(self.overlays.join(&name))?;
         let Some((folder, components)) = &self.instances else { return Ok(None) };
         let objects = components.label(&mask);
+        let count = objects.values.iter().copied().max().unwrap_or(0);
+        if count > u32::from(u16::MAX) {
+            return Err(page.error(format!(
+                "{count} objects, and 16 bits number at most {}: leave small ones out by --min-size, which is {} now",
+                u16::MAX,
+                components.min_size
+            )));
+        }
         objects.write_instances(folder.join(name))?;
-        Ok(Some(objects.values.into_iter().max().unwrap_or(0)))
+        Ok(Some(count))
     }
 }
 

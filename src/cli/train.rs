@@ -14,7 +14,7 @@ use tilewise::data::{Augmentation, BorderMap, Dataset, Sample, Sampling};
 use tilewise::executor::Device;
 use tilewise::report;
 use tilewise::train::{
-    Config, Event, Job, LossKind, Metric, OptimizerKind, Progress, Schedule, Scored, Status, Summary, train,
+    BorderUse, Config, Event, Job, LossKind, Metric, OptimizerKind, Progress, Schedule, Scored, Status, Summary, train,
 };
 use tilewise::{Error, Result};
 
@@ -27,7 +27,8 @@ pub(crate) struct Arguments {
     /// The folder of the run: configuration, metrics, checkpoints, report.html, events for `TensorBoard` (`tensorboard --logdir RUN`)
     #[arg(long, value_name = "RUN")]
     out: PathBuf,
-    /// Images to score the weights on, laid out as the data; the best weights are kept
+    /// Images to score the weights on, laid out as the data: the best weights are kept, and where all is predicted as one class it is
+    /// said why
     #[arg(long, value_name = "DIR", conflicts_with = "hold_out")]
     val: Option<PathBuf>,
     /// Score on this share of the data instead, and do not train on it
@@ -88,10 +89,24 @@ pub(crate) struct Arguments {
     /// ce (cross-entropy, weighted pixel by pixel), dice or ce+dice [default: ce]
     #[arg(long, value_name = "NAME", value_parser = parse::<LossKind>)]
     loss: Option<LossKind>,
-    /// How pixels between cells weigh more: paper, or release, the authors' later way, for which background far from cells weighs less
-    /// [default: paper]
+    /// Whether pixels between cells weigh more: instances (where the labels tell cells apart), always (the connected regions of a class
+    /// are its cells) or never [default: instances]
+    #[arg(long, value_name = "WHEN", value_parser = parse::<BorderUse>)]
+    border: Option<BorderUse>,
+    /// How much more: paper, equation 2 of the paper (w0 = 5 where the paper has 10, sigma = 5 px), or release, the authors' later way
+    /// (w0 = 50, sigma = 6 px), for which background far from cells weighs 0.1 [default: paper]
     #[arg(long, value_name = "NAME", value_parser = parse::<BorderMap>)]
     border_map: Option<BorderMap>,
+    /// The weight added where two cells touch [default: 5 for paper, 50 for release]
+    #[arg(long, value_name = "WEIGHT")]
+    border_w0: Option<f32>,
+    /// How fast it falls off [default: 5 for paper, 6 for release]
+    #[arg(long, value_name = "PIXELS")]
+    border_sigma: Option<f32>,
+    /// Let rare classes weigh more, so that all classes count the same in total, as in the paper; not with --border-map release
+    /// [default: false]
+    #[arg(long, value_name = "true|false", num_args = 0..=1, default_missing_value = "true")]
+    balance: Option<bool>,
     /// Change tiles by the whole recipe: flips, elastic deformation, rotation, scale, intensities, noise; --config sets each of them
     #[arg(long, conflicts_with = "no_augment")]
     augment: bool,
@@ -120,14 +135,13 @@ impl Arguments {
     fn config(&self, seed: Option<u32>) -> Result<Config> {
         let mut config = match &self.config {
             _ if self.resume => {
-                let path = self.out.join("config.toml");
-                if !path.exists() {
+                if !self.out.join("last.safetensors").exists() {
                     let out = self.out.display();
                     return Err(Error::Usage(format!(
-                        "{out} holds no run to go on with (no config.toml): leave --resume out to start one there"
+                        "{out} holds no run to go on with (no last.safetensors): leave --resume out to start one there"
                     )));
                 }
-                Config::read(&path)?
+                Config::read(&self.out.join("config.toml"))?
             }
             Some(path) => Config::read(path)?,
             None => Config::default(),
@@ -156,7 +170,11 @@ impl Arguments {
         set(&mut config.schedule, self.schedule);
         set_some(&mut config.clip_norm, self.clip_norm);
         set(&mut config.loss, self.loss);
+        set(&mut config.border, self.border);
         set(&mut config.border_map, self.border_map);
+        set_some(&mut config.border_w0, self.border_w0);
+        set_some(&mut config.border_sigma, self.border_sigma);
+        set(&mut config.balance, self.balance);
         set(&mut config.augment, self.augment.then_some(Augmentation::RECIPE));
         set(&mut config.augment, self.no_augment.then_some(Augmentation::NONE));
         set(&mut config.evaluate_every, self.evaluate_every);
@@ -211,16 +229,32 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
     };
     let result = train(job, &mut |event| view.show(event));
     view.finish();
-    let summary = result?;
-    let interrupted = summary.status == Status::Interrupted;
-    if !interrupted {
-        write_report(global, &arguments.out, &device)?;
+    let code = match result {
+        Ok(summary) => {
+            global.say(&conclusion(&summary, arguments));
+            if global.json {
+                print_json(&summary)?;
+            }
+            if summary.status == Status::Interrupted {
+                return Ok(ExitCode::from(Error::Interrupted.exit_code()));
+            }
+            ExitCode::SUCCESS
+        }
+        Err(error @ Error::Diverged(_)) => {
+            note(&format!("error: {error}"));
+            ExitCode::from(error.exit_code())
+        }
+        Err(error) => return Err(error),
+    };
+    // What was trained does not depend on it.
+    match write_report(global, &arguments.out, &device) {
+        Ok(path) => global.say(&format!("report: {}", path.display())),
+        Err(error) => note(&format!(
+            "note: there is no report, {error}; `tilewise report {}` writes it later",
+            arguments.out.display()
+        )),
     }
-    global.say(&conclusion(&summary, arguments));
-    if global.json {
-        print_json(&summary)?;
-    }
-    Ok(if interrupted { ExitCode::from(Error::Interrupted.exit_code()) } else { ExitCode::SUCCESS })
+    Ok(code)
 }
 
 /// Reads the images again and writes the report of a run.
@@ -274,7 +308,9 @@ pub(crate) fn read(config: &Config, say: &dyn Fn(&str)) -> Result<Data> {
         say(&format!("held out for validation: {} of {} images\n", held_out.len(), dataset.pairs().len()));
         (dataset.read(&training)?, dataset.read(&held_out)?)
     } else {
-        say("no validation images, so the best weights cannot be told: give --val DIR or --hold-out 0.1\n");
+        say(
+            "no validation images, so neither the best weights nor a prediction of one class only will be told: give --val DIR or --hold-out 0.1\n",
+        );
         (all(&dataset)?, Vec::new())
     };
     Ok(Data { training, validation, classes, metadata: Metadata::new().with(Metadata::MAPPING, mapping) })
@@ -320,6 +356,7 @@ impl View {
                     trainer.graph().parameter_count(),
                     self.batch
                 ));
+                note(&trainer.config().augment.in_frame([*tile; 2]));
                 if trainer.steps_done() > 0 {
                     note(&format!("going on after step {}", trainer.steps_done()));
                 }
@@ -407,7 +444,6 @@ fn conclusion(summary: &Summary, arguments: &Arguments) -> String {
         best,
         summary.diagnosis.as_ref().map(|diagnosis| format!("note: {diagnosis}")),
         Some(format!("last weights: {out}/last.safetensors")),
-        (summary.status != Status::Interrupted).then(|| format!("report: {out}/{}", report::FILE)),
     ];
     lines.into_iter().flatten().collect::<Vec<_>>().join("\n")
 }

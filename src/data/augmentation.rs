@@ -16,7 +16,8 @@ const STREAM: u32 = 0xa0_96e4;
 pub struct Augmentation {
     /// Whether tiles are flipped and turned by quarters. Default true.
     pub flips: bool,
-    /// The standard deviation of the elastic displacements, in pixels. Default 0: none; the paper has 10.
+    /// The standard deviation of the elastic displacements, in pixels, before they are cut at three of it and at a fifth of the distance
+    /// between the grid's nodes, so that nothing folds: 9.1 pixels for 3×3 nodes over a tile of 92. Default 0: none; the paper has 10.
     pub elastic: f32,
     /// Nodes along a side of the grid that displacements are drawn for. Default 3, as in the paper.
     pub elastic_grid: usize,
@@ -150,6 +151,15 @@ impl Augmentation {
     /// Nodes along a side of the grid: one where there is no elastic deformation.
     pub fn grid(&self) -> usize {
         if self.elastic > 0.0 { self.elastic_grid } else { 1 }
+    }
+
+    /// What is changed and how far, in one line, with where elastic displacements end in frames of this size.
+    pub fn in_frame(&self, frame: [usize; 2]) -> String {
+        if self.elastic > 0.0 {
+            format!("{self}; displacements end at {:.1} px", self.largest_displacement(frame))
+        } else {
+            self.to_string()
+        }
     }
 
     /// Displacements end here: at three deviations, and at a fifth of the distance between nodes. Two neighbours that move towards
@@ -289,6 +299,11 @@ mod tests {
         assert_eq!(Augmentation::default().to_string(), "flips and quarter turns");
         assert_eq!(Augmentation::NONE.to_string(), "no augmentation");
         assert!(recipe.to_string().contains("elastic 10 px on 3×3, rotation 45°"), "{recipe}");
+        for (augmentation, bound) in [(recipe, "9.1"), (Augmentation { elastic: 2.0, ..recipe }, "6.0")] {
+            let expected = format!("{augmentation}; displacements end at {bound} px");
+            assert_eq!(augmentation.in_frame([92, 92]), expected);
+        }
+        assert_eq!(Augmentation::NONE.in_frame([92, 92]), "no augmentation");
         assert!(recipe.resamples() && !Augmentation::default().resamples() && !Augmentation::NONE.resamples());
     }
 }

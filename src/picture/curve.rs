@@ -1,4 +1,4 @@
-//! Loss and score over the steps, as an SVG.
+//! Losses and scores over the steps, as an SVG.
 
 use crate::error::{Error, Result};
 use plotters::prelude::*;
@@ -12,25 +12,34 @@ pub struct Curve {
     pub points: Vec<(f64, f64)>,
 }
 
-/// A value such as the training loss (left axis), and up to three scores between 0 and 1 (right axis), over the steps, as the text
-/// of an SVG.
+/// One or two values such as losses (left axis), and up to three scores between 0 and 1 (right axis), over the steps, as the text of an
+/// SVG.
 ///
 /// # Errors
 /// [`Error::Usage`] when the drawing library cannot draw them.
-pub fn curve_svg(loss: &Curve, scores: &[Curve]) -> Result<String> {
+pub fn curve_svg(losses: &[Curve], scores: &[Curve]) -> Result<String> {
     let mut svg = String::new();
-    draw(&mut svg, loss, scores).map_err(|problem| Error::Usage(format!("the curve cannot be drawn: {problem}")))?;
+    draw(&mut svg, losses, scores).map_err(|problem| Error::Usage(format!("the curve cannot be drawn: {problem}")))?;
     Ok(svg)
 }
 
-/// The colours of the scores.
-const COLOURS: [RGBColor; 3] = [RGBColor(213, 94, 0), RGBColor(0, 158, 115), RGBColor(204, 121, 167)];
+/// The colours of the losses.
+const LOSSES: [RGBColor; 2] = [RGBColor(0, 114, 178), RGBColor(90, 90, 90)];
 
-fn draw(svg: &mut String, loss: &Curve, scores: &[Curve]) -> Result<(), String> {
+/// The colours of the scores.
+const SCORES: [RGBColor; 3] = [RGBColor(213, 94, 0), RGBColor(0, 158, 115), RGBColor(204, 121, 167)];
+
+fn draw(svg: &mut String, losses: &[Curve], scores: &[Curve]) -> Result<(), String> {
     let text = |error: &dyn std::fmt::Display| error.to_string();
-    let scored = scores.iter().flat_map(|score| &score.points);
-    let last = loss.points.iter().chain(scored).map(|point| point.0).fold(1.0, f64::max);
-    let highest = loss.points.iter().map(|point| point.1).filter(|value| value.is_finite()).fold(1e-6, f64::max);
+    let points = |curves: &'_ [Curve]| curves.iter().flat_map(|curve| curve.points.clone()).collect::<Vec<_>>();
+    let (lost, scored) = (points(losses), points(scores));
+    let last = lost.iter().chain(&scored).map(|point| point.0).fold(1.0, f64::max);
+    let highest = lost.iter().map(|point| point.1).filter(|value| value.is_finite()).fold(1e-6, f64::max);
+    // The name of an axis is that of its curve, or what all are.
+    let axis = |curves: &[Curve], all: &str| match curves {
+        [curve] => curve.name.clone(),
+        _ => all.to_owned(),
+    };
     let area = SVGBackend::with_string(svg, (900, 480)).into_drawing_area();
     area.fill(&WHITE).map_err(|error| text(&error))?;
     let mut chart = ChartBuilder::on(&area)
@@ -45,22 +54,22 @@ fn draw(svg: &mut String, loss: &Curve, scores: &[Curve]) -> Result<(), String> 
         .configure_mesh()
         .light_line_style(WHITE)
         .x_desc("step")
-        .y_desc(&loss.name)
+        .y_desc(axis(losses, "loss"))
         .x_label_formatter(&|step| format!("{step:.0}"))
         .draw()
         .map_err(|error| text(&error))?;
-    if let [first, others @ ..] = scores {
-        let name = if others.is_empty() { first.name.as_str() } else { "scores" };
-        chart.configure_secondary_axes().y_desc(name).draw().map_err(|error| text(&error))?;
+    if !scores.is_empty() {
+        chart.configure_secondary_axes().y_desc(axis(scores, "scores")).draw().map_err(|error| text(&error))?;
     }
-    let blue = RGBColor(0, 114, 178);
-    let points = loss.points.iter().copied().filter(|point| point.1.is_finite());
-    chart
-        .draw_series(LineSeries::new(points, &blue))
-        .map_err(|error| text(&error))?
-        .label(&loss.name)
-        .legend(move |(x, y)| PathElement::new([(x, y), (x + 24, y)], blue));
-    for (score, colour) in scores.iter().zip(COLOURS) {
+    for (width, (loss, colour)) in (1..).zip(losses.iter().zip(LOSSES)) {
+        let points = loss.points.iter().copied().filter(|point| point.1.is_finite());
+        chart
+            .draw_series(LineSeries::new(points, colour.stroke_width(width)))
+            .map_err(|error| text(&error))?
+            .label(&loss.name)
+            .legend(move |(x, y)| PathElement::new([(x, y), (x + 24, y)], colour.stroke_width(width)));
+    }
+    for (score, colour) in scores.iter().zip(SCORES) {
         chart
             .draw_secondary_series(LineSeries::new(score.points.iter().copied(), colour.stroke_width(2)))
             .map_err(|error| text(&error))?
@@ -85,10 +94,13 @@ mod tests {
         let curve = |points: &[(f64, f64)]| Curve { name: "value".into(), points: points.to_vec() };
         let mut svg = String::new();
         let scores = [curve(&[(3.0, 0.9)]), curve(&[])];
-        draw(&mut svg, &curve(&[(1.0, 2.0), (2.0, f64::NAN), (3.0, 0.5)]), &scores).unwrap();
+        let losses = [curve(&[(1.0, 2.0), (2.0, f64::NAN), (3.0, 0.5)]), curve(&[(2.0, 3.0), (3.0, 4.0)])];
+        draw(&mut svg, &losses, &scores).unwrap();
         assert!(svg.starts_with("<svg") && svg.contains("polyline") && !svg.contains("NaN"));
+        assert!(svg.contains("#0072B2") && svg.contains("#5A5A5A"), "each loss has a line");
+        assert!(svg.contains("4.0\n"), "the axis reaches the highest of both");
         let mut svg = String::new();
-        draw(&mut svg, &curve(&[]), &[]).unwrap();
+        draw(&mut svg, &[curve(&[])], &[]).unwrap();
         assert!(svg.contains("</svg>"));
     }
 }

@@ -29,6 +29,8 @@ p { margin: .25rem 0 1rem; color: var(--soft); max-width: 46rem; }
 figure { margin: 0; }
 figure img { width: 100%; display: block; border-radius: 4px; background: #000; }
 figcaption { color: var(--soft); font-size: .8rem; padding-top: .25rem; overflow-wrap: anywhere; }
+.failure { max-width: none; color: var(--ink); background: #fdecea; border-left: 4px solid #b42318; padding: .75rem 1rem;
+  overflow-wrap: anywhere; }
 h3 { font-size: .95rem; margin: 1.25rem 0 0; font-weight: 600; overflow-wrap: anywhere; }
 h3 span { color: var(--soft); font-weight: 400; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin: .5rem 0 1rem; background: #fff; }
@@ -55,6 +57,10 @@ pub(super) fn html(report: &Report) -> Result<String> {
                 h1 { (report.title) }
                 p { "A U-Net trained by tilewise " (text(&summary["version"])) " on " (text(&summary["device"])) "." }
                 (tiles(summary))
+                @if let Some(failure) = summary["failure"].as_str() {
+                    h2 { "What went wrong" }
+                    p class="failure" { (failure) }
+                }
                 @if let Some(causes) = summary["diagnosis"]["causes"].as_array() {
                     h2 { "One class only" }
                     p { "At the last evaluation every pixel of the validation images was predicted as class " (summary["diagnosis"]["class"]) ", which "
@@ -63,12 +69,17 @@ pub(super) fn html(report: &Report) -> Result<String> {
                     ul { @for cause in causes { li { (text(cause)) } } }
                 }
                 h2 { "Learning" }
-                p { "The loss of each batch before its update, and the overlap with the truth on images that are not trained on." }
+                p { "The loss of each batch before its update, and what the network scores on images that are not trained on. Their loss is the "
+                    "cross-entropy without weights, whatever training minimises: where it rises while that of the batches falls, the network "
+                    "learns its images by heart." }
                 div class="plot" { (PreEscaped(&report.curve)) }
+                @if let Some(by_pixel) = &report.by_pixel {
+                    div class="plot" { (PreEscaped(by_pixel)) }
+                }
                 @if let Some(schedule) = &report.schedule {
                     div class="plot" { (PreEscaped(schedule)) }
                 }
-                @if let Some(scores) = &report.scores { (quality(scores, report.images)) }
+                @if let Some(scores) = &report.scores { (quality(scores, report.images, &report.weights)) }
                 @if let Some(objects) = &report.objects { (by_object(objects)) }
                 @if !report.progress.is_empty() {
                     h2 { "Over time" }
@@ -91,7 +102,8 @@ pub(super) fn html(report: &Report) -> Result<String> {
                 }
                 @if !report.weight_maps.is_empty() {
                     h2 { "Weights in the loss" }
-                    p { "Pixels between cells that nearly touch count more, so that the network learns to keep the cells apart." }
+                    p { "How much each pixel counts in the cross-entropy. The border weight lifts what lies between cells that nearly touch, so that "
+                        "the network learns to keep them apart; balance lifts what is rare." }
                     @for (name, image, weights, highest) in &report.weight_maps {
                         div class="row four" {
                             (figure(image, name)?)
@@ -126,7 +138,7 @@ fn tiles(summary: &Value) -> Markup {
         (count(&summary["step"]), "steps"),
         (score(&summary["mean_loss"]), "mean loss, last steps"),
         (seconds, "the last call took"),
-        (waiting, "of it waiting for data"),
+        (waiting, "of the time of steps waiting for data"),
         (count(&summary["parameters"]), "parameters"),
         (network, "U-Net"),
         (
@@ -143,11 +155,11 @@ fn tiles(summary: &Value) -> Markup {
 }
 
 /// Scores by class and the confusion matrix.
-fn quality(scores: &Scores, images: usize) -> Markup {
+fn quality(scores: &Scores, images: usize, weights: &str) -> Markup {
     let score = |value: Option<f64>| value.map_or("absent".to_owned(), |value| format!("{value:.4}"));
     html! {
         h2 { "Quality" }
-        p { (images) " validation images, pixels pooled, with the best weights: pixel error " (format!("{:.4}", scores.pixel_error))
+        p { (images) " validation images, pixels pooled, by " (weights) ": pixel error " (format!("{:.4}", scores.pixel_error))
             ", foreground IoU " (score(scores.foreground_iou)) ", mean IoU " (score(scores.mean_iou)) "." }
         table {
             thead { tr { th { "class" } th { "pixels" } th { "IoU" } th { "Dice" }

@@ -71,8 +71,9 @@ pub struct Config {
     pub warmup: u32,
     /// Steps at the end over which the learning rate falls linearly to 0. Default 0: it stays.
     pub cooldown: u32,
-    /// For SGD, how much of the velocity stays from step to step. Default 0.9; the paper has 0.99, which wants a tenth of the
-    /// learning rate.
+    /// For SGD, how much of the velocity stays from step to step. Default 0.9. The paper has 0.99, which sums ten times as many
+    /// gradients and so wants a tenth of the learning rate; with it and one tile a step, runs stayed at all background for about 1000
+    /// steps (docs/experiments.md).
     pub momentum: f32,
     /// For Adam, how much of the mean of the gradient stays from step to step. Default 0.9.
     pub beta1: f32,
@@ -167,6 +168,10 @@ pub enum BorderUse {
     /// Nowhere.
     Never,
 }
+
+/// The largest `border_sigma` in pixels. A cell is felt at several times this distance, and the time of a weight map grows with its
+/// square.
+const LARGEST_SIGMA: f32 = 1000.0;
 
 /// The largest side of an automatic tile's output: the paper's.
 const LARGEST_AUTOMATIC_OUTPUT: usize = 388;
@@ -289,8 +294,12 @@ impl Config {
         if let Some(w0) = self.border_w0.filter(|w0| *w0 < 0.0 || !w0.is_finite()) {
             return fail("border_w0", w0.to_string(), "at least 0; the paper has 10");
         }
-        if let Some(sigma) = self.border_sigma.filter(|&sigma| !positive(sigma)) {
-            return fail("border_sigma", sigma.to_string(), "above 0; the paper has 5 pixels");
+        if let Some(sigma) = self.border_sigma.filter(|&sigma| !(sigma > 0.0 && sigma <= LARGEST_SIGMA)) {
+            return fail(
+                "border_sigma",
+                sigma.to_string(),
+                &format!("above 0 and at most {LARGEST_SIGMA}; the paper has 5 pixels"),
+            );
         }
         if self.balance && self.border_map == BorderMap::Release {
             let problem = "balance replaces the constant 1 of the paper's weights, border_map = \"release\" has its own weight of \
@@ -505,6 +514,8 @@ mod tests {
             (Config { weight_decay: -1.0, ..default() }, "weight_decay"),
             (Config { border_w0: Some(-1.0), ..default() }, "border_w0"),
             (Config { border_sigma: Some(0.0), ..default() }, "border_sigma"),
+            (Config { border_sigma: Some(1001.0), ..default() }, "border_sigma must be above 0 and at most 1000"),
+            (Config { border_sigma: Some(f32::NAN), ..default() }, "border_sigma"),
             (Config { balance: true, border_map: BorderMap::Release, ..default() }, "set balance to false"),
             (Config { foreground: 1.5, ..default() }, "foreground"),
             (Config { hold_out: Some(1.0), ..default() }, "hold_out"),

@@ -111,8 +111,8 @@ impl Diagnosis {
         let foreground: f64 = wanted.iter().filter_map(|&class| self.training_shares.get(class)).sum();
         if foreground > 0.0 && foreground < RARE {
             causes.push(format!(
-                "the classes that are never predicted make up {} of the pixels that train: give them more weight, by `balance = true` \
-                 in the configuration or --loss ce+dice",
+                "the classes that are never predicted make up {} of the pixels that train: give them more weight, by --balance or \
+                 --loss ce+dice",
                 percent(foreground)
             ));
         }
@@ -177,7 +177,7 @@ impl Units {
         let is_relu = |id: &NodeId| matches!(&graph.node(*id).kind, NodeKind::Op { op, .. } if op.name() == "relu");
         let layers: Vec<NodeId> = (0..graph.nodes().len()).map(NodeId).filter(is_relu).collect();
         let mut units = Self::default();
-        trainer.visit(device, trainer.steps_done(), &trainer.parameters()?, &layers, &mut |id, value| {
+        trainer.visit(device, trainer.place(), &trainer.parameters()?, &layers, &mut |id, value| {
             if let Tensor::Float(value) = value {
                 let channels = value.shape.channels();
                 let mut alive = vec![false; channels];
@@ -193,5 +193,65 @@ impl Units {
             ControlFlow::Continue(())
         })?;
         Ok(units)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is said of numbers that speak for nothing but a network that has learnt something, as far as `change` leaves them so.
+    fn causes(change: impl FnOnce(&mut Diagnosis)) -> (Vec<String>, bool) {
+        let mut diagnosis = Diagnosis {
+            step: 100,
+            class: 0,
+            true_share: 0.8,
+            training_shares: vec![0.8, 0.2],
+            score_deviation: 0.5,
+            units: Some(Units { total: 24, dead: 3, dead_layer: None }),
+            validation_loss: Some(0.3),
+            constant_loss: 0.5,
+            causes: Vec::new(),
+            is_certain: false,
+        };
+        change(&mut diagnosis);
+        diagnosis.find_causes(&[1], 0.03);
+        (diagnosis.causes, diagnosis.is_certain)
+    }
+
+    #[track_caller]
+    fn is_only((causes, certain): (Vec<String>, bool), is_certain: bool, parts: &[&str]) {
+        assert_eq!((causes.len(), certain), (1, is_certain), "{causes:?}");
+        for part in parts {
+            assert!(causes[0].contains(part), "{part}: {causes:?}");
+        }
+    }
+
+    #[test]
+    fn each_cause_has_its_words() {
+        is_only(causes(|_| {}), false, &["something has been learnt", "0.3000, is below 0.5000", "more --steps"]);
+        let moved = |diagnosis: &mut Diagnosis| diagnosis.validation_loss = Some(0.495);
+        is_only(causes(moved), false, &["no better than 0.5000", "--optimizer adam", "--lr than 0.03"]);
+        let without_loss = |change: fn(&mut Diagnosis)| {
+            causes(|diagnosis| {
+                diagnosis.validation_loss = None;
+                change(diagnosis);
+            })
+        };
+        let rare = without_loss(|diagnosis| diagnosis.training_shares = vec![0.96, 0.04]);
+        is_only(rare, false, &["make up 4.000 % of the pixels that train", "balance", "--loss ce+dice"]);
+        let dead = without_loss(|diagnosis| diagnosis.units = Some(Units { total: 24, dead: 13, dead_layer: None }));
+        is_only(dead, false, &["13 of 24 units of ReLU are zero on a whole training batch", "--lr than 0.03"]);
+        let half = without_loss(|diagnosis| diagnosis.units = Some(Units { total: 24, dead: 12, dead_layer: None }));
+        assert_eq!(half, (Vec::new(), false), "half of the units may be dead");
+        let absent = without_loss(|diagnosis| diagnosis.training_shares = vec![1.0, 0.0]);
+        is_only(absent, true, &["class 1 does not occur in the training images"]);
+        let layer = Some("bottom.conv2.relu".to_owned());
+        let (causes, certain) = causes(|diagnosis| {
+            diagnosis.units = Some(Units { total: 24, dead: 13, dead_layer: layer });
+            diagnosis.score_deviation = 0.0;
+        });
+        assert!(certain && causes.len() == 2, "with a certain cause nothing is said of having learnt: {causes:?}");
+        assert!(causes[0].contains("no unit of `bottom.conv2.relu`") && causes[1].contains("same everywhere"));
     }
 }

@@ -1,6 +1,6 @@
 //! Where the first number came from that is not finite: a step is done again, and every tensor of it looked at.
 
-use super::trainer::Trainer;
+use super::trainer::{Place, Trainer};
 use crate::array::Tensor;
 use crate::checkpoint::Weights;
 use crate::error::Result;
@@ -155,14 +155,14 @@ pub(super) fn retrace(
         if !proceed(trainer.steps_done()) {
             return Ok(None);
         }
-        let (before, step) = (trainer.parameters()?, trainer.steps_done());
+        let (before, place) = (trainer.parameters()?, trainer.place());
         let record = trainer.step()?;
         let spoilt = first_of_state(trainer)?;
         let fine = record.loss.is_finite() && record.grad_norm.is_none_or(f32::is_finite);
         if fine && spoilt.is_none() {
             continue;
         }
-        let (origin, gradient) = examine(trainer, device, step, &before)?;
+        let (origin, gradient) = examine(trainer, device, place, &before)?;
         let origin = match (origin, spoilt) {
             (Some(origin), _) => origin,
             (None, Some((name, found))) => {
@@ -191,9 +191,9 @@ fn first_of_bank(graph: &Graph, bank: &[f32]) -> Option<(String, Found)> {
     })
 }
 
-/// Looks at every tensor that a step, counted from 0, computes from these parameters before its update, in order: where the first
+/// Looks at every tensor that the step at `place` computes from these parameters before its update, in order: where the first
 /// number that is not finite came from, and the largest magnitude of the gradients up to there.
-fn examine(trainer: &Trainer, device: &Device, step: u32, parameters: &[f32]) -> Result<(Option<Origin>, f32)> {
+fn examine(trainer: &Trainer, device: &Device, place: Place, parameters: &[f32]) -> Result<(Option<Origin>, f32)> {
     let graph = trainer.graph().before_update();
     if let Some((name, found)) = first_of_bank(&graph, parameters) {
         return Ok((Some(Origin::Parameter { name, found }), 0.0));
@@ -207,7 +207,7 @@ fn examine(trainer: &Trainer, device: &Device, step: u32, parameters: &[f32]) ->
     let nodes: Vec<NodeId> = (0..graph.nodes().len()).map(NodeId).filter(is_computed).collect();
     let mut largest = vec![0.0_f32; graph.nodes().len()];
     let mut first = None;
-    trainer.visit(device, step, parameters, &nodes, &mut |id, value| {
+    trainer.visit(device, place, parameters, &nodes, &mut |id, value| {
         let Tensor::Float(value) = value else { return ControlFlow::Continue(()) };
         if let Some(found) = Found::among(&value.data, value.shape.extents()) {
             first = Some((id, found));
@@ -278,7 +278,7 @@ mod tests {
     fn found(trainer: &Trainer, change: impl FnOnce(&Graph, &mut [f32])) -> (Option<Origin>, f32) {
         let mut parameters = trainer.parameters().unwrap();
         change(trainer.graph(), &mut parameters);
-        examine(trainer, &Device::Cpu, 0, &parameters).unwrap()
+        examine(trainer, &Device::Cpu, trainer.place(), &parameters).unwrap()
     }
 
     fn offset(graph: &Graph, name: &str) -> usize {

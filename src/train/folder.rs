@@ -45,8 +45,9 @@ impl Folder {
     /// Prepares the folder of a new run.
     pub(super) fn begin(path: &Path) -> Result<Self> {
         let folder = Self::new(path);
-        for file in [&folder.last, &folder.best, &folder.metrics, &folder.config, &folder.summary] {
-            // A run that could not save even its first checkpoint leaves empty metrics, and nothing to go on with.
+        for file in [&folder.last, &folder.best, &folder.metrics, &folder.summary] {
+            // A run that could not save even its first checkpoint leaves its configuration and empty metrics, and nothing to go on
+            // with.
             let length = fs::metadata(file).map_or(0, |metadata| metadata.len());
             if length > 0 {
                 let name = file.file_name().unwrap_or_default().display();
@@ -179,8 +180,9 @@ mod tests {
     fn a_run_is_never_overwritten() {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("metrics.jsonl"), "").unwrap();
+        fs::write(folder.path().join("config.toml"), "steps = 2").unwrap();
         Folder::begin(folder.path()).unwrap();
-        for name in ["metrics.jsonl", "config.toml", "summary.json", "best.safetensors", "last.safetensors"] {
+        for name in ["metrics.jsonl", "summary.json", "best.safetensors", "last.safetensors"] {
             let folder = tempfile::tempdir().unwrap();
             fs::write(folder.path().join(name), "something").unwrap();
             let message = Folder::begin(folder.path()).unwrap_err().to_string();

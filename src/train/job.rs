@@ -13,7 +13,7 @@ use super::trainer::Trainer;
 use super::validation::{Validated, Validator};
 use crate::checkpoint::{Metadata, Weights};
 use crate::data::sample::{IGNORE, balance};
-use crate::data::{LabelMap, Prepared, Sample, Truth};
+use crate::data::{Prepared, Sample, Truth};
 use crate::error::{Error, Result};
 use crate::executor::Device;
 use std::collections::VecDeque;
@@ -85,9 +85,6 @@ pub enum Event<'a> {
 
 /// The keys of a checkpoint's metadata that only training reads.
 mod key {
-    pub(super) const SEED: &str = "seed";
-    /// Seed and step: where the generators of batches and dropout stand.
-    pub(super) const GENERATOR: &str = "generator";
     pub(super) const DATA: &str = "data";
     pub(super) const BEST: &str = "best";
     /// The evaluations since then.
@@ -173,11 +170,11 @@ pub fn train(mut job: Job<'_>, observer: &mut dyn FnMut(&Event<'_>)) -> Result<S
         job: &job,
         observer,
     };
+    run.folder.write_config(job.config)?;
     if run.saved.is_none() {
-        // Before hours of work, and before anything else says that there is a run: can the folder hold a checkpoint?
+        // Before hours of work: can the folder hold a checkpoint? It comes last, as it is what makes the folder that of a run.
         run.save()?;
     }
-    run.folder.write_config(job.config)?;
     let (status, failure) = match run.go() {
         Ok(status) => (status, None),
         Err(Error::Diverged(problem)) => (Status::Diverged, Some(problem)),
@@ -228,9 +225,7 @@ fn prepare(
 }
 
 fn prepare_one(config: &Config, classes: usize, sample: Sample, maps: &WeightMaps) -> Result<Prepared> {
-    let border = config.border_for(&sample.truth);
-    let weigh = border.as_ref().map(|border| |instances: &LabelMap| maps.weights(border, instances));
-    let sample = Prepared::weighed(sample, weigh)?;
+    let sample = maps.prepare(config, sample)?;
     match sample.classes.iter().find(|&&class| class != IGNORE && class as usize >= classes) {
         None => Ok(sample),
         Some(class) => {
@@ -440,17 +435,13 @@ impl Run<'_, '_> {
     }
 
     fn metadata(&self) -> Metadata {
-        let metadata = self.job.metadata.clone();
-        metadata.with(Metadata::MODEL, self.trainer.model()).with(Metadata::STEP, &self.trainer.steps_done())
+        self.job.metadata.clone().with(Metadata::MODEL, self.trainer.model())
     }
 
     fn save(&mut self) -> Result<()> {
         self.metrics.sync().map_err(|error| self.explained(error))?;
-        let (seed, step) = (self.job.config.seed, self.trainer.steps_done());
         let mut metadata = self
             .metadata()
-            .with(key::SEED, &seed)
-            .with(key::GENERATOR, &[seed, step])
             .with(key::DATA, &self.data)
             .with(key::BEST, &self.standing.best)
             .with(key::SINCE_BEST, &self.standing.since_best);
@@ -458,13 +449,14 @@ impl Run<'_, '_> {
             metadata = metadata.with(key::PENDING, pending);
         }
         self.trainer.save(&self.folder.last, &metadata).map_err(|error| self.explained(error))?;
+        let step = self.trainer.steps_done();
         self.saved = Some(step);
         tracing::info!("saved step {step} to {}", self.folder.last.display());
         Ok(())
     }
 
     fn save_best(&mut self, best: Best) -> Result<()> {
-        let metadata = self.metadata().with(key::BEST, &best);
+        let metadata = self.metadata().with(Metadata::STEP, &best.step).with(key::BEST, &best);
         self.trainer.save_parameters(&self.folder.best, &metadata).map_err(|error| self.explained(error))?;
         tracing::info!("saved step {}, the best so far, to {}", best.step, self.folder.best.display());
         Ok(())

@@ -1,8 +1,9 @@
 //! Weight maps that took long, kept from one call of a run to the next.
 
+use super::config::Config;
 use super::fingerprint::Fingerprint;
 use crate::checkpoint::atomic;
-use crate::data::{Border, LabelMap};
+use crate::data::{Border, LabelMap, Prepared, Sample};
 use crate::error::Result;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,18 +14,27 @@ const WORTH_KEEPING: Duration = Duration::from_millis(250);
 
 /// A folder of weight maps, named by what they were computed from. Whatever is wrong with it costs time and nothing else.
 #[derive(Debug)]
-pub(super) struct WeightMaps {
+pub(crate) struct WeightMaps {
     folder: PathBuf,
     worth_keeping: Duration,
 }
 
 impl WeightMaps {
-    pub(super) fn new(folder: &Path) -> Self {
+    pub(crate) fn new(folder: &Path) -> Self {
         Self { folder: folder.into(), worth_keeping: WORTH_KEEPING }
     }
 
+    /// A sample as a run of this configuration trains on it, but for [`balance`](crate::data::sample::balance).
+    ///
+    /// # Errors
+    /// As [`Prepared::weighed`].
+    pub(crate) fn prepare(&self, config: &Config, sample: Sample) -> Result<Prepared> {
+        let border = config.border_for(&sample.truth);
+        Prepared::weighed(sample, border.as_ref().map(|border| |instances: &LabelMap| self.weights(border, instances)))
+    }
+
     /// [`Border::weights`], read back where they are kept.
-    pub(super) fn weights(&self, border: &Border, instances: &LabelMap) -> Result<Vec<f32>> {
+    fn weights(&self, border: &Border, instances: &LabelMap) -> Result<Vec<f32>> {
         let key = key(border, instances);
         let path = self.folder.join(format!("{key}.map"));
         if let Some(weights) = fs::read(&path).ok().and_then(|bytes| decode(&key, &bytes, instances.values.len())) {

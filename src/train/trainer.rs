@@ -29,10 +29,45 @@ pub struct Trainer {
     batches: Arc<Batches>,
     /// Makes the batches of the steps to come, once there has been one.
     loader: Option<Loader<Inputs>>,
-    /// Steps done.
-    step: u32,
+    place: Place,
     /// How long the last step waited for its batch.
     waited: Duration,
+}
+
+/// Where a training stands. All counters advance by one a step; each is kept for itself, so that a checkpoint says where everything
+/// stands that the next step depends on, and what is lost of it shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    /// Steps done, which the learning rate and the optimiser follow.
+    step: u32,
+    /// Batches taken.
+    batch: u32,
+    /// Seed and step of the generator of dropout and noise.
+    generator: [u32; 2],
+}
+
+impl Place {
+    /// The key of [`Place::batch`] in a checkpoint.
+    const BATCH: &str = "batch";
+    /// The key of [`Place::generator`].
+    const GENERATOR: &str = "generator";
+
+    fn next(self) -> Self {
+        let [seed, step] = self.generator;
+        Self { step: self.step + 1, batch: self.batch + 1, generator: [seed, step + 1] }
+    }
+
+    fn write(self, metadata: &Metadata) -> Metadata {
+        let metadata = metadata.clone().with(Metadata::STEP, &self.step);
+        metadata.with(Self::BATCH, &self.batch).with(Self::GENERATOR, &self.generator)
+    }
+
+    /// Where the training stood that wrote a checkpoint; `None` where the file does not say all of it.
+    fn read(metadata: &Metadata) -> Result<Option<Self>, String> {
+        let (step, batch) = (metadata.get(Metadata::STEP)?, metadata.get(Self::BATCH)?);
+        let generator = metadata.get(Self::GENERATOR)?;
+        Ok(step.zip(batch).zip(generator).map(|((step, batch), generator)| Self { step, batch, generator }))
+    }
 }
 
 /// What batches are made of.
@@ -88,13 +123,13 @@ pub(super) fn write_changes(executor: &mut Executor, nodes: &Augmented, changes:
 }
 
 impl Batches {
-    /// The batch of a step, counted from 0.
-    fn make(&self, step: u32) -> Result<Inputs> {
+    /// The batch of a number, counted from 0.
+    fn make(&self, number: u32) -> Result<Inputs> {
         let [image, labels, weights] = self.elements;
         let (mut image, mut labels, mut weights) = (vec![0.0; image], vec![0; labels], vec![0.0; weights]);
-        self.sampler.fill(step, Batch { input: &mut image, labels: &mut labels, weights: &mut weights })?;
+        self.sampler.fill(number, Batch { input: &mut image, labels: &mut labels, weights: &mut weights })?;
         let changes = match &self.changes {
-            Some((tiles, augmentation, frame)) => self.sampler.changes(step, *tiles, augmentation, [*frame; 2]),
+            Some((tiles, augmentation, frame)) => self.sampler.changes(number, *tiles, augmentation, [*frame; 2]),
             None => Vec::new(),
         };
         Ok(Inputs { image, labels, weights, changes })
@@ -155,7 +190,7 @@ impl Trainer {
             executor,
             batches: Arc::new(Batches { sampler, elements, changes }),
             loader: None,
-            step: 0,
+            place: Place { step: 0, batch: 0, generator: [config.seed, 0] },
             waited: Duration::ZERO,
         })
     }
@@ -177,7 +212,12 @@ impl Trainer {
 
     /// The number of steps done.
     pub fn steps_done(&self) -> u32 {
-        self.step
+        self.place.step
+    }
+
+    /// Where the next step stands.
+    pub(super) fn place(&self) -> Place {
+        self.place
     }
 
     /// The samples that batches are drawn from.
@@ -198,17 +238,18 @@ impl Trainer {
         let begun = Instant::now();
         let inputs = self.loader()?.take()?;
         self.waited = begun.elapsed();
-        let learning_rate = self.config.learning_rate_at(self.step);
+        let Place { step, generator, .. } = self.place;
+        let learning_rate = self.config.learning_rate_at(step);
         let TrainingStep { rates, loss, grad_norm, .. } = self.nodes;
-        write_batch(&mut self.executor, &self.nodes, self.augmented.as_ref(), inputs, [self.config.seed, self.step])?;
+        write_batch(&mut self.executor, &self.nodes, self.augmented.as_ref(), inputs, generator)?;
         let shape = self.nodes.graph.shape(rates).clone();
-        let data = self.training.optimizer.rates(learning_rate, self.step);
+        let data = self.training.optimizer.rates(learning_rate, step);
         self.executor.write(rates, Tensor::Float(Array { shape, data }))?;
         self.executor.run()?;
         let number = |node| Ok(self.executor.read(node)?.float().data.first().copied().unwrap_or(f32::NAN));
         let (loss, grad_norm) = (number(loss)?, grad_norm.map(number).transpose()?);
-        self.step += 1;
-        Ok(Record { step: self.step, loss, learning_rate, grad_norm, scored: None })
+        self.place = self.place.next();
+        Ok(Record { step: self.place.step, loss, learning_rate, grad_norm, scored: None })
     }
 
     /// What makes the batches from the next step on.
@@ -217,12 +258,12 @@ impl Trainer {
             loader
         } else {
             let batches = Arc::clone(&self.batches);
-            Loader::new(self.step, self.config.workers, move |step| batches.make(step))?
+            Loader::new(self.place.batch, self.config.workers, move |number| batches.make(number))?
         };
         Ok(self.loader.insert(loader))
     }
 
-    /// Shows `visitor` what the nodes, which must come before the update, have as values in a step, counted from 0, that starts from
+    /// Shows `visitor` what the nodes, which must come before the update, have as values in the step at `place` when it starts from
     /// these parameters.
     ///
     /// # Errors
@@ -230,7 +271,7 @@ impl Trainer {
     pub(super) fn visit(
         &self,
         device: &Device,
-        step: u32,
+        place: Place,
         parameters: &[f32],
         nodes: &[NodeId],
         visitor: &mut dyn FnMut(NodeId, &Tensor<f32>) -> ControlFlow<()>,
@@ -247,8 +288,8 @@ impl Trainer {
             let mut graph = before.clone();
             kept.iter().try_for_each(|&node| graph.mark_output("value", node))?;
             let mut executor = Executor::new(device, &graph, parameters)?;
-            let place = [self.config.seed, step];
-            write_batch(&mut executor, &self.nodes, self.augmented.as_ref(), self.batches.make(step)?, place)?;
+            let inputs = self.batches.make(place.batch)?;
+            write_batch(&mut executor, &self.nodes, self.augmented.as_ref(), inputs, place.generator)?;
             executor.run()?;
             for &node in kept {
                 if visitor(node, &executor.read(node)?).is_break() {
@@ -277,14 +318,14 @@ impl Trainer {
         checkpoint::save(path, self.graph(), &[parameters], metadata)
     }
 
-    /// Writes everything that [`Trainer::restore`] needs.
+    /// Writes everything that [`Trainer::restore`] needs, beside this metadata.
     ///
     /// # Errors
     /// As [`checkpoint::save`].
     pub fn save(&self, path: &Path, metadata: &Metadata) -> Result<()> {
         let banks = self.banks()?;
         let sections: Vec<Section<'_>> = banks.iter().map(|(prefix, bank)| Section { prefix, bank }).collect();
-        checkpoint::save(path, self.graph(), &sections, metadata)
+        checkpoint::save(path, self.graph(), &sections, &self.place.write(metadata))
     }
 
     /// The parameters and the optimiser's state, each with what its tensors' names begin with in a checkpoint.
@@ -307,21 +348,29 @@ impl Trainer {
     /// Takes the place of the trainer that wrote a checkpoint.
     ///
     /// # Errors
-    /// [`Error::Weights`](crate::Error::Weights) when the file is not a checkpoint of this network; then nothing has changed.
+    /// [`Error::Weights`](crate::Error::Weights) when the file is not a checkpoint of this network, or its generator has another seed
+    /// than the configuration; then nothing has changed.
     pub fn restore(&mut self, weights: &Weights) -> Result<()> {
-        let step = weights.metadata().get(Metadata::STEP).map_err(|problem| weights.error(problem))?;
-        let Some(step) = step.filter(|_| self.state().all(|(prefix, _)| weights.has(&prefix))) else {
+        let place = Place::read(weights.metadata()).map_err(|problem| weights.error(problem))?;
+        let Some(place) = place.filter(|_| self.state().all(|(prefix, _)| weights.has(&prefix))) else {
             return Err(
                 weights.error("these are weights without the state of a training; resume from last.safetensors")
             );
         };
+        let ([seed, _], ours) = (place.generator, self.config.seed);
+        if seed != ours {
+            return Err(weights.error(format!(
+                "this training has the seed {seed}, the configuration {ours}; set seed = {seed} in config.toml, or start another run \
+                 with --out"
+            )));
+        }
         let parameters = weights.bank_for(&self.nodes.graph)?;
         let mut banks = vec![(Bank::Parameters, parameters)];
         for (prefix, bank) in self.state() {
             banks.push((bank, weights.bank_with(&self.nodes.graph, &prefix)?));
         }
         banks.iter().try_for_each(|(bank, values)| self.executor.write_bank(*bank, values))?;
-        (self.step, self.loader) = (step, None);
+        (self.place, self.loader) = (place, None);
         Ok(())
     }
 }
