@@ -1,61 +1,78 @@
-//! TIFF: single images and stacks, either byte order, grey, RGB or several bands, integers and floats.
+//! TIFF: single images and stacks, either byte order, grey, palette, RGB or several bands, integers and floats.
 
-use std::io::{BufRead, Seek};
-use std::path::Path;
+mod as_stored;
+
+use std::fmt::Display;
+use std::io::{BufRead, Read, Seek};
 
 use tiff::decoder::{Decoder, DecodingResult, Limits};
-use tiff::tags::{CompressionMethod, Tag};
+use tiff::tags::{CompressionMethod, PhotometricInterpretation, Tag};
 use tiff::{ColorType, TiffError};
 
-use super::{MAX_PAGES, MAX_SIZE_BYTES, Raster, checked_samples, damaged, unsupported};
-use crate::error::{Error, Result};
+use super::{MAX_PAGES, MAX_SIZE_BYTES, Page, Raster, checked_samples, damaged, unsupported};
+use crate::data::finding::{Code, Finding};
+use crate::error::Result;
+use as_stored::AsStored;
 
 /// Up to here f32 holds every integer.
 const LARGEST_EXACT: u32 = 1 << 24;
 
 /// The error for what the decoder complains about.
-fn failed(path: &Path, error: TiffError) -> Error {
+fn failed(page: &Page, error: TiffError) -> crate::Error {
     match error {
-        TiffError::UnsupportedError(found) => unsupported(path, format!("this kind of TIFF ({found})")),
+        TiffError::UnsupportedError(found) => unsupported(page, format!("this kind of TIFF ({found})")),
         TiffError::LimitsExceeded => {
-            Error::data(path, "the TIFF file asks for more memory than its pixels can need; save it again")
+            let text = "the TIFF file asks for more memory than its pixels can need";
+            Finding::new(Code::TooLarge, page, text, "save it again").into_error()
         }
-        other => damaged(path, "TIFF", other),
+        other => damaged(page, "TIFF", other),
     }
 }
 
-fn decoder<R: BufRead + Seek>(path: &Path, source: R) -> Result<Decoder<R>> {
+fn decoder<R: BufRead + Seek>(page: &Page, source: R) -> Result<Decoder<AsStored<R>>> {
     let mut limits = Limits::default();
     limits.decoding_buffer_size = MAX_SIZE_BYTES as usize;
     limits.intermediate_buffer_size = MAX_SIZE_BYTES as usize;
-    Ok(Decoder::new(source).map_err(|error| failed(path, error))?.with_limits(limits))
+    Ok(Decoder::new(AsStored::new(source)).map_err(|error| failed(page, error))?.with_limits(limits))
 }
 
 /// How many pages there are.
-pub(super) fn pages(path: &Path, source: impl BufRead + Seek) -> Result<usize> {
-    let mut decoder = decoder(path, source)?;
+pub(super) fn pages(file: &Page, source: impl BufRead + Seek) -> Result<usize> {
+    let mut decoder = decoder(file, source)?;
     let mut count = 1;
     while decoder.more_images() {
         if count == MAX_PAGES {
-            return Err(Error::data(path, format!("more than {MAX_PAGES} pages; split the stack")));
+            let text = format!("more than {MAX_PAGES} pages");
+            return Err(Finding::new(Code::TooLarge, file, text, "split the stack").into_error());
         }
-        decoder.next_image().map_err(|error| failed(path, error))?;
+        decoder.next_image().map_err(|error| failed(file, error))?;
         count += 1;
     }
     Ok(count)
 }
 
-pub(super) fn read(path: &Path, source: impl BufRead + Seek, page: Option<usize>) -> Result<Raster> {
-    let failed = |error| failed(path, error);
-    let mut decoder = decoder(path, source)?;
-    match page {
-        Some(page) => decoder.seek_to_image(page).map_err(failed)?,
+pub(super) fn read(
+    page: &Page,
+    source: impl BufRead + Seek,
+    palette_channels: fn(&[[u8; 3]]) -> usize,
+) -> Result<Raster> {
+    let failed = |error| failed(page, error);
+    let mut decoder = decoder(page, source)?;
+    match page.index {
+        Some(index) => decoder.seek_to_image(index).map_err(failed)?,
         None if decoder.more_images() => {
-            let problem =
-                "the TIFF file has several pages where one image is wanted; save each page as an image of its own";
-            return Err(Error::data(path, problem));
+            let text = "the TIFF file has several pages where one image is wanted";
+            let fix = "save each page as an image of its own";
+            return Err(Finding::new(Code::SeveralPages, page, text, fix).into_error());
         }
         None => {}
+    }
+    let photometric = decoder.find_tag_unsigned::<u16>(Tag::PhotometricInterpretation).map_err(failed)?;
+    let is = |interpretation: PhotometricInterpretation| photometric == Some(interpretation.to_u16());
+    let white_is_zero = is(PhotometricInterpretation::WhiteIsZero);
+    let has_palette = is(PhotometricInterpretation::RGBPalette);
+    if white_is_zero || has_palette || is(PhotometricInterpretation::TransparencyMask) {
+        as_stored::take_for_grey(&mut decoder, page.index.unwrap_or(0)).map_err(failed)?;
     }
 
     let (width, height) = decoder.dimensions().map_err(failed)?;
@@ -66,10 +83,13 @@ pub(super) fn read(path: &Path, source: impl BufRead + Seek, page: Option<usize>
         ColorType::GrayA(_) => (2, 1),
         ColorType::RGB(_) => (3, 3),
         ColorType::RGBA(_) => (4, 3),
+        ColorType::Multiband { num_samples, .. } if has_palette => (usize::from(num_samples), 1),
         ColorType::Multiband { num_samples, .. } => (usize::from(num_samples), usize::from(num_samples)),
-        other => return Err(unsupported(path, format!("the TIFF colour type {other:?}"))),
+        other => return Err(unsupported(page, format!("the TIFF colour type {other:?}"))),
     };
-    let count = checked_samples(path, u64::from(height), u64::from(width), stored as u64)?;
+    let palette = if has_palette { Some(colour_map(&mut decoder).map_err(failed)?) } else { None };
+    let counted = palette.as_deref().map_or(stored, |palette| palette_channels(palette).max(stored));
+    checked_samples(page, u64::from(height), u64::from(width), counted as u64)?;
     let (height, width) = (height as usize, width as usize);
     let compression = decoder.find_tag_unsigned::<u16>(Tag::Compression).map_err(failed)?;
     let lossy = [CompressionMethod::JPEG, CompressionMethod::ModernJPEG, CompressionMethod::WebP]
@@ -78,26 +98,27 @@ pub(super) fn read(path: &Path, source: impl BufRead + Seek, page: Option<usize>
 
     let mut decoded = DecodingResult::U8(Vec::new());
     let layout = decoder.read_image_to_buffer(&mut decoded).map_err(failed)?;
+    let exact = Exact { page, width, stored };
     let values = match decoded {
         DecodingResult::U8(values) if bit_depth < 8 => unpacked(&values, width * stored, bit_depth),
         DecodingResult::U8(values) => values.into_iter().map(f32::from).collect(),
         DecodingResult::U16(values) => values.into_iter().map(f32::from).collect(),
         DecodingResult::I8(values) => values.into_iter().map(f32::from).collect(),
         DecodingResult::I16(values) => values.into_iter().map(f32::from).collect(),
-        DecodingResult::U32(values) => {
-            if let Some(value) = values.iter().find(|&&value| value > LARGEST_EXACT) {
-                let problem =
-                    format!("the value {value} is above {LARGEST_EXACT}; renumber or rescale and save as 16-bit");
-                return Err(Error::data(path, problem));
-            }
+        DecodingResult::U32(values) => exact.numbers(&values, |value| value as f32)?,
+        DecodingResult::I32(values) => exact.numbers(&values, |value| value as f32)?,
+        DecodingResult::U64(values) => exact.numbers(&values, |value| value as f32)?,
+        DecodingResult::I64(values) => exact.numbers(&values, |value| value as f32)?,
+        DecodingResult::F32(values) => values,
+        DecodingResult::F64(values) => {
+            exact.check(&values, |value| value.fract() == 0.0 && value.abs() > f64::from(LARGEST_EXACT))?;
             values.into_iter().map(|value| value as f32).collect()
         }
-        DecodingResult::F32(values) => values,
-        DecodingResult::F64(values) => values.into_iter().map(|value| value as f32).collect(),
-        _ => return Err(unsupported(path, format!("a TIFF with {bit_depth}-bit samples of this type"))),
+        DecodingResult::F16(_) => return Err(unsupported(page, "a TIFF with 16-bit floating-point samples")),
     };
+    let count = height * width * stored;
     if values.len() != count {
-        return Err(damaged(path, "TIFF", format!("{} samples instead of {count}", values.len())));
+        return Err(damaged(page, "TIFF", format!("{} samples instead of {count}", values.len())));
     }
     let values = if layout.planes > 1 { interleaved(&values, stored) } else { values };
     let samples: Vec<f32> = if stored == channels {
@@ -106,14 +127,47 @@ pub(super) fn read(path: &Path, source: impl BufRead + Seek, page: Option<usize>
         values.chunks(stored).flat_map(|pixel| &pixel[..channels]).copied().collect()
     };
 
-    let raster =
-        Raster { height, width, channels, bit_depth, samples, palette: None, alpha_dropped: stored > channels, lossy };
+    let alpha_dropped = stored > channels;
+    let raster = Raster { height, width, channels, bit_depth, samples, palette, white_is_zero, alpha_dropped, lossy };
     if let Some(at) = raster.samples.iter().position(|value| !value.is_finite()) {
-        let (x, y) = raster.position(at);
-        let problem = format!("the value at x={x}, y={y} is {}; replace what is not a number", raster.samples[at]);
-        return Err(Error::data(path, problem));
+        let ([x, y], value) = (raster.position(at), raster.samples[at]);
+        let text = format!("the value at x={x}, y={y} is {value}");
+        return Err(Finding::new(Code::NotFinite, page, text, "replace what is not a number")
+            .at(value, [x, y])
+            .into_error());
     }
     Ok(raster)
+}
+
+/// The colours of a palette: all reds, all greens, all blues, of 16 bits. Some programs write 8-bit values there.
+fn colour_map<R: Read + Seek>(decoder: &mut Decoder<R>) -> Result<Vec<[u8; 3]>, TiffError> {
+    let map: Vec<u16> = decoder.find_tag_unsigned_vec(Tag::ColorMap)?.unwrap_or_default();
+    let shift = if map.iter().all(|&level| level < 256) { 0 } else { 8 };
+    let count = map.len() / 3;
+    Ok((0..count).map(|index| [0, 1, 2].map(|channel| (map[channel * count + index] >> shift) as u8)).collect())
+}
+
+/// Refuses numbers that f32 would merge with their neighbours.
+struct Exact<'a> {
+    page: &'a Page,
+    width: usize,
+    stored: usize,
+}
+
+impl Exact<'_> {
+    fn numbers<T: Copy + Display + Into<i128>>(&self, values: &[T], convert: fn(T) -> f32) -> Result<Vec<f32>> {
+        self.check(values, |value| value.into().unsigned_abs() > u128::from(LARGEST_EXACT))?;
+        Ok(values.iter().map(|&value| convert(value)).collect())
+    }
+
+    fn check<T: Copy + Display>(&self, values: &[T], merged: impl Fn(T) -> bool) -> Result<()> {
+        let Some(at) = values.iter().position(|&value| merged(value)) else { return Ok(()) };
+        let (pixel, value) = (at / self.stored, values[at]);
+        let text = format!("the value {value} is above {LARGEST_EXACT}, beyond which numbers are not told apart");
+        let fix = "renumber or rescale and save as 16-bit";
+        let position = [pixel % self.width, pixel / self.width];
+        Err(Finding::new(Code::NotExact, self.page, text, fix).at(value, position).into_error())
+    }
 }
 
 /// Samples smaller than a byte, lines starting at a byte, highest bits first.
@@ -136,8 +190,11 @@ fn interleaved(values: &[f32], planes: usize) -> Vec<f32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Error;
+    use std::collections::BTreeMap;
     use std::fs::File;
     use std::io::Cursor;
+    use std::path::Path;
     use tiff::encoder::TiffEncoder;
     use tiff::encoder::colortype::{Gray8, Gray16, Gray32, Gray32Float, RGB8, RGBA16};
 
@@ -165,7 +222,11 @@ mod tests {
 
     /// Uncompressed grey, 3 x 2 pixels in one strip.
     fn grey(big_endian: bool, bits: u32, pixels: &[u8]) -> Vec<u8> {
-        let entries = [
+        by_hand(big_endian, &grey_entries(bits, pixels), pixels)
+    }
+
+    fn grey_entries(bits: u32, pixels: &[u8]) -> [(u16, u16, u32, u32); 9] {
+        [
             (256, 3, 1, 3),
             (257, 3, 1, 2),
             (258, 3, 1, bits),
@@ -175,12 +236,126 @@ mod tests {
             (277, 3, 1, 1),
             (278, 3, 1, 2),
             (279, 4, 1, pixels.len() as u32),
-        ];
-        by_hand(big_endian, &entries, pixels)
+        ]
     }
 
     fn read_bytes(bytes: &[u8]) -> Result<Raster> {
-        read(Path::new("a.tif"), Cursor::new(bytes), None)
+        read(&Path::new("a.tif").into(), Cursor::new(bytes), |_| 1)
+    }
+
+    fn refusal(bytes: &[u8]) -> Finding {
+        match read_bytes(bytes) {
+            Err(Error::Finding(finding)) => *finding,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Uncompressed, 3 x 2 pixels in one strip, with these entries changed or added.
+    fn changed(big_endian: bool, bits: u32, changes: &[(u16, u16, u32, u32)], pixels: &[u8]) -> Vec<u8> {
+        let mut entries: BTreeMap<u16, (u16, u16, u32, u32)> =
+            grey_entries(bits, pixels).into_iter().map(|entry| (entry.0, entry)).collect();
+        entries.extend(changes.iter().map(|&entry| (entry.0, entry)));
+        by_hand(big_endian, &entries.into_values().collect::<Vec<_>>(), pixels)
+    }
+
+    const WHITE_IS_ZERO: (u16, u16, u32, u32) = (262, 3, 1, 0);
+    const PALETTE: (u16, u16, u32, u32) = (262, 3, 1, 3);
+    const SIGNED: (u16, u16, u32, u32) = (339, 3, 1, 2);
+    const FLOAT: (u16, u16, u32, u32) = (339, 3, 1, 3);
+
+    #[test]
+    fn values_of_which_0_is_white_are_read_as_stored() {
+        let check = |bytes: &[u8], expected: [f32; 6]| {
+            let raster = read_bytes(bytes).unwrap();
+            assert_eq!((raster.white_is_zero, raster.samples), (true, expected.to_vec()));
+        };
+        let white = |big_endian, bits, pixels: &[u8]| changed(big_endian, bits, &[WHITE_IS_ZERO], pixels);
+        check(&white(true, 1, &[0b1010_0000, 0b0110_0000]), [1.0, 0.0, 1.0, 0.0, 1.0, 1.0]);
+        check(&white(false, 8, &[0, 1, 2, 3, 254, 255]), [0.0, 1.0, 2.0, 3.0, 254.0, 255.0]);
+        let words = [0_u16, 1, 2, 300, 65_534, 65_535];
+        let expected = words.map(f32::from);
+        check(&white(true, 16, &words.map(u16::to_be_bytes).concat()), expected);
+        check(&white(false, 16, &words.map(u16::to_le_bytes).concat()), expected);
+        let floats = [0.0_f32, 1.0, 0.1, 7.0, -3.0, 1e-9];
+        check(&changed(false, 32, &[WHITE_IS_ZERO, FLOAT], &floats.map(f32::to_le_bytes).concat()), floats);
+        assert!(!read_bytes(&grey(false, 8, &[0; 6])).unwrap().white_is_zero);
+    }
+
+    #[test]
+    fn palette_indices_survive_beside_their_colours() {
+        // The map stands where the pixels do, behind them: four reds, four greens, four blues.
+        let levels = [0_u16, 255, 0, 9, 0, 0, 255, 9, 0, 0, 0, 9];
+        for shift in [0, 8] {
+            let map: Vec<u8> = levels.iter().flat_map(|level| (level << shift).to_le_bytes()).collect();
+            let content = [&[0b0001_1000, 0b1100_0100][..], &map].concat();
+            let raster = read_bytes(&changed(false, 2, &[PALETTE, (320, 3, 12, 10)], &content)).unwrap();
+            assert_eq!(raster.samples, [0.0, 1.0, 2.0, 3.0, 0.0, 1.0]);
+            assert_eq!(raster.palette.unwrap(), [[0; 3], [255, 0, 0], [0, 255, 0], [9; 3]]);
+        }
+    }
+
+    #[test]
+    fn wide_integers_are_read_while_they_are_exact() {
+        let numbers = [0_i64, 1, 2, 300, 1 << 24, 7];
+        let expected = numbers.map(|number| number as f32);
+        let narrow = numbers.map(|number| (number as i32).to_le_bytes()).concat();
+        let wide = numbers.map(i64::to_le_bytes).concat();
+        for (bits, changes, pixels) in
+            [(32, &[SIGNED][..], &narrow), (64, &[SIGNED], &wide), (64, &[], &wide), (32, &[], &narrow)]
+        {
+            assert_eq!(read_bytes(&changed(false, bits, changes, pixels)).unwrap().samples, expected);
+        }
+        let beyond = [0, 1, 2, 3, (1 << 24) + 1, 4];
+        let unsigned: Vec<u8> = beyond.map(i64::to_le_bytes).concat();
+        let signed: Vec<u8> = beyond.map(|number| (-number).to_le_bytes()).concat();
+        let floats: Vec<u8> = beyond.map(|number| (number as f64).to_le_bytes()).concat();
+        for (changes, pixels, value) in
+            [(&[][..], &unsigned, "16777217"), (&[SIGNED], &signed, "-16777217"), (&[FLOAT], &floats, "16777217")]
+        {
+            let finding = refusal(&changed(false, 64, changes, pixels));
+            assert_eq!(
+                (finding.code, finding.pixel, finding.value.as_deref()),
+                (Code::NotExact, Some([1, 1]), Some(value))
+            );
+        }
+        let fractions = beyond.map(|number| (number as f64 + 0.5).to_le_bytes()).concat();
+        assert!(read_bytes(&changed(false, 64, &[FLOAT], &fractions)).is_ok(), "an image may have such values");
+    }
+
+    #[test]
+    fn kinds_that_are_not_read_are_named() {
+        let cases = [
+            (changed(false, 16, &[FLOAT], &[0; 12]), "16-bit floating-point samples is not supported"),
+            (changed(false, 8, &[(262, 3, 1, 6)], &[0; 6]), "is not supported"),
+            (
+                changed(false, 8, &[(262, 3, 1, 5), (277, 3, 1, 4)], &[0; 24]),
+                "the TIFF colour type CMYK(8) is not supported",
+            ),
+        ];
+        for (bytes, expected) in cases {
+            let finding = refusal(&bytes);
+            assert!(finding.code == Code::Unsupported && finding.text.contains(expected), "{finding}");
+        }
+    }
+
+    #[test]
+    fn files_that_ask_for_too_much_are_refused_before_they_get_it() {
+        let huge = refusal(&changed(false, 8, &[(256, 4, 1, 60_000), (257, 4, 1, 60_000)], &[0; 6]));
+        assert!(huge.code == Code::TooLarge && huge.text.contains("take 13732 MiB, above the limit"), "{huge}");
+        let strip = refusal(&changed(false, 8, &[(259, 3, 1, 8), (279, 4, 1, u32::MAX)], &[0; 6]));
+        assert!(strip.code == Code::TooLarge && strip.text.contains("more memory than its pixels"), "{strip}");
+    }
+
+    #[test]
+    fn a_stack_has_a_largest_number_of_pages() {
+        let mut bytes = Cursor::new(Vec::new());
+        let mut encoder = TiffEncoder::new(&mut bytes).unwrap();
+        for _ in 0..=MAX_PAGES {
+            encoder.write_image::<Gray8>(1, 1, &[0]).unwrap();
+        }
+        drop(encoder);
+        let message = pages(&Path::new("a.tif").into(), Cursor::new(bytes.into_inner())).unwrap_err().to_string();
+        assert_eq!(message, "a.tif: more than 10000 pages; split the stack");
     }
 
     #[test]
@@ -223,7 +398,12 @@ mod tests {
         encoder().write_image::<Gray32Float>(3, 1, &[0.0, 1.0, f32::NAN]).unwrap();
         assert!(message().contains("a.tif: the value at x=2, y=0 is NaN"), "{}", message());
         encoder().write_image::<Gray32>(1, 1, &[20_000_000]).unwrap();
-        assert!(message().contains("the value 20000000 is above 16777216; renumber"), "{}", message());
+        assert!(
+            message()
+                .contains("the value 20000000 is above 16777216, beyond which numbers are not told apart; renumber"),
+            "{}",
+            message()
+        );
         let mut pages = encoder();
         pages.write_image::<Gray8>(1, 1, &[1]).unwrap();
         pages.write_image::<Gray8>(1, 1, &[2]).unwrap();
