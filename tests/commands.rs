@@ -322,6 +322,8 @@ fn check_data_draws_the_weights_of_a_configuration() {
     assert_ne!(drawn("flag.png", &["--config", &path("config.toml"), "--border-w0", "5"]), configured);
     std::fs::write(path("never.toml"), "border = \"never\"\n").unwrap();
     assert_ne!(drawn("never.png", &["--config", &path("never.toml")]), usual);
+    let never = ["check-data", &data, "--weights-map", &path("never.png"), "--config", &path("never.toml")];
+    assert!(String::from_utf8_lossy(&tilewise(&never).stderr).contains("all weights are 1"));
     let check = ["check-data", &data, "--weights-map", &path("none.png")];
     fails(
         2,
@@ -329,6 +331,7 @@ fn check_data_draws_the_weights_of_a_configuration() {
         &["sigma = 1000000000000000000000000000000", "1000 pixels"],
     );
     fails(2, &[&check[..], &["--samples", "0"]].concat(), &["--samples", "0 is not in 1.."]);
+    assert_eq!(drawn("all.png", &["--samples", "4294967295"]), usual);
     assert!(!Path::new(&path("none.png")).exists());
 }
 

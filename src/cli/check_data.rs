@@ -1,7 +1,7 @@
 //! `tilewise check-data`
 
 use super::labels::LabelArguments;
-use super::{Global, parse, print, print_json};
+use super::{Global, note, parse, print, print_json};
 use clap::{Args, value_parser};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -104,13 +104,14 @@ fn text(folder: &Path, set: &Inspection, files: bool) -> String {
     if files {
         for report in set.files() {
             let FileReport { name, height, width, channels, bit_depth, range: (low, high), label_values, .. } = report;
+            let palette = if report.palette { " looked up in a palette" } else { "" };
             let values: Vec<String> =
                 label_values.iter().take(6).map(|(value, pixels)| format!("{value}: {pixels}")).collect();
             let more =
                 if label_values.len() > 6 { format!(" and {} more", label_values.len() - 6) } else { String::new() };
             let _ = writeln!(
                 text,
-                "  {name}: {width} x {height}, {channels} channel(s) of {bit_depth} bits, values {low} to {high} {}; pixels by label {}{more}",
+                "  {name}: {width} x {height}, {channels} channel(s) of {bit_depth} bits{palette}, values {low} to {high} {}; pixels by label {}{more}",
                 report.histogram.bars(),
                 values.join(", ")
             );
@@ -169,7 +170,7 @@ fn draw_weights(dataset: &Dataset, config: &Config, count: usize, path: &Path) -
         // The weights of an image depend on other images only where classes are balanced.
         indices.truncate(count);
     }
-    let mut rows = Vec::with_capacity(count);
+    let mut rows = Vec::new();
     let mut prepared = Vec::with_capacity(indices.len());
     for (number, sample) in dataset.read(&indices)?.into_iter().enumerate() {
         let mut border = None;
@@ -190,6 +191,10 @@ fn draw_weights(dataset: &Dataset, config: &Config, count: usize, path: &Path) -
             weights.iter().fold((f32::INFINITY, 0.0f32), |(low, high), &w| (low.min(w), high.max(w)));
         let picture = Picture::of_values(weights, [*height, *width]);
         row.push(picture.titled(&format!("weight {lowest:.1} to {highest:.1}")));
+    }
+    let one = |weight: &f32| weight.to_bits() == 1.0_f32.to_bits();
+    if prepared.iter().all(|sample| sample.weights.iter().all(one)) {
+        note("all weights are 1; for masks/ to have borders, say border = \"always\" in the file of --config");
     }
     Picture::sheet(&rows).write(path)
 }

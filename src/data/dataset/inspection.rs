@@ -111,15 +111,15 @@ impl Inspection {
                 values().min_by_key(|(_, count)| (count.first[1], count.first[0]))?;
             Some(mapping.unmapped(&pair.label, value, *first, values().count()).into_error())
         });
+        let errors_before = self.errors.len();
         self.errors.extend(unmapped);
         let survey = Survey::new(kind, &self.summaries, mapping, &self.warnings);
-        match survey.single_class(&self.folder) {
-            Some(finding) => Err(finding.into_error()),
-            None => {
-                self.survey = Some(survey);
-                Ok(())
-            }
+        // While values lack a class, which classes there are is not known.
+        if let Some(finding) = survey.single_class(&self.folder).filter(|_| self.errors.len() == errors_before) {
+            return Err(finding.into_error());
         }
+        self.survey = Some(survey);
+        Ok(())
     }
 
     /// Adds a warning for each image that is also in another data set, which it should be independent of.
@@ -191,7 +191,8 @@ impl Inspection {
             (None, Some(survey)) => Ok(Dataset { folder: self.folder, pairs: self.pairs, survey }),
             (Some(Error::Finding(mut finding)), _) if others > 0 => {
                 let folder = self.folder.display();
-                finding.fix += &format!("; errors besides: {others}, which `tilewise check-data {folder}` lists");
+                let fix = finding.fix;
+                finding.fix = format!("{fix}; errors besides: {others}, which `tilewise check-data {folder}` lists");
                 Err(Error::Finding(finding))
             }
             (Some(error), _) => Err(error),

@@ -169,13 +169,13 @@ pub(super) fn refuse_contradictions(folder: &Path, kind: LabelKind, options: &Op
     if options.map.is_some() && options.classes.is_some() {
         return Err(Error::Usage("--map and --classes both say what label values mean; give one".into()));
     }
-    if kind == LabelKind::Instances {
-        if options.map.is_some() || options.ignore.is_some() || options.classes.is_some_and(|classes| classes != 2) {
-            return Err(Error::Usage(format!(
-                "{}: instances/ holds cell numbers, which make two classes; --map, --classes and --ignore are for masks/",
-                folder.display()
-            )));
-        }
+    let meanings =
+        options.map.is_some() || options.ignore.is_some() || options.classes.is_some_and(|classes| classes != 2);
+    if kind == LabelKind::Instances && meanings {
+        return Err(Error::Usage(format!(
+            "{}: instances/ holds cell numbers, which make two classes; --map, --classes and --ignore are for masks/",
+            folder.display()
+        )));
     }
     match options.classes {
         Some(classes) if !(2..=MOST_CLASSES).contains(&classes) => {

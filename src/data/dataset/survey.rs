@@ -215,7 +215,7 @@ impl Survey {
         if self.class_pixels.iter().filter(|&&pixels| pixels > 0).count() > 1 {
             return None;
         }
-        let values: Vec<String> = self.label_values.keys().map(ToString::to_string).collect();
+        let values: Vec<String> = self.label_values.keys().take(10).map(ToString::to_string).collect();
         let found = match self.kind {
             LabelKind::Instances => "no image has a cell".to_owned(),
             LabelKind::Masks => format!("all pixels that count are of one class (label values: {})", values.join(", ")),

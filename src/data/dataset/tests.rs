@@ -437,6 +437,9 @@ fn values_without_a_class_are_one_finding_a_file() {
         assert!(text.ends_with(", nor are 2 more values") && errors[0].fix.starts_with(fix), "{}", errors[0]);
         assert!(errors[1].fix.ends_with("--ignore=3"), "{}", errors[1]);
     }
+    let scene = Scene::with_masks(&[[0, 9, 8, 0, 9, 0, 7, 0]]);
+    let errors = scene.inspect(&map("0=0,1=1")).errors();
+    assert_eq!(errors.len(), 1, "a lack of classes may come of the lack of a mapping: {errors:?}");
 }
 
 #[test]
