@@ -3,6 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
+use crate::data::Finding;
+
 /// Everything that can go wrong, named after who can mend it.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -28,6 +30,9 @@ pub enum Error {
         /// What was found, what was expected, and what to do.
         problem: String,
     },
+    /// An image or label file, or a folder of them, is not what it should be.
+    #[error("{0}")]
+    Finding(Box<Finding>),
     /// A weights file is damaged, foreign, or belongs to another network.
     #[error("{}: {problem}", path.display())]
     Weights {
@@ -79,7 +84,7 @@ impl Error {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Usage(_) | Self::Graph { .. } => 2,
-            Self::Data { .. } | Self::Weights { .. } => 3,
+            Self::Data { .. } | Self::Finding(_) | Self::Weights { .. } => 3,
             Self::Device(_) => 4,
             Self::Memory(_) => 5,
             Self::Io { .. } => 6,

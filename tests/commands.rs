@@ -284,6 +284,69 @@ fn check_data_lists_everything_and_its_code_tells_errors_from_warnings() {
     let json: serde_json::Value = serde_json::from_str(&text).unwrap();
     assert!(wrong == Some(3) && json[0]["errors"].as_array().unwrap().len() == 2, "{text}");
     assert_eq!(json[0]["files"][0]["name"], "cells-0000");
+    let unpaired = &json[0]["errors"][1];
+    assert_eq!((&unpaired["code"], &unpaired["severity"]), (&"unpaired".into(), &"error".into()), "{text}");
+    assert!(unpaired["file"].as_str().unwrap().ends_with("images/cells-0001.png"), "{text}");
+    assert!(unpaired["fix"].as_str().unwrap().contains("same name"), "{text}");
+}
+
+#[test]
+fn check_data_shows_the_first_of_many_findings_and_lists_all_as_json() {
+    let (folder, _weights, data) = fixture();
+    for number in 0..20 {
+        std::fs::write(folder.path().join(format!("data/images/lonely-{number:02}.png")), "x").unwrap();
+    }
+    let text = String::from_utf8(tilewise(&["check-data", &data]).stdout).unwrap();
+    assert!(text.contains("lonely-07.png") && !text.contains("lonely-08.png"), "{text}");
+    assert!(text.contains("12 more like these, which --json lists") && text.contains("errors: 20"), "{text}");
+    let json = tilewise(&["check-data", &data, "--json"]).stdout;
+    let json: serde_json::Value = serde_json::from_slice(&json).unwrap();
+    assert_eq!(json[0]["errors"].as_array().unwrap().len(), 20);
+    fails(2, &["check-data", &data, "--map", "0=0,1=1"], &["--map, --classes and --ignore are for masks/"]);
+}
+
+/// What `check-data` draws is what a run with the same settings would train with, and its constants are within bounds.
+#[test]
+fn check_data_draws_the_weights_of_a_configuration() {
+    let (folder, _weights, data) = fixture();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let drawn = |name: &str, more: &[&str]| {
+        succeeds(&[&["check-data", &data, "--weights-map", &path(name)], more].concat());
+        image::open(path(name)).unwrap().into_rgb8()
+    };
+    let usual = drawn("usual.png", &[]);
+    assert_eq!(drawn("same.png", &["--border-w0", "5", "--border-sigma", "5"]), usual);
+    std::fs::write(path("config.toml"), "border_w0 = 9.0\nbalance = true\n").unwrap();
+    let configured = drawn("configured.png", &["--config", &path("config.toml")]);
+    assert_ne!(configured, usual);
+    assert_ne!(drawn("flag.png", &["--config", &path("config.toml"), "--border-w0", "5"]), configured);
+    std::fs::write(path("never.toml"), "border = \"never\"\n").unwrap();
+    assert_ne!(drawn("never.png", &["--config", &path("never.toml")]), usual);
+    let never = ["check-data", &data, "--weights-map", &path("never.png"), "--config", &path("never.toml")];
+    assert!(String::from_utf8_lossy(&tilewise(&never).stderr).contains("all weights are 1"));
+    let check = ["check-data", &data, "--weights-map", &path("none.png")];
+    fails(
+        2,
+        &[&check[..], &["--border-sigma", "1e30"]].concat(),
+        &["sigma = 1000000000000000000000000000000", "1000 pixels"],
+    );
+    fails(2, &[&check[..], &["--samples", "0"]].concat(), &["--samples", "0 is not in 1.."]);
+    assert_eq!(drawn("all.png", &["--samples", "4294967295"]), usual);
+    assert!(!Path::new(&path("none.png")).exists());
+}
+
+#[test]
+fn held_out_images_that_are_trained_on_are_noticed() {
+    let (folder, _weights, data) = fixture();
+    for kind in ["images", "instances"] {
+        let file = |number: u32| folder.path().join(format!("data/{kind}/cells-{number:04}.png"));
+        std::fs::copy(file(0), file(1)).unwrap();
+    }
+    let out = folder.path().join("run");
+    let train = ["train", "--device", "cpu", "--data", &data, "--out", out.to_str().unwrap(), "--hold-out", "0.5"];
+    let output = tilewise(&[&train[..], &["--steps", "1", "--base", "1", "--depth", "1"]].concat());
+    let notes = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && notes.contains("1 validation image(s) are also trained on"), "{notes}");
 }
 
 #[test]

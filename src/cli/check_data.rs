@@ -2,15 +2,18 @@
 
 use super::labels::LabelArguments;
 use super::{Global, note, parse, print, print_json};
-use clap::Args;
+use clap::{Args, value_parser};
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use tilewise::Result;
 use tilewise::data::dataset::{FileReport, Inspection};
-use tilewise::data::{Border, BorderMap, Dataset, Prepared};
+use tilewise::data::sample::balance;
+use tilewise::data::{BorderMap, Code, Dataset, Finding, Prepared};
 use tilewise::picture::Picture;
-use tilewise::{Error, Result};
+use tilewise::train::Config;
 
 /// What `check-data` takes.
 #[derive(Debug, Args)]
@@ -24,16 +27,19 @@ pub(crate) struct Arguments {
     /// Print a line for each file
     #[arg(long)]
     files: bool,
-    /// Draw the loss weights of the first images beside them
+    /// Settings as TOML, such as a run's config.toml, of which what label values mean and the weights count; a flag wins over it
+    #[arg(long, value_name = "FILE.toml")]
+    config: Option<PathBuf>,
+    /// Draw the loss weights of the first images to train on beside them
     #[arg(long, value_name = "FILE.png")]
     weights_map: Option<PathBuf>,
     /// How many images --weights-map draws
-    #[arg(long, value_name = "N", default_value_t = 4, requires = "weights_map")]
-    samples: usize,
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = value_parser!(u32).range(1..), requires = "weights_map")]
+    samples: u32,
     /// Whose weights: those of the paper, or of the authors' later release
     #[arg(long, value_name = "NAME", value_parser = parse::<BorderMap>, requires = "weights_map")]
     border_map: Option<BorderMap>,
-    /// The weight added where two cells touch [default: 10 for paper, 50 for release]
+    /// The weight added where two cells touch [default: that of `train`: 5 for paper, 50 for release]
     #[arg(long, value_name = "WEIGHT", requires = "weights_map")]
     border_w0: Option<f32>,
     /// How fast it falls off, in pixels [default: 5 for paper, 6 for release]
@@ -46,13 +52,30 @@ pub(crate) struct Arguments {
 /// The exit codes: nothing to say, warnings only, errors.
 const CODES: [u8; 3] = [0, 1, 3];
 
+impl Arguments {
+    /// The configuration that training would have.
+    fn config(&self, seed: Option<u32>) -> Result<Config> {
+        let file = self.config.as_deref().map(Config::read).transpose()?.unwrap_or_default();
+        let config = Config {
+            border_map: self.border_map.unwrap_or(file.border_map),
+            border_w0: self.border_w0.or(file.border_w0),
+            border_sigma: self.border_sigma.or(file.border_sigma),
+            seed: seed.unwrap_or(file.seed),
+            ..file
+        };
+        config.validate()?;
+        Ok(config)
+    }
+}
+
 pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
-    let options = arguments.labels.options();
-    let data = Inspection::new(&arguments.data, &options);
+    let config = arguments.config(global.seed)?;
+    let options = arguments.labels.over(config.labels()?);
+    let data = Inspection::new(&arguments.data, &options)?;
     let options = data.survey().map_or(options.clone(), |survey| options.with_mapping(&survey.mapping));
     let mut sets = vec![(arguments.data.as_path(), data)];
     if let Some(folder) = &arguments.val {
-        let mut val = Inspection::new(folder, &options);
+        let mut val = Inspection::new(folder, &options)?;
         val.compare(&sets[0].1);
         sets.push((folder, val));
     }
@@ -67,7 +90,7 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
     let warnings: usize = sets.iter().map(|(_, set)| set.warnings().len()).sum();
     if let Some(path) = &arguments.weights_map {
         let (_, set) = sets.swap_remove(0);
-        draw_weights(&set.into_dataset()?, arguments, path)?;
+        draw_weights(&set.into_dataset()?, &config, arguments.samples as usize, path)?;
         global.say(&format!("weights map: {}", path.display()));
     }
     Ok(ExitCode::from(CODES[if errors > 0 { 2 } else { usize::from(warnings > 0) }]))
@@ -79,27 +102,26 @@ fn text(folder: &Path, set: &Inspection, files: bool) -> String {
         let _ = writeln!(text, "{survey}");
     }
     if files {
-        for FileReport { name, height, width, channels, bit_depth, range: (low, high), label_values, .. } in set.files()
-        {
+        for report in set.files() {
+            let FileReport { name, height, width, channels, bit_depth, range: (low, high), label_values, .. } = report;
+            let palette = if report.palette { " looked up in a palette" } else { "" };
             let values: Vec<String> =
                 label_values.iter().take(6).map(|(value, pixels)| format!("{value}: {pixels}")).collect();
             let more =
                 if label_values.len() > 6 { format!(" and {} more", label_values.len() - 6) } else { String::new() };
             let _ = writeln!(
                 text,
-                "  {name}: {width} x {height}, {channels} channel(s) of {bit_depth} bits, values {low} to {high}; pixels by label {}{more}",
+                "  {name}: {width} x {height}, {channels} channel(s) of {bit_depth} bits{palette}, values {low} to {high} {}; pixels by label {}{more}",
+                report.histogram.bars(),
                 values.join(", ")
             );
         }
     }
     text.push('\n');
-    for error in set.errors() {
-        let _ = writeln!(text, "error    {error}");
-    }
-    for warning in set.warnings() {
-        let _ = writeln!(text, "warning  {}: {}", warning.page, warning.kind.explanation());
-    }
-    let (errors, warnings) = (set.errors().len(), set.warnings().len());
+    let errors = set.errors();
+    text += &list("error  ", &errors);
+    text += &list("warning", set.warnings());
+    let (errors, warnings) = (errors.len(), set.warnings().len());
     let verdict = match (errors, warnings) {
         (0, 0) => "ready to train on".to_owned(),
         (0, _) => format!("can be trained on; warnings: {warnings}"),
@@ -109,51 +131,70 @@ fn text(folder: &Path, set: &Inspection, files: bool) -> String {
     text
 }
 
+/// A line for each finding, and of many of a kind for the first.
+fn list(severity: &str, findings: &[Finding]) -> String {
+    const SHOWN: usize = 8;
+    let mut kinds: BTreeMap<Code, usize> = BTreeMap::new();
+    let mut text = String::new();
+    for finding in findings {
+        let count = kinds.entry(finding.code).or_default();
+        *count += 1;
+        if *count <= SHOWN {
+            let _ = writeln!(text, "{severity}  {finding}");
+        }
+    }
+    let hidden: usize = kinds.values().map(|count| count.saturating_sub(SHOWN)).sum();
+    if hidden > 0 {
+        let _ = writeln!(text, "{severity}  {hidden} more like these, which --json lists");
+    }
+    text
+}
+
 fn to_json(folder: &Path, set: &Inspection) -> Value {
-    let error = |error: &Error| match error {
-        Error::Data { path, problem } => json!({ "file": path, "problem": problem }),
-        other => json!({ "file": null, "problem": other.to_string() }),
-    };
-    let warnings: Vec<Value> = set
-        .warnings()
-        .iter()
-        .map(|warning| {
-            json!({ "file": warning.page.path, "page": warning.page.index, "problem": warning.kind.explanation() })
-        })
-        .collect();
     json!({
         "folder": folder,
-        "errors": set.errors().iter().map(error).collect::<Vec<_>>(),
-        "warnings": warnings,
+        "errors": set.errors(),
+        "warnings": set.warnings(),
         "survey": set.survey(),
         "files": set.files(),
     })
 }
 
-/// Images beside their classes and the weights of their pixels in the loss, as training would have them.
-fn draw_weights(dataset: &Dataset, arguments: &Arguments, path: &Path) -> Result<()> {
-    let count = arguments.samples.min(dataset.pairs().len());
-    let source = Border::from(arguments.border_map.unwrap_or_default());
-    let (w0, sigma) = (arguments.border_w0.unwrap_or(source.w0), arguments.border_sigma.unwrap_or(source.sigma));
-    let border = Border { w0, sigma, ..source };
-    let mut rows = Vec::with_capacity(count);
-    for sample in dataset.read(&(0..count).collect::<Vec<_>>())? {
-        let (name, size) = (sample.name.clone(), [sample.image.height, sample.image.width]);
-        let image = Picture::of_image(&sample.image.pixels, size, sample.image.channels);
-        let truth = Picture::of_classes(&sample.instances().values, size);
-        let prepared = Prepared::new(sample, Some(border))?;
-        let weights = Picture::of_values(&prepared.weights, size);
-        let (lowest, highest) =
-            prepared.weights.iter().fold((f32::INFINITY, 0.0f32), |(low, high), &w| (low.min(w), high.max(w)));
-        rows.push(vec![
-            image.titled(&name),
-            truth.titled("truth"),
-            weights.titled(&format!("weight {lowest:.1} to {highest:.1}")),
-        ]);
+/// The first images that training would be given, beside their truth and the weights of their pixels in the loss.
+fn draw_weights(dataset: &Dataset, config: &Config, count: usize, path: &Path) -> Result<()> {
+    let mut indices = match config.hold_out {
+        Some(share) => dataset.split(share, config.seed)?.0,
+        None => (0..dataset.pairs().len()).collect(),
+    };
+    if !config.balance {
+        // The weights of an image depend on other images only where classes are balanced.
+        indices.truncate(count);
     }
-    if rows.is_empty() {
-        note("there is no image to draw");
-        return Ok(());
+    let mut rows = Vec::new();
+    let mut prepared = Vec::with_capacity(indices.len());
+    for (number, sample) in dataset.read(&indices)?.into_iter().enumerate() {
+        let mut border = None;
+        if number < count {
+            let size = [sample.image.height, sample.image.width];
+            let image = Picture::of_image(&sample.image.pixels, size, sample.image.channels);
+            let truth = Picture::of_classes(&sample.instances().values, size);
+            rows.push(vec![image.titled(&sample.name), truth.titled("truth")]);
+            border = config.border_for(&sample.truth);
+        }
+        prepared.push(Prepared::new(sample, border)?);
+    }
+    if config.balance {
+        balance(&mut prepared, dataset.class_count())?;
+    }
+    for (row, Prepared { height, width, weights, .. }) in rows.iter_mut().zip(&prepared) {
+        let (lowest, highest) =
+            weights.iter().fold((f32::INFINITY, 0.0f32), |(low, high), &w| (low.min(w), high.max(w)));
+        let picture = Picture::of_values(weights, [*height, *width]);
+        row.push(picture.titled(&format!("weight {lowest:.1} to {highest:.1}")));
+    }
+    let one = |weight: &f32| weight.to_bits() == 1.0_f32.to_bits();
+    if prepared.iter().all(|sample| sample.weights.iter().all(one)) {
+        note("all weights are 1; for masks/ to have borders, say border = \"always\" in the file of --config");
     }
     Picture::sheet(&rows).write(path)
 }

@@ -1,4 +1,4 @@
-//! How label values become classes: flags that `train` and `evaluate` share.
+//! How label values become classes: flags that the commands share which read truth.
 
 use clap::Args;
 use tilewise::data::dataset::{Options, ValueMap};
@@ -22,7 +22,15 @@ pub(crate) struct LabelArguments {
 
 impl LabelArguments {
     pub(crate) fn options(&self) -> Options {
+        self.over(Options::default())
+    }
+
+    /// These flags on top of other options.
+    pub(crate) fn over(&self, base: Options) -> Options {
         let Self { mask_suffix, classes, map, ignore } = self.clone();
-        Options { mask_suffix, classes, map, ignore }
+        let mask_suffix = if mask_suffix.is_empty() { base.mask_suffix } else { mask_suffix };
+        // Both say what values mean: one as a flag is said instead of the other.
+        let (classes, map) = if classes.is_none() && map.is_none() { (base.classes, base.map) } else { (classes, map) };
+        Options { mask_suffix, classes, map, ignore: ignore.or(base.ignore) }
     }
 }

@@ -70,7 +70,7 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
         let (image, prediction, objects) = match segmented {
             Ok(segmented) => segmented,
             // One bad file among many is no reason to leave out the others.
-            Err(error @ (Error::Data { .. } | Error::Io { .. })) if images.len() > 1 => {
+            Err(error @ (Error::Data { .. } | Error::Finding(_) | Error::Io { .. })) if images.len() > 1 => {
                 note(&format!("error: {error}"));
                 failures.push(error);
                 continue;

@@ -296,13 +296,7 @@ pub(crate) fn read(config: &Config, say: &dyn Fn(&str)) -> Result<Data> {
             let problem = format!("{} classes here, {classes} in the training data", validation.class_count());
             return Err(Error::data(folder, format!("{problem}; give both the same kind of labels")));
         }
-        let (training, validation) = (all(&dataset)?, all(&validation)?);
-        let seen =
-            validation.iter().filter(|held_out| training.iter().any(|sample| sample.image == held_out.image)).count();
-        if seen > 0 {
-            say(&format!("note: {seen} validation image(s) are also trained on, so the scores will look too good\n"));
-        }
-        (training, validation)
+        (all(&dataset)?, all(&validation)?)
     } else if let Some(share) = config.hold_out {
         let (training, held_out) = dataset.split(share, config.seed)?;
         say(&format!("held out for validation: {} of {} images\n", held_out.len(), dataset.pairs().len()));
@@ -313,6 +307,11 @@ pub(crate) fn read(config: &Config, say: &dyn Fn(&str)) -> Result<Data> {
         );
         (all(&dataset)?, Vec::new())
     };
+    let seen =
+        validation.iter().filter(|held_out| training.iter().any(|sample| sample.image == held_out.image)).count();
+    if seen > 0 {
+        say(&format!("note: {seen} validation image(s) are also trained on, so the scores will look too good\n"));
+    }
     Ok(Data { training, validation, classes, metadata: Metadata::new().with(Metadata::MAPPING, mapping) })
 }
 

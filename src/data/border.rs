@@ -73,6 +73,9 @@ impl Default for Border {
     }
 }
 
+/// The largest `sigma`: beyond it every cell of an image weighs on every pixel.
+pub const MAX_SIGMA: f32 = 1000.0;
+
 /// A weight below this counts as none, which bounds how far a cell is felt.
 const NEGLIGIBLE: f32 = 1e-7;
 
@@ -81,9 +84,27 @@ impl Border {
     /// are set to 0. `max(σ √(2 ln(w0 / 1e-7)), s √(2 ln((1 − r) / 1e-7)))`: 31 pixels with the paper's constants.
     pub fn reach(&self) -> usize {
         let reach = |height: f32, sigma: f32| {
-            if height <= NEGLIGIBLE { 0.0 } else { sigma * (2.0 * (height / NEGLIGIBLE).ln()).sqrt() }
+            if height <= NEGLIGIBLE { 0.0 } else { sigma * (2.0 * (height.ln() - NEGLIGIBLE.ln())).sqrt() }
         };
         reach(self.w0, self.sigma).max(reach(1.0 - self.background, self.background_sigma)).ceil() as usize
+    }
+
+    /// Checks the constants.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] when `w0` is negative, `background` not between 0 and 1, or `sigma` or `background_sigma` not above 0 or larger
+    /// than [`MAX_SIGMA`].
+    pub fn validate(&self) -> Result<()> {
+        let Self { w0, sigma, background, background_sigma } = *self;
+        let in_pixels = |value: f32| value > 0.0 && value <= MAX_SIGMA;
+        let weights = w0 >= 0.0 && w0.is_finite() && (0.0..=1.0).contains(&background);
+        if weights && in_pixels(sigma) && in_pixels(background_sigma) {
+            return Ok(());
+        }
+        Err(Error::Usage(format!(
+            "border weight: w0 = {w0} must be at least 0, background = {background} between 0 and 1, sigma = {sigma} and \
+             background_sigma = {background_sigma} above 0 and at most {MAX_SIGMA} pixels; the paper has w0 = 10 and sigma = 5"
+        )))
     }
 
     /// The weight of each pixel, 1 on cells.
@@ -92,17 +113,10 @@ impl Border {
     /// linear in that window.
     ///
     /// # Errors
-    /// [`Error::Usage`] when `w0` is negative, `background` not between 0 and 1, or `sigma` or `background_sigma` not positive.
+    /// As [`Border::validate`].
     pub fn weights(&self, instances: &LabelMap) -> Result<Vec<f32>> {
+        self.validate()?;
         let Self { w0, sigma, background, background_sigma } = *self;
-        let positive = |value: f32| value > 0.0 && value.is_finite();
-        let weights = w0 >= 0.0 && w0.is_finite() && (0.0..=1.0).contains(&background);
-        if !(weights && positive(sigma) && positive(background_sigma)) {
-            return Err(Error::Usage(format!(
-                "border weight: w0 = {w0} must be at least 0, background = {background} between 0 and 1, sigma = {sigma} and \
-                 background_sigma = {background_sigma} above 0; the paper has w0 = 10 and sigma = 5"
-            )));
-        }
         let bell = |distance: f32, sigma: f32| (-0.5 / (sigma * sigma) * distance * distance).exp();
         let weight = |([first, second], &instance): ([u32; 2], &u32)| {
             if instance != 0 {
@@ -155,8 +169,8 @@ impl Extent {
         Self {
             top: self.top.saturating_sub(by),
             left: self.left.saturating_sub(by),
-            bottom: (self.bottom + by).min(height),
-            right: (self.right + by).min(width),
+            bottom: self.bottom.saturating_add(by).min(height),
+            right: self.right.saturating_add(by).min(width),
         }
     }
 }
@@ -347,6 +361,20 @@ mod tests {
     }
 
     #[test]
+    fn extreme_constants_give_finite_weights() {
+        let corner = labels(&["100", "000", "002"]);
+        for border in [
+            Border { sigma: MAX_SIGMA, w0: f32::MAX, background: 0.0, background_sigma: MAX_SIGMA },
+            Border { sigma: f32::MIN_POSITIVE, w0: 0.0, background: 0.5, background_sigma: f32::MIN_POSITIVE },
+        ] {
+            let weights = border.weights(&corner).unwrap();
+            assert!(weights.iter().all(|weight| weight.is_finite()), "{border:?}: {weights:?}");
+        }
+        let endless = Extent { top: 1, left: 1, bottom: 2, right: 2 }.grown(usize::MAX, 3, 4);
+        assert_eq!([endless.top, endless.left, endless.bottom, endless.right], [0, 0, 3, 4]);
+    }
+
+    #[test]
     fn impossible_constants_are_refused() {
         let paper = Border::default();
         for (border, part) in [
@@ -354,6 +382,8 @@ mod tests {
             (Border { sigma: 0.0, ..paper }, "sigma = 0 and"),
             (Border { background: 1.5, ..paper }, "background = 1.5 between"),
             (Border { background_sigma: f32::NAN, ..paper }, "background_sigma = NaN above"),
+            (Border { sigma: 1e30, ..paper }, "sigma = 1000000000000000000000000000000 and"),
+            (Border { background_sigma: 1001.0, ..paper }, "background_sigma = 1001 above 0 and at most 1000 pixels"),
         ] {
             let message = border.weights(&labels(&["1"])).unwrap_err().to_string();
             assert!(message.contains(part), "{message}");

@@ -6,6 +6,7 @@
 //! ```
 
 mod files;
+mod histogram;
 mod inspection;
 mod mapping;
 mod survey;
@@ -16,10 +17,10 @@ use std::path::{Path, PathBuf};
 use rayon::prelude::*;
 
 pub use files::Pair;
+pub use histogram::Histogram;
 pub use inspection::{FileReport, Inspection};
 pub use mapping::{Mapping, ValueMap};
 pub use survey::{ConstantPredictor, InstanceCounts, Survey};
-pub use warning::{Warning, WarningKind};
 
 use super::image::Image;
 use super::label::LabelMap;
@@ -83,7 +84,7 @@ impl Dataset {
     ///
     /// # Errors
     /// [`Error::Usage`] when options contradict each other or the data set. [`Error::Io`] when something cannot be read.
-    /// [`Error::Data`], naming the file and the way out, when
+    /// [`Error::Finding`], naming the file and the way out, when
     /// * there is no `images` folder, or not exactly one of `masks` and `instances`, or no image;
     /// * a file has no partner, two have the same name, or one is not PNG or TIFF;
     /// * a file is damaged, or an image and its truth differ in size;
@@ -92,7 +93,7 @@ impl Dataset {
     ///   values;
     /// * all pixels are of one class.
     pub fn open(folder: impl AsRef<Path>, options: &Options) -> Result<Self> {
-        Inspection::new(folder, options).into_dataset()
+        Inspection::new(folder, options)?.into_dataset()
     }
 
     /// The folder.
@@ -134,7 +135,7 @@ impl Dataset {
     fn read_pair(&self, pair: &Pair) -> Result<Sample> {
         let image = Image::read_page(&pair.image)?;
         let mut labels = LabelMap::read_page(&pair.label)?;
-        files::refuse_other_size(pair, &image, &labels)?;
+        files::refuse_other_size(pair, [image.height, image.width], &labels)?;
         let truth = match self.survey.kind {
             LabelKind::Instances => Truth::Instances(labels),
             LabelKind::Masks => {

@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use super::raster::{Page, Raster};
+use super::finding::{Code, Finding};
+use super::raster::{Page, Raster, colour_channels};
 use crate::error::Result;
 
 /// An image of any bit depth, channels last.
@@ -23,10 +24,13 @@ pub struct Image {
 }
 
 impl Image {
-    /// Reads a PNG or TIFF file. Palettes are replaced by their colours; 1-bit images keep the values 0 and 1.
+    /// Reads a PNG or TIFF file. Palettes are replaced by their colours, those of greys only by one channel; 1-bit images keep the
+    /// values 0 and 1. TIFF of which 0 is white is inverted, so that the image is as it is meant to be seen: `2^bits − 1 − v`, or
+    /// `1 − v` beyond 16 bits.
     ///
     /// # Errors
-    /// As [`Raster::read`]; also [`Error::Data`](crate::Error::Data) when a palette index has no colour.
+    /// As [`Raster::read`]; also [`Error::Finding`](crate::Error::Finding) when a palette index has no colour, or the colours would take
+    /// more memory than an image may.
     pub fn read(path: impl AsRef<Path>) -> Result<Self> {
         Self::read_page(&path.as_ref().into())
     }
@@ -36,21 +40,17 @@ impl Image {
     /// # Errors
     /// As [`Image::read`].
     pub fn read_page(page: &Page) -> Result<Self> {
-        let mut raster = Raster::read(page)?;
+        Self::of_raster(Raster::read_for_colours(page)?, page)
+    }
+
+    /// The image of which a page has the samples.
+    pub(super) fn of_raster(mut raster: Raster, page: &Page) -> Result<Self> {
         if let Some(palette) = raster.palette.take() {
-            let mut colours = Vec::with_capacity(3 * raster.samples.len());
-            for (pixel, &index) in raster.samples.iter().enumerate() {
-                let Some(colour) = palette.get(index as usize) else {
-                    let (x, y) = raster.position(pixel);
-                    let known = palette.len();
-                    let problem = format!(
-                        "the palette has {known} colours, but the pixel at x={x}, y={y} is {index}; save it again"
-                    );
-                    return Err(page.error(problem));
-                };
-                colours.extend(colour.map(f32::from));
-            }
-            raster = Raster { channels: 3, bit_depth: 8, samples: colours, ..raster };
+            look_up(&mut raster, &palette, page)?;
+        }
+        if raster.white_is_zero {
+            let white = if raster.bit_depth <= 16 { ((1_u32 << raster.bit_depth) - 1) as f32 } else { 1.0 };
+            raster.samples.iter_mut().for_each(|sample| *sample = white - *sample);
         }
         let Raster { height, width, channels, bit_depth, samples, alpha_dropped, .. } = raster;
         Ok(Self { height, width, channels, bit_depth, pixels: samples, alpha_dropped })
@@ -81,6 +81,25 @@ impl Image {
             }
         }
     }
+}
+
+/// Replaces palette indices by their colours, in place.
+fn look_up(raster: &mut Raster, palette: &[[u8; 3]], page: &Page) -> Result<()> {
+    if let Some(at) = raster.samples.iter().position(|&index| index as usize >= palette.len()) {
+        let (known, index, [x, y]) = (palette.len(), raster.samples[at], raster.position(at));
+        let text = format!("the palette has {known} colours, but the pixel at x={x}, y={y} is {index}");
+        return Err(Finding::new(Code::MissingColour, page, text, "save it again").at(index, [x, y]).into_error());
+    }
+    let (channels, pixels) = (colour_channels(palette), raster.samples.len());
+    raster.samples.resize(channels * pixels, 0.0);
+    // From the last pixel on, so that no index is overwritten before it is looked up.
+    for pixel in (0..pixels).rev() {
+        let colour = palette[raster.samples[pixel] as usize];
+        let samples = &mut raster.samples[channels * pixel..][..channels];
+        samples.iter_mut().zip(colour).for_each(|(sample, level)| *sample = f32::from(level));
+    }
+    (raster.channels, raster.bit_depth) = (channels, 8);
+    Ok(())
 }
 
 #[cfg(test)]
@@ -122,6 +141,35 @@ mod tests {
                 let message = Image::read(&path).unwrap_err().to_string();
                 assert!(message.contains("the palette has 1 colours, but the pixel at x=1, y=0 is 1"), "{message}");
             }
+        }
+    }
+
+    #[test]
+    fn a_palette_of_greys_is_one_channel() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.png");
+        crate::data::raster::write_indexed(&path, 1, 3, &[2, 0, 1], &[[0; 3], [90; 3], [255; 3]]).unwrap();
+        let image = Image::read(&path).unwrap();
+        assert_eq!((image.channels, image.bit_depth, image.pixels), (1, 8, vec![255.0, 0.0, 90.0]));
+    }
+
+    #[test]
+    fn an_image_of_which_0_is_white_is_inverted() {
+        for (bit_depth, samples, expected) in
+            [(1, [0.0, 1.0], [1.0, 0.0]), (16, [0.0, 65_000.0], [65_535.0, 535.0]), (32, [0.25, 1.0], [0.75, 0.0])]
+        {
+            let raster = Raster {
+                height: 1,
+                width: 2,
+                channels: 1,
+                bit_depth,
+                samples: samples.to_vec(),
+                palette: None,
+                white_is_zero: true,
+                alpha_dropped: false,
+                lossy: false,
+            };
+            assert_eq!(Image::of_raster(raster, &Path::new("a.tif").into()).unwrap().pixels, expected);
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use super::finding::{Code, Finding};
 use super::raster::{Page, Raster, write_grey16, write_indexed};
 use crate::error::{Error, Result};
 use crate::picture::class_colour;
@@ -18,10 +19,11 @@ pub struct LabelMap {
 }
 
 impl LabelMap {
-    /// Reads a PNG or TIFF file: grey values or palette indices as stored, and RGB whose three channels are equal.
+    /// Reads a PNG or TIFF file: grey values or palette indices as stored, whether 0 is meant to be black or white, and RGB whose three
+    /// channels are equal.
     ///
     /// # Errors
-    /// As [`Raster::read`]; also [`Error::Data`] for colours, several bands, lossy compression, and values that are
+    /// As [`Raster::read`]; also [`Error::Finding`] for colours, several bands, lossy compression, and values that are
     /// negative or not whole.
     pub fn read(path: impl AsRef<Path>) -> Result<Self> {
         Self::read_page(&path.as_ref().into())
@@ -32,37 +34,28 @@ impl LabelMap {
     /// # Errors
     /// As [`LabelMap::read`].
     pub fn read_page(page: &Page) -> Result<Self> {
-        let raster = Raster::read(page)?;
+        Self::of_raster(Raster::read(page)?, page)
+    }
+
+    fn of_raster(raster: Raster, page: &Page) -> Result<Self> {
         if raster.lossy {
-            let problem =
-                "the labels are compressed with loss, which invents values; save them uncompressed or with deflate";
-            return Err(page.error(problem));
+            let text = "the labels are compressed with loss, which invents values";
+            let fix = "save them uncompressed or with deflate";
+            return Err(Finding::new(Code::LossyLabels, page, text, fix).into_error());
         }
-        if !matches!(raster.channels, 1 | 3) {
-            let bands = raster.channels;
-            let problem = format!("labels have one value per pixel, this file has {bands}; save the label band alone");
-            return Err(page.error(problem));
-        }
-        let mut values = Vec::with_capacity(raster.height * raster.width);
-        for (pixel, samples) in raster.samples.chunks(raster.channels).enumerate() {
-            let (x, y) = (pixel % raster.width, pixel / raster.width);
-            let value = samples[0];
-            if samples.iter().any(|sample| sample.to_bits() != value.to_bits()) {
-                let colour: Vec<String> = samples.iter().map(ToString::to_string).collect();
-                let problem = format!(
-                    "the pixel at x={x}, y={y} has the colour ({}); labels are numbers, not colours: save the mask as 8-bit \
-                     grey or indexed colour with one class number per pixel",
-                    colour.join(", ")
-                );
-                return Err(page.error(problem));
+        let (height, width) = (raster.height, raster.width);
+        let values = one_band(raster, page)?.into_iter().enumerate();
+        // Collected in place: labels take as much memory as their samples did.
+        let values = values.map(|(pixel, value)| {
+            if value >= 0.0 && value.fract() == 0.0 && f64::from(value) <= f64::from(u32::MAX) {
+                return Ok(value as u32);
             }
-            if value < 0.0 || value.fract() != 0.0 || f64::from(value) > f64::from(u32::MAX) {
-                let problem = format!("the label at x={x}, y={y} is {value}; labels are whole numbers from 0");
-                return Err(page.error(problem));
-            }
-            values.push(value as u32);
-        }
-        Ok(Self { height: raster.height, width: raster.width, values })
+            let [x, y] = [pixel % width, pixel / width];
+            let text = format!("the label at x={x}, y={y} is {value}");
+            let fix = "labels are whole numbers from 0: correct the file and save it as 8- or 16-bit grey";
+            Err(Finding::new(Code::NotALabel, page, text, fix).at(value, [x, y]).into_error())
+        });
+        Ok(Self { height, width, values: values.collect::<Result<_>>()? })
     }
 
     /// Writes class numbers as an 8-bit PNG of indexed colour: a program reads numbers, a person sees a colour for each class.
@@ -95,6 +88,28 @@ impl LabelMap {
         };
         self.values.iter().enumerate().map(narrow).collect()
     }
+}
+
+/// The samples of grey, or of RGB whose three channels are equal.
+fn one_band(raster: Raster, page: &Page) -> Result<Vec<f32>> {
+    if raster.channels == 1 {
+        return Ok(raster.samples);
+    }
+    if raster.channels != 3 {
+        let text = format!("labels have one value per pixel, this file has {}", raster.channels);
+        let finding = Finding::new(Code::SeveralBands, page, text, "save the label band alone");
+        return Err(finding.of_value(raster.channels).into_error());
+    }
+    let differs = |pixel: &[f32]| pixel.iter().any(|sample| sample.to_bits() != pixel[0].to_bits());
+    if let Some(pixel) = raster.samples.chunks(3).position(differs) {
+        let [x, y] = raster.position(3 * pixel);
+        let colour: Vec<String> = raster.samples[3 * pixel..][..3].iter().map(ToString::to_string).collect();
+        let colour = format!("({})", colour.join(", "));
+        let text = format!("the pixel at x={x}, y={y} has the colour {colour}");
+        let fix = "labels are numbers, not colours: save the mask as 8-bit grey or indexed colour with one class number per pixel";
+        return Err(Finding::new(Code::ColouredLabels, page, text, fix).at(colour, [x, y]).into_error());
+    }
+    Ok(raster.samples.into_iter().step_by(3).collect())
 }
 
 #[cfg(test)]
@@ -145,5 +160,41 @@ mod tests {
             let message = LabelMap::read(&path).unwrap_err().to_string();
             assert!(message.contains(&format!("the label at x=1, y=0 is {wrong}")), "{message}");
         }
+    }
+
+    #[test]
+    fn labels_of_several_bands_or_compressed_with_loss_are_refused() {
+        let page = Page::from(Path::new("a.tif"));
+        let plain = Raster {
+            height: 1,
+            width: 1,
+            channels: 2,
+            bit_depth: 8,
+            samples: vec![1.0, 1.0],
+            palette: None,
+            white_is_zero: false,
+            alpha_dropped: false,
+            lossy: false,
+        };
+        let message = |raster| LabelMap::of_raster(raster, &page).unwrap_err().to_string();
+        let bands = message(plain.clone());
+        assert_eq!(bands, "a.tif: labels have one value per pixel, this file has 2; save the label band alone");
+        let lossy = message(Raster { lossy: true, ..plain });
+        assert!(lossy.contains("compressed with loss, which invents values; save them uncompressed"), "{lossy}");
+    }
+
+    #[test]
+    fn tiff_labels_are_the_numbers_that_are_stored() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.tif");
+        let encoder = || TiffEncoder::new(File::create(&path).unwrap()).unwrap();
+        encoder().write_image::<colortype::GrayI32>(2, 1, &[0, 70_000]).unwrap();
+        assert_eq!(LabelMap::read(&path).unwrap().values, [0, 70_000]);
+        encoder().write_image::<colortype::GrayI64>(2, 1, &[0, -1]).unwrap();
+        let message = LabelMap::read(&path).unwrap_err().to_string();
+        assert!(message.contains("the label at x=1, y=0 is -1; labels are whole numbers from 0"), "{message}");
+        encoder().write_image::<colortype::Gray64>(2, 1, &[0, 1 << 25]).unwrap();
+        let message = LabelMap::read(&path).unwrap_err().to_string();
+        assert!(message.contains("the value 33554432 is above 16777216"), "{message}");
     }
 }

@@ -1,7 +1,7 @@
 //! The pixels of PNG and TIFF files as they are stored: the one place that decodes and encodes image files.
 //!
-//! Images and labels are read by the same code, which neither expands palettes nor scales 1-bit values: what a sample
-//! means is decided by [`Image`](super::Image) and [`LabelMap`](super::LabelMap).
+//! Images and labels are read by the same code, which neither expands palettes nor scales 1-bit values nor inverts those of which 0
+//! is white: what a sample means is decided by [`Image`](super::Image) and [`LabelMap`](super::LabelMap).
 
 mod png_format;
 mod tiff_format;
@@ -11,6 +11,7 @@ use std::fs::File;
 use std::io::{BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
+use super::finding::{Code, Finding};
 use crate::error::{Error, Result};
 
 pub use png_format::{encode_rgb8, write_grey8, write_grey16, write_indexed, write_rgb8};
@@ -21,7 +22,8 @@ pub const EXTENSIONS: [&str; 3] = ["png", "tif", "tiff"];
 /// The longest side of an image.
 pub const MAX_SIDE: u64 = 65_535;
 
-/// The most memory that the samples of one image may take.
+/// The most memory that the samples of one image may take, with the colours of a palette looked up. While one is decoded, its bytes
+/// as they are in the file are there beside them.
 pub const MAX_SIZE_BYTES: u64 = 1 << 30;
 
 /// The most pages of a TIFF stack.
@@ -42,6 +44,8 @@ pub struct Raster {
     pub samples: Vec<f32>,
     /// The colours that the samples are indices of.
     pub palette: Option<Vec<[u8; 3]>>,
+    /// Whether 0 is meant to be white, as TIFF allows for grey.
+    pub white_is_zero: bool,
     /// Whether the file has an alpha channel, which is dropped.
     pub alpha_dropped: bool,
     /// Whether the compression changes values, as JPEG inside TIFF does.
@@ -61,11 +65,12 @@ impl Page {
     /// The images of a file, in their order.
     ///
     /// # Errors
-    /// As [`Raster::read`], as far as it shows without reading pixels; [`Error::Data`] for more than [`MAX_PAGES`].
+    /// As [`Raster::read`], as far as it shows without reading pixels; [`Error::Finding`] for more than [`MAX_PAGES`].
     pub fn of_file(path: &Path) -> Result<Vec<Self>> {
-        let count = match open(path)? {
+        let file = Self::from(path);
+        let count = match open(&file)? {
             (Format::Png, _) => 1,
-            (Format::Tiff, reader) => tiff_format::pages(path, reader)?,
+            (Format::Tiff, reader) => tiff_format::pages(&file, reader)?,
         };
         let index = |page| (count > 1).then_some(page);
         Ok((0..count).map(|page| Self { path: path.to_owned(), index: index(page) }).collect())
@@ -79,12 +84,8 @@ impl Page {
 
     /// An [`Error::Data`] about it.
     pub fn error(&self, problem: impl Into<String>) -> Error {
-        Error::data(&self.path, self.located(problem))
-    }
-
-    fn located(&self, problem: impl Into<String>) -> String {
         let problem = problem.into();
-        self.index.map_or(problem.clone(), |page| format!("page {page}: {problem}"))
+        Error::data(&self.path, self.index.map_or(problem.clone(), |page| format!("page {page}: {problem}")))
     }
 }
 
@@ -108,7 +109,8 @@ enum Format {
 }
 
 /// Opens a file and recognises its format by its first bytes.
-fn open(path: &Path) -> Result<(Format, BufReader<File>)> {
+fn open(page: &Page) -> Result<(Format, BufReader<File>)> {
+    let path = &page.path;
     let failed = |source| Error::io("read", path, source);
     let mut reader = BufReader::new(File::open(path).map_err(failed)?);
     let mut start = Vec::with_capacity(START_BYTES as usize);
@@ -117,7 +119,7 @@ fn open(path: &Path) -> Result<(Format, BufReader<File>)> {
     match start.as_slice() {
         [0x89, b'P', b'N', b'G', ..] => Ok((Format::Png, reader)),
         [b'I', b'I', 42 | 43, 0, ..] | [b'M', b'M', 0, 42 | 43, ..] => Ok((Format::Tiff, reader)),
-        _ => Err(Error::data(path, foreign(&start))),
+        _ => Err(foreign(page, &start).into_error()),
     }
 }
 
@@ -125,80 +127,95 @@ impl Raster {
     /// Reads an image of a PNG or TIFF file.
     ///
     /// # Errors
-    /// [`Error::Io`] when the file cannot be read; [`Error::Data`] when it is of another format, damaged, larger than
+    /// [`Error::Io`] when the file cannot be read; [`Error::Finding`] when it is of another format, damaged, larger than
     /// [`MAX_SIDE`] or [`MAX_SIZE_BYTES`], has several pages and none is named, or stores samples in a way that is not supported.
     pub fn read(page: &Page) -> Result<Self> {
-        let path = &page.path;
-        let raster = match open(path)? {
-            (Format::Png, reader) => png_format::read(path, reader),
-            (Format::Tiff, reader) => tiff_format::read(path, reader, page.index),
-        };
-        raster.map_err(|error| match error {
-            Error::Data { path, problem } => Error::Data { path, problem: page.located(problem) },
-            other => other,
-        })
+        Self::decode(page, |_| 1)
+    }
+
+    /// As [`Raster::read`], and an image that is too large with its colours looked up is refused before anything is allocated for it.
+    pub(super) fn read_for_colours(page: &Page) -> Result<Self> {
+        Self::decode(page, colour_channels)
+    }
+
+    fn decode(page: &Page, palette_channels: fn(&[[u8; 3]]) -> usize) -> Result<Self> {
+        match open(page)? {
+            (Format::Png, reader) => png_format::read(page, reader, palette_channels),
+            (Format::Tiff, reader) => tiff_format::read(page, reader, palette_channels),
+        }
     }
 
     /// Column and row of the pixel that holds a sample.
-    pub(super) fn position(&self, sample: usize) -> (usize, usize) {
+    pub(super) fn position(&self, sample: usize) -> [usize; 2] {
         let pixel = sample / self.channels;
-        (pixel % self.width, pixel / self.width)
+        [pixel % self.width, pixel / self.width]
     }
+}
+
+/// The channels of the colours of a palette: 1 where all are grey.
+pub(super) fn colour_channels(palette: &[[u8; 3]]) -> usize {
+    if palette.iter().all(|[red, green, blue]| red == green && green == blue) { 1 } else { 3 }
 }
 
 /// How much of a file is looked at to recognise its format.
 const START_BYTES: u64 = 24;
 
 /// Why a file that starts like this is not read.
-fn foreign(start: &[u8]) -> String {
-    let found = match start {
-        [] => return "the file is empty; save it again".to_owned(),
-        [0xff, 0xd8, 0xff, ..] => {
-            return "this is a JPEG file, whose compression changes values; go back to the original and save it as PNG or \
-                    TIFF"
-                .to_owned();
-        }
+fn foreign(page: &Page, start: &[u8]) -> Finding {
+    let (text, fix) = match start {
+        [] => ("the file is empty", "save it again"),
+        [0xff, 0xd8, 0xff, ..] => (
+            "this is a JPEG file, whose compression changes values",
+            "go back to the original and save it as PNG or TIFF",
+        ),
         _ if start.starts_with(b"version https://git-lfs") => {
-            return "this is a Git LFS pointer, not the image itself; fetch the file with `git lfs pull`".to_owned();
+            ("this is a Git LFS pointer, not the image itself", "fetch the file with `git lfs pull`")
         }
-        [b'B', b'M', ..] => "a BMP file",
-        [b'G', b'I', b'F', b'8', ..] => "a GIF file",
-        [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'E', b'B', b'P', ..] => "a WebP file",
-        [0x89, b'H', b'D', b'F', ..] => "an HDF5 file",
-        _ => "neither PNG nor TIFF by its first bytes",
+        [b'B', b'M', ..] => ("this is a BMP file", CONVERT),
+        [b'G', b'I', b'F', b'8', ..] => ("this is a GIF file", CONVERT),
+        [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'E', b'B', b'P', ..] => ("this is a WebP file", CONVERT),
+        [0x89, b'H', b'D', b'F', ..] => ("this is an HDF5 file", CONVERT),
+        _ => ("this is neither PNG nor TIFF by its first bytes", CONVERT),
     };
-    format!("this is {found}; convert it to PNG or TIFF")
+    Finding::new(Code::ForeignFormat, page, text, fix)
 }
 
+const CONVERT: &str = "convert it to PNG or TIFF";
+
 /// The error for a file whose content contradicts its format.
-fn damaged(path: &Path, format: &str, reason: impl std::fmt::Display) -> Error {
-    Error::data(path, format!("damaged or incomplete {format} file ({reason}); save or copy it again"))
+fn damaged(page: &Page, format: &str, reason: impl fmt::Display) -> Error {
+    let text = format!("damaged or incomplete {format} file ({reason})");
+    Finding::new(Code::Damaged, page, text, "save or copy it again").into_error()
 }
 
 /// The error for a file of a kind that is not read.
-fn unsupported(path: &Path, found: impl std::fmt::Display) -> Error {
-    Error::data(path, format!("{found} is not supported; save it as 8- or 16-bit grey or RGB, in PNG or TIFF"))
+fn unsupported(page: &Page, found: impl fmt::Display) -> Error {
+    let fix = "save it as 8- or 16-bit grey or RGB, in PNG or TIFF";
+    Finding::new(Code::Unsupported, page, format!("{found} is not supported"), fix).into_error()
+}
+
+/// The error for a file that needs more than the limits allow.
+fn too_large(page: &Page, text: impl Into<String>) -> Error {
+    Finding::new(Code::TooLarge, page, text, "cut the image into pieces").into_error()
 }
 
 /// Refuses an image that would not fit memory, before anything is allocated for it. Returns the number of samples.
-fn checked_samples(path: &Path, height: u64, width: u64, channels: u64) -> Result<usize> {
+fn checked_samples(page: &Page, height: u64, width: u64, channels: u64) -> Result<usize> {
     if height == 0 || width == 0 || channels == 0 {
-        return Err(Error::data(path, format!("the image has no pixels ({width} x {height}); save it again")));
+        return Err(damaged(page, "image", format!("no pixels, {width} x {height}")));
     }
     if height > MAX_SIDE || width > MAX_SIDE {
-        let problem = format!("{width} x {height} pixels: a side has at most {MAX_SIDE}; cut the image into pieces");
-        return Err(Error::data(path, problem));
+        return Err(too_large(page, format!("{width} x {height} pixels: a side has at most {MAX_SIDE}")));
     }
     let samples = height * width * channels;
     let size_bytes = samples * size_of::<f32>() as u64;
     if size_bytes > MAX_SIZE_BYTES {
-        let problem = format!(
-            "{width} x {height} pixels of {channels} samples take {} MiB, above the limit of {} MiB; cut the image into \
-             pieces",
+        let text = format!(
+            "{width} x {height} pixels of {channels} samples take {} MiB, above the limit of {} MiB",
             size_bytes >> 20,
             MAX_SIZE_BYTES >> 20
         );
-        return Err(Error::data(path, problem));
+        return Err(too_large(page, text));
     }
     Ok(samples as usize)
 }
@@ -234,11 +251,34 @@ mod tests {
 
     #[test]
     fn sizes_are_checked_before_anything_is_allocated() {
-        let path = Path::new("a.png");
-        let message = |height, width, channels| checked_samples(path, height, width, channels).unwrap_err().to_string();
-        assert_eq!(checked_samples(path, 4, 5, 3).unwrap(), 60);
-        assert!(message(0, 5, 1).contains("no pixels (5 x 0)"));
+        let page = Path::new("a.png").into();
+        let message =
+            |height, width, channels| checked_samples(&page, height, width, channels).unwrap_err().to_string();
+        assert_eq!(checked_samples(&page, 4, 5, 3).unwrap(), 60);
+        assert!(message(0, 5, 1).contains("(no pixels, 5 x 0); save or copy it again"));
         assert!(message(1, 65_536, 1).contains("65536 x 1 pixels: a side has at most 65535"));
         assert!(message(20_000, 20_000, 1).contains("take 1525 MiB, above the limit of 1024 MiB"));
+    }
+
+    /// A few kilobytes that say they are 16384 x 16384 pixels: as much as labels may be, three times as much as an image may.
+    #[test]
+    fn the_limit_counts_the_colours_of_a_palette() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("bomb.png");
+        let bomb = |palette: &[u8]| {
+            let mut encoder = png::Encoder::new(File::create(&path).unwrap(), 1 << 14, 1 << 14);
+            encoder.set_color(png::ColorType::Indexed);
+            encoder.set_depth(png::BitDepth::One);
+            encoder.set_palette(palette);
+            encoder.write_header().unwrap().write_image_data(&vec![0; 1 << 25]).unwrap();
+            assert!(std::fs::metadata(&path).unwrap().len() < 100_000);
+        };
+        let page = Page::from(path.as_path());
+        bomb(&[0, 0, 0, 255, 0, 0]);
+        let Err(Error::Finding(finding)) = Raster::read_for_colours(&page) else { panic!("a bomb was read") };
+        assert_eq!(finding.code, Code::TooLarge);
+        let expected = "16384 x 16384 pixels of 3 samples take 3072 MiB, above the limit of 1024 MiB";
+        assert_eq!(finding.text, expected);
+        assert_eq!(colour_channels(&[[0; 3], [9; 3]]), 1);
     }
 }

@@ -8,8 +8,8 @@ use crate::data::{Connectivity, LabelMap};
 /// watershed with lines of the border map (Beucher and Meyer, *The morphological approach to segmentation: the watershed
 /// transformation*, 1993), flooded from all segments at once.
 ///
-/// Pixels of label 0 join the segment that reaches them first by 4-neighbourhood, those at the same distance in reading order; a
-/// pixel that two segments reach stays 0. Segments that touch already stay as they are. In time linear in pixels.
+/// Pixels of label 0 join the segment that reaches them first by 4-neighbourhood: those beside a segment in reading order, all others
+/// in the order in which they are reached, from the one reached first. A pixel that two segments reach stays 0. Segments that touch already stay as they are. In time linear in pixels.
 #[must_use]
 pub fn thin_borders(segments: &LabelMap) -> LabelMap {
     let LabelMap { height, width, .. } = *segments;

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::LabelKind;
-use crate::data::image::Image;
+use crate::data::finding::{Code, Finding};
 use crate::data::label::LabelMap;
 use crate::data::raster::{EXTENSIONS, Page};
 use crate::error::{Error, Result};
@@ -22,21 +22,25 @@ pub struct Pair {
 }
 
 /// The pairs of a data set, in the order of their names. What does not belong to a pair becomes an error in the list.
-pub(super) fn pairs(folder: &Path, mask_suffix: &str, errors: &mut Vec<Error>) -> Result<(LabelKind, Vec<Pair>)> {
-    let (kind, labels) = label_folder(folder)?;
+pub(super) fn pairs(
+    folder: &Path,
+    (kind, labels): (LabelKind, &Path),
+    mask_suffix: &str,
+    errors: &mut Vec<Error>,
+) -> Result<Vec<Pair>> {
     let images = files_by_name(&folder.join("images"), "", errors)?;
-    let mut labels = files_by_name(&labels, mask_suffix, errors)?;
+    let mut labels_by_name = files_by_name(labels, mask_suffix, errors)?;
     if images.is_empty() {
         if errors.is_empty() {
-            let supported = EXTENSIONS.join(", ");
-            errors.push(Error::data(folder.join("images"), format!("no images; put some there ({supported})")));
+            let fix = format!("put some there ({})", EXTENSIONS.join(", "));
+            errors.push(finding(Code::NoImages, &folder.join("images"), "no images", fix).into_error());
         }
-        return Ok((kind, Vec::new()));
+        return Ok(Vec::new());
     }
     let mut pairs = Vec::with_capacity(images.len());
     let mut lonely = Vec::new();
     for (name, image) in images {
-        match labels.remove(&name) {
+        match labels_by_name.remove(&name) {
             Some(label) => match pages(&image, &label) {
                 Ok(pages) => pairs.extend(pages),
                 Err(error) => errors.push(error),
@@ -44,22 +48,23 @@ pub(super) fn pairs(folder: &Path, mask_suffix: &str, errors: &mut Vec<Error>) -
             None => lonely.push(image),
         }
     }
-    if !lonely.is_empty() || !labels.is_empty() {
-        errors.push(without_partner(folder, lonely, labels));
-    }
-    Ok((kind, pairs))
+    let truth = if kind == LabelKind::Masks { "masks" } else { "instances" };
+    let suffix = common_suffix(&lonely, &labels_by_name);
+    let unpaired = |path: &Path, other: &str| {
+        let fix = match &suffix {
+            Some(suffix) => format!("if `{suffix}` marks a mask, say so with --mask-suffix={suffix}"),
+            None => "image and truth need the same name: add what is missing or remove this".to_owned(),
+        };
+        finding(Code::Unpaired, path, format!("no file in {other}/ has its name"), fix).into_error()
+    };
+    errors.extend(lonely.iter().map(|image| unpaired(image, truth)));
+    errors.extend(labels_by_name.values().map(|label| unpaired(label, "images")));
+    Ok(pairs)
 }
 
-fn without_partner(folder: &Path, mut lonely: Vec<PathBuf>, labels: BTreeMap<String, PathBuf>) -> Error {
-    let suffix = common_suffix(&lonely, &labels);
-    lonely.extend(labels.into_values());
-    let names: Vec<String> = lonely.iter().map(|path| short(folder, path)).collect();
-    let count = names.len();
-    let advice = match suffix {
-        Some(suffix) => format!("if `{suffix}` marks a mask, say so with --mask-suffix={suffix}"),
-        None => "image and truth need the same name; add what is missing or remove these".to_owned(),
-    };
-    Error::data(folder, format!("files without a partner ({count}): {}; {advice}", abridged(&names)))
+/// A finding about a file as a whole, or a folder.
+fn finding(code: Code, path: &Path, text: impl Into<String>, fix: impl Into<String>) -> Finding {
+    Finding::new(code, &path.into(), text, fix)
 }
 
 /// The pairs that two files hold: one, or as many as the stacks have pages.
@@ -67,42 +72,41 @@ fn pages(image: &Path, label: &Path) -> Result<Vec<Pair>> {
     let (images, labels) = (Page::of_file(image)?, Page::of_file(label)?);
     if images.len() != labels.len() {
         let (here, there) = (labels.len(), images.len());
-        let problem = format!("{here} page(s), but its image {} has {there}; they must be equal", image.display());
-        return Err(Error::data(label, problem));
+        let text = format!("{here} page(s), but its image {} has {there}", image.display());
+        return Err(finding(Code::PageCounts, label, text, "they must be equal: save both anew")
+            .of_value(here)
+            .into_error());
     }
     Ok(images.into_iter().zip(labels).map(|(image, label)| Pair { name: image.name(), image, label }).collect())
 }
 
 /// The folder of the truth, and what kind it is.
-fn label_folder(folder: &Path) -> Result<(LabelKind, PathBuf)> {
+pub(super) fn label_folder(folder: &Path) -> Result<(LabelKind, PathBuf)> {
+    let wrong = |text: String, fix: &str| Err(finding(Code::Layout, folder, text, fix).into_error());
     if !folder.is_dir() {
-        return Err(Error::data(
-            folder,
-            "there is no such folder; give one with images/ and masks/ or instances/ in it",
-        ));
+        return wrong("there is no such folder".into(), "give one with images/ and masks/ or instances/ in it");
     }
     let expected = "a data set has the folders images/ and masks/ (class values) or instances/ (cell numbers)";
     if !folder.join("images").is_dir() {
         let inside = names_inside(folder)?;
-        let nested = inside.iter().find(|name| folder.join(name).join("images").is_dir());
-        let problem = match nested {
-            Some(name) => {
-                let path = folder.join(name);
-                format!("no folder images/ in it, but there is one in {name}/; did you mean {}?", path.display())
-            }
-            None if inside.is_empty() => format!("the folder is empty; {expected}"),
-            None => format!("no folder images/ in it; {expected}; found {}", abridged(&inside)),
+        if let Some(name) = inside.iter().find(|name| folder.join(name).join("images").is_dir()) {
+            let text = format!("no folder images/ in it, but there is one in {name}/");
+            return wrong(text, &format!("did you mean {}?", folder.join(name).display()));
+        }
+        let found = match inside.len() {
+            0 => "the folder is empty".to_owned(),
+            _ => format!("no folder images/ in it, found {}", abridged(&inside)),
         };
-        return Err(Error::data(folder, problem));
+        return wrong(found, expected);
     }
     let [masks, instances] = ["masks", "instances"].map(|name| folder.join(name));
     match (masks.is_dir(), instances.is_dir()) {
         (true, false) => Ok((LabelKind::Masks, masks)),
         (false, true) => Ok((LabelKind::Instances, instances)),
         (true, true) => {
-            Err(Error::data(folder, "both masks/ and instances/ are there; keep the one to train on, rename the other"))
+            wrong("both masks/ and instances/ are there".into(), "keep the one to train on, rename the other")
         }
-        (false, false) => Err(Error::data(folder, format!("images/ has no truth beside it; {expected}"))),
+        (false, false) => wrong("images/ has no truth beside it".into(), expected),
     }
 }
 
@@ -118,19 +122,21 @@ fn files_by_name(folder: &Path, suffix: &str, errors: &mut Vec<Error>) -> Result
             continue;
         }
         if path.is_dir() {
-            errors.push(Error::data(path, "a folder among the image files; move it elsewhere or move its files up"));
+            let fix = "move it elsewhere or move its files up";
+            errors.push(finding(Code::NotAnImage, &path, "a folder among the image files", fix).into_error());
             continue;
         }
         if !image {
             let supported = EXTENSIONS.join(", ");
-            errors.push(Error::data(path, format!("not a supported image file ({supported}); convert or remove it")));
+            let text = format!("not a supported image file ({supported})");
+            errors.push(finding(Code::NotAnImage, &path, text, "convert or remove it").into_error());
             continue;
         }
         let stem = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
         let stem = stem.strip_suffix(suffix).map(str::to_owned).unwrap_or(stem);
         if let Some(other) = files.get(&stem) {
-            let problem = format!("has the name `{stem}` like {}; names must differ", other.display());
-            errors.push(Error::data(path, problem));
+            let text = format!("has the name `{stem}` like {}", other.display());
+            errors.push(finding(Code::SameName, &path, text, "names must differ: rename or remove one").into_error());
         } else {
             files.insert(stem, path);
         }
@@ -165,11 +171,6 @@ fn common_suffix(images: &[PathBuf], labels: &BTreeMap<String, PathBuf>) -> Opti
     images.iter().all(fits).then(|| suffix.to_owned())
 }
 
-/// A path within the data set.
-pub(super) fn short(folder: &Path, path: &Path) -> String {
-    path.strip_prefix(folder).unwrap_or(path).display().to_string()
-}
-
 /// The first few of many names.
 fn abridged(names: &[String]) -> String {
     const SHOWN: usize = 8;
@@ -178,12 +179,12 @@ fn abridged(names: &[String]) -> String {
 }
 
 /// Refuses a truth of another size than its image.
-pub(super) fn refuse_other_size(pair: &Pair, image: &Image, label: &LabelMap) -> Result<()> {
-    if (image.height, image.width) == (label.height, label.width) {
+pub(super) fn refuse_other_size(pair: &Pair, [height, width]: [usize; 2], label: &LabelMap) -> Result<()> {
+    if [height, width] == [label.height, label.width] {
         return Ok(());
     }
-    Err(pair.label.error(format!(
-        "{} x {} pixels, but its image {} has {} x {}; they must be equal",
-        label.width, label.height, pair.image, image.width, image.height
-    )))
+    let size = format!("{} x {}", label.width, label.height);
+    let text = format!("{size} pixels, but its image {} has {width} x {height}", pair.image);
+    let fix = "they must be equal: save the truth anew, in the size of its image";
+    Err(Finding::new(Code::OtherSize, &pair.label, text, fix).of_value(size).into_error())
 }

@@ -7,10 +7,12 @@ use rayon::prelude::*;
 use serde::Serialize;
 
 use super::files::{self, Pair};
-use super::mapping::{Mapping, choose_mapping};
-use super::survey::{self, Summary, Survey, summarise};
-use super::warning::{Warning, WarningKind, warnings};
-use super::{Dataset, LabelKind, Options};
+use super::histogram::Histogram;
+use super::mapping::{choose_mapping, refuse_contradictions};
+use super::survey::{self, Summary, Survey, ValueCount, summarise};
+use super::warning::warnings;
+use super::{Dataset, Options};
+use crate::data::finding::{Code, Finding};
 use crate::error::{Error, Result};
 
 /// A data set and what is wrong with it.
@@ -19,10 +21,9 @@ pub struct Inspection {
     folder: PathBuf,
     pairs: Vec<Pair>,
     summaries: Vec<Summary>,
-    kind: Option<LabelKind>,
     survey: Option<Survey>,
     errors: Vec<Error>,
-    warnings: Vec<Warning>,
+    warnings: Vec<Finding>,
 }
 
 /// What one pair contains.
@@ -46,35 +47,44 @@ pub struct FileReport {
     pub bit_depth: u8,
     /// Whether the image has an alpha channel.
     pub alpha: bool,
+    /// Whether its pixels are indices of colours.
+    pub palette: bool,
     /// The smallest and the largest value of the image.
     pub range: (f32, f32),
+    /// How often its values occur.
+    pub histogram: Histogram,
     /// Pixels of each label value; of instances, of each cell.
     pub label_values: BTreeMap<u32, u64>,
 }
 
 impl Inspection {
     /// Looks at every file of a folder.
-    pub fn new(folder: impl AsRef<Path>, options: &Options) -> Self {
+    ///
+    /// # Errors
+    /// [`Error::Usage`] when options contradict each other or the data set.
+    pub fn new(folder: impl AsRef<Path>, options: &Options) -> Result<Self> {
         let folder = folder.as_ref();
         let mut inspection = Self {
             folder: folder.to_owned(),
             pairs: Vec::new(),
             summaries: Vec::new(),
-            kind: None,
             survey: None,
             errors: Vec::new(),
             warnings: Vec::new(),
         };
-        if let Err(error) = inspection.look(options) {
-            inspection.errors.push(error);
+        match inspection.look(options) {
+            Err(error @ Error::Usage(_)) => return Err(error),
+            Err(error) => inspection.errors.push(error),
+            Ok(()) => {}
         }
-        inspection
+        Ok(inspection)
     }
 
     /// Fills in everything that can be found out. An error that is returned makes all that follows senseless.
     fn look(&mut self, options: &Options) -> Result<()> {
-        let (kind, pairs) = files::pairs(&self.folder, &options.mask_suffix, &mut self.errors)?;
-        self.kind = Some(kind);
+        let (kind, labels) = files::label_folder(&self.folder)?;
+        refuse_contradictions(&self.folder, kind, options)?;
+        let pairs = files::pairs(&self.folder, (kind, &labels), &options.mask_suffix, &mut self.errors)?;
         let summaries: Vec<Result<Summary>> = pairs.par_iter().map(|pair| summarise(pair, kind)).collect();
         for (pair, summary) in pairs.into_iter().zip(summaries) {
             match summary {
@@ -88,29 +98,28 @@ impl Inspection {
         if self.pairs.is_empty() {
             return Ok(());
         }
-        self.errors.extend(survey::mixed_channels(&self.pairs, &self.summaries));
-        if let Err(error) = survey::refuse_constant(&self.folder, &self.summaries) {
-            self.errors.push(error);
-        }
+        self.errors.extend(survey::mixed_channels(&self.pairs, &self.summaries).into_iter().map(Finding::into_error));
+        self.errors.extend(survey::all_constant(&self.folder, &self.summaries).map(Finding::into_error));
         let mapping = choose_mapping(&self.folder, kind, &self.summaries, options);
-        self.warnings = warnings(&self.pairs, &self.summaries, mapping.as_ref().ok());
+        // A mapping of one class is a guess from one value, which says nothing about single files.
+        let meant = mapping.as_ref().ok().filter(|mapping| mapping.class_count() > 1);
+        self.warnings = warnings(&self.pairs, &self.summaries, meant);
         let mapping = mapping?;
-        self.refuse_unmapped(&mapping);
+        let unmapped = self.pairs.iter().zip(&self.summaries).filter_map(|(pair, summary)| {
+            let values = || summary.values.iter().filter(|&(&value, _)| mapping.class_of(value).is_none());
+            let (&value, ValueCount { first, .. }) =
+                values().min_by_key(|(_, count)| (count.first[1], count.first[0]))?;
+            Some(mapping.unmapped(&pair.label, value, *first, values().count()).into_error())
+        });
+        let errors_before = self.errors.len();
+        self.errors.extend(unmapped);
         let survey = Survey::new(kind, &self.summaries, mapping, &self.warnings);
-        survey.refuse_single_class(&self.folder)?;
+        // While values lack a class, which classes there are is not known.
+        if let Some(finding) = survey.single_class(&self.folder).filter(|_| self.errors.len() == errors_before) {
+            return Err(finding.into_error());
+        }
         self.survey = Some(survey);
         Ok(())
-    }
-
-    /// Label values without a class: the first pixel of each, in each file.
-    fn refuse_unmapped(&mut self, mapping: &Mapping) {
-        for (pair, summary) in self.pairs.iter().zip(&self.summaries) {
-            for (&value, count) in &summary.values {
-                if mapping.class_of(value).is_none() {
-                    self.errors.push(mapping.unmapped(&pair.label, value, count.first));
-                }
-            }
-        }
     }
 
     /// Adds a warning for each image that is also in another data set, which it should be independent of.
@@ -119,19 +128,31 @@ impl Inspection {
             other.summaries.iter().map(|summary| summary.content).zip(&other.pairs).collect();
         for (pair, summary) in self.pairs.iter().zip(&self.summaries) {
             if let Some(other) = theirs.get(&summary.content) {
-                let kind = WarningKind::SameAs(other.image.clone());
-                self.warnings.push(Warning { page: pair.image.clone(), kind });
+                let text = format!("the same image as {} of the other set", other.image);
+                let fix = "remove one, or scores will look too good";
+                self.warnings.push(Finding::new(Code::InBothSets, &pair.image, text, fix));
             }
         }
     }
 
     /// What keeps the folder from being a data set.
-    pub fn errors(&self) -> &[Error] {
-        &self.errors
+    pub fn errors(&self) -> Vec<Finding> {
+        let finding = |error: &Error| match error {
+            Error::Finding(finding) => (**finding).clone(),
+            Error::Io { path, source, .. } => {
+                let fix = "check that it is there and may be read";
+                Finding::new(Code::Unreadable, &path.as_path().into(), format!("cannot be read ({source})"), fix)
+            }
+            other => {
+                let folder = self.folder.as_path().into();
+                Finding::new(Code::Unreadable, &folder, other.to_string(), "check that it may be read")
+            }
+        };
+        self.errors.iter().map(finding).collect()
     }
 
     /// What is allowed but worth knowing.
-    pub fn warnings(&self) -> &[Warning] {
+    pub fn warnings(&self) -> &[Finding] {
         &self.warnings
     }
 
@@ -152,7 +173,9 @@ impl Inspection {
             channels: summary.channels,
             bit_depth: summary.bit_depth,
             alpha: summary.alpha_dropped,
+            palette: summary.palette,
             range: summary.range,
+            histogram: summary.histogram.clone(),
             label_values: summary.values.iter().map(|(&value, count)| (value, count.pixels)).collect(),
         };
         self.pairs.iter().zip(&self.summaries).map(report).collect()
@@ -161,10 +184,17 @@ impl Inspection {
     /// The data set.
     ///
     /// # Errors
-    /// The first of [`Inspection::errors`].
+    /// The first of [`Inspection::errors`], with the number of the others.
     pub fn into_dataset(self) -> Result<Dataset> {
+        let others = self.errors.len().saturating_sub(1);
         match (self.errors.into_iter().next(), self.survey) {
             (None, Some(survey)) => Ok(Dataset { folder: self.folder, pairs: self.pairs, survey }),
+            (Some(Error::Finding(mut finding)), _) if others > 0 => {
+                let folder = self.folder.display();
+                let fix = finding.fix;
+                finding.fix = format!("{fix}; errors besides: {others}, which `tilewise check-data {folder}` lists");
+                Err(Error::Finding(finding))
+            }
             (Some(error), _) => Err(error),
             (None, None) => Err(Error::data(&self.folder, "no pair of image and truth could be read")),
         }

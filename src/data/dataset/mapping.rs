@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::survey::Summary;
 use super::{LabelKind, Options};
+use crate::data::finding::{Code, Finding};
 use crate::data::label::LabelMap;
 use crate::data::raster::Page;
 use crate::data::sample::IGNORE;
@@ -113,26 +114,28 @@ impl Mapping {
         let width = labels.width;
         for (pixel, value) in labels.values.iter_mut().enumerate() {
             let (x, y) = (pixel % width, pixel / width);
-            *value = self.class_of(*value).ok_or_else(|| self.unmapped(page, *value, [x, y]))?;
+            *value = self.class_of(*value).ok_or_else(|| self.unmapped(page, *value, [x, y], 1).into_error())?;
         }
         Ok(())
     }
 
-    /// The error for a value that has no class.
-    pub(super) fn unmapped(&self, page: &Page, value: u32, [x, y]: [usize; 2]) -> Error {
-        let advice = match self {
-            Self::Values { map, .. } if !map.is_identity() || map.0.len() == 1 => {
-                format!("is not in the map {map}; add it there, or leave such pixels out with --ignore={value}")
+    /// The finding for values that have no class, so many in a file: the first of them, and column and row of its first pixel.
+    pub(super) fn unmapped(&self, page: &Page, value: u32, [x, y]: [usize; 2], count: usize) -> Finding {
+        let others = if count > 1 { format!(", nor are {} more values", count - 1) } else { String::new() };
+        let below = format!("a class below {}", self.class_count());
+        let ignore = format!("leave such pixels out with --ignore={value}");
+        let (what, fix) = match self {
+            Self::Values { map, .. } if !map.is_identity() || map.0.len() == 1 => (
+                format!("in the map {map}"),
+                if count > 1 { "add them there".into() } else { format!("add it there, or {ignore}") },
+            ),
+            _ if count > 1 => {
+                (below, "correct the mask, raise --classes, or give each value a class with --map".into())
             }
-            _ => {
-                let classes = self.class_count();
-                format!(
-                    "is not a class below {classes}; correct the mask, raise --classes, or leave such pixels out with \
-                     --ignore={value}"
-                )
-            }
+            _ => (below, format!("correct the mask, raise --classes, or {ignore}")),
         };
-        page.error(format!("the label value {value} at x={x}, y={y} {advice}"))
+        let text = format!("the label value {value} at x={x}, y={y} is not {what}{others}");
+        Finding::new(Code::UnmappedValue, page, text, fix).at(value, [x, y])
     }
 }
 
@@ -153,29 +156,35 @@ pub(super) fn choose_mapping(
     summaries: &[Summary],
     options: &Options,
 ) -> Result<Mapping> {
+    Ok(match (kind, &options.map, options.classes) {
+        (LabelKind::Instances, ..) => Mapping::Instances,
+        (_, Some(map), _) => Mapping::Values { map: map.clone(), ignore: options.ignore },
+        (_, None, Some(classes)) => Mapping::Values { map: ValueMap::identity(classes), ignore: options.ignore },
+        (_, None, None) => evident_mapping(folder, summaries, options.ignore)?,
+    })
+}
+
+/// Refuses options that contradict each other or the kind of truth.
+pub(super) fn refuse_contradictions(folder: &Path, kind: LabelKind, options: &Options) -> Result<()> {
     if options.map.is_some() && options.classes.is_some() {
         return Err(Error::Usage("--map and --classes both say what label values mean; give one".into()));
     }
-    if kind == LabelKind::Instances {
-        if options.map.is_some() || options.ignore.is_some() || options.classes.is_some_and(|classes| classes != 2) {
-            return Err(Error::Usage(format!(
-                "{}: instances/ holds cell numbers, which make two classes; --map, --classes and --ignore are for masks/",
-                folder.display()
-            )));
-        }
-        return Ok(Mapping::Instances);
+    let meanings =
+        options.map.is_some() || options.ignore.is_some() || options.classes.is_some_and(|classes| classes != 2);
+    if kind == LabelKind::Instances && meanings {
+        return Err(Error::Usage(format!(
+            "{}: instances/ holds cell numbers, which make two classes; --map, --classes and --ignore are for masks/",
+            folder.display()
+        )));
     }
-    let mapping = match (&options.map, options.classes) {
-        (Some(map), _) => Mapping::Values { map: map.clone(), ignore: options.ignore },
-        (None, Some(classes)) if !(2..=MOST_CLASSES).contains(&classes) => {
+    match options.classes {
+        Some(classes) if !(2..=MOST_CLASSES).contains(&classes) => {
             let problem =
                 format!("--classes={classes}: give a number from 2 (background and another) to {MOST_CLASSES}");
-            return Err(Error::Usage(problem));
+            Err(Error::Usage(problem))
         }
-        (None, Some(classes)) => Mapping::Values { map: ValueMap::identity(classes), ignore: options.ignore },
-        (None, None) => evident_mapping(folder, summaries, options.ignore)?,
-    };
-    Ok(mapping)
+        _ => Ok(()),
+    }
 }
 
 /// 0 and 255 are background and foreground; 0, 1, 2 … without a gap are class numbers; anything else is refused.
@@ -185,20 +194,19 @@ fn evident_mapping(folder: &Path, summaries: &[Summary], ignore: Option<u32>) ->
     let count = values.len() as u32;
     let consecutive = |values: &BTreeSet<u32>| values.iter().copied().eq(0..values.len() as u32);
     let map = if values.len() == 1 || values.iter().eq(&[0, 255]) {
-        // A single value is refused later, as a data set of one class.
+        // What a single value means is a guess, and refused later, as a data set of one class.
         ValueMap(values.iter().copied().zip(0..count).collect())
     } else if consecutive(&values) && values.len() <= MOST_CLASSES_UNASKED {
         ValueMap::identity(count)
     } else {
-        let path = folder.join("masks");
+        let masks = Page::from(folder.join("masks").as_path());
         let shown: Vec<String> = values.iter().take(10).map(ToString::to_string).collect();
         let shown = shown.join(", ");
         if values.len() > MOST_CLASSES_UNASKED {
-            let problem = format!(
-                "{count} different label values ({shown} …); if they number cells, rename the folder to instances; if they \
-                 are class numbers, give --classes=N"
-            );
-            return Err(Error::data(path, problem));
+            let text = format!("{count} different label values ({shown} …)");
+            let fix =
+                "if they number cells, rename the folder to instances; if they are class numbers, give --classes=N";
+            return Err(Finding::new(Code::UnclearValues, &masks, text, fix).of_value(count).into_error());
         }
         let without_last: BTreeSet<u32> = values.iter().copied().take(values.len() - 1).collect();
         let last = values.last().copied().unwrap_or(0);
@@ -207,12 +215,9 @@ fn evident_mapping(folder: &Path, summaries: &[Summary], ignore: Option<u32>) ->
             _ => String::new(),
         };
         let example: Vec<String> = values.iter().zip(0..).map(|(value, class)| format!("{value}={class}")).collect();
-        let problem = format!(
-            "the label values are {shown}, from which classes cannot be told; say what they mean, such as \
-             --map={}{leave_out}",
-            example.join(",")
-        );
-        return Err(Error::data(path, problem));
+        let text = format!("the label values are {shown}, from which classes cannot be told");
+        let fix = format!("say what they mean, such as --map={}{leave_out}", example.join(","));
+        return Err(Finding::new(Code::UnclearValues, &masks, text, fix).of_value(shown).into_error());
     };
     Ok(Mapping::Values { map, ignore })
 }

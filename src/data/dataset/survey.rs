@@ -8,12 +8,15 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::files::refuse_other_size;
-use super::warning::{Warning, notes};
+use super::histogram::Histogram;
+use super::warning::notes;
 use super::{LabelKind, Mapping, Pair};
+use crate::data::finding::{Code, Finding};
 use crate::data::image::Image;
 use crate::data::label::LabelMap;
+use crate::data::raster::{Page, Raster};
 use crate::data::sample::IGNORE;
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 /// What a label value stands for in one file.
 #[derive(Clone, Copy, Debug)]
@@ -30,63 +33,72 @@ pub(super) struct Summary {
     pub(super) channels: usize,
     pub(super) bit_depth: u8,
     pub(super) range: (f32, f32),
+    pub(super) histogram: Histogram,
     pub(super) alpha_dropped: bool,
+    /// Whether the pixels of the image are indices of colours.
+    pub(super) palette: bool,
     /// A hash of the image: equal images have equal ones.
     pub(super) content: u64,
     pub(super) values: BTreeMap<u32, ValueCount>,
 }
 
-/// Reads a pair.
+/// Reads a pair: the image, and when it is out of memory again the truth.
 pub(super) fn summarise(pair: &Pair, kind: LabelKind) -> Result<Summary> {
-    let image = Image::read_page(&pair.image)?;
+    let raster = Raster::read_for_colours(&pair.image)?;
+    let palette = raster.palette.is_some();
+    let image = Image::of_raster(raster, &pair.image)?;
+    let mut hasher = DefaultHasher::new();
+    bytemuck::cast_slice::<f32, u8>(&image.pixels).hash(&mut hasher);
+    let range = image.range();
+    let mut summary = Summary {
+        size: [image.height, image.width],
+        channels: image.channels,
+        bit_depth: image.bit_depth,
+        range,
+        histogram: Histogram::new(&image.pixels, range, image.bit_depth <= 16),
+        alpha_dropped: image.alpha_dropped,
+        palette,
+        content: hasher.finish(),
+        values: BTreeMap::new(),
+    };
+    drop(image);
     let label = LabelMap::read_page(&pair.label)?;
-    refuse_other_size(pair, &image, &label)?;
-    let mut values: BTreeMap<u32, ValueCount> = BTreeMap::new();
+    refuse_other_size(pair, summary.size, &label)?;
     let mut pixel = 0;
     // Neighbours mostly have the same value: one look-up a run is enough.
     for run in label.values.chunk_by(PartialEq::eq) {
         let first = [pixel % label.width, pixel / label.width];
-        values.entry(run[0]).or_insert(ValueCount { pixels: 0, first }).pixels += run.len() as u64;
+        summary.values.entry(run[0]).or_insert(ValueCount { pixels: 0, first }).pixels += run.len() as u64;
         pixel += run.len();
     }
-    if kind == LabelKind::Instances && values.len() > usize::from(u16::MAX) {
-        let problem = format!("{} different values; this is hardly a map of cells", values.len());
-        return Err(pair.label.error(problem));
+    if kind == LabelKind::Instances && summary.values.len() > usize::from(u16::MAX) {
+        let count = summary.values.len();
+        let text = format!("{count} different values; this is hardly a map of cells");
+        let fix = "give each cell one number, 0 where there is none";
+        return Err(Finding::new(Code::TooManyCells, &pair.label, text, fix).of_value(count).into_error());
     }
-    let mut hasher = DefaultHasher::new();
-    bytemuck::cast_slice::<f32, u8>(&image.pixels).hash(&mut hasher);
-    Ok(Summary {
-        size: [image.height, image.width],
-        channels: image.channels,
-        bit_depth: image.bit_depth,
-        range: image.range(),
-        alpha_dropped: image.alpha_dropped,
-        content: hasher.finish(),
-        values,
-    })
+    Ok(summary)
 }
 
 /// Images with another number of channels than the first, which no one network takes.
-pub(super) fn mixed_channels(pairs: &[Pair], summaries: &[Summary]) -> Vec<Error> {
+pub(super) fn mixed_channels(pairs: &[Pair], summaries: &[Summary]) -> Vec<Finding> {
     let Some(first) = summaries.first() else { return Vec::new() };
     let other = |(pair, summary): (&Pair, &Summary)| {
-        let problem = format!(
-            "channels: {}, but {} has {}; save all images as grey or all as RGB",
-            summary.channels, pairs[0].image, first.channels
-        );
-        (summary.channels != first.channels).then(|| pair.image.error(problem))
+        let text = format!("channels: {}, but {} has {}", summary.channels, pairs[0].image, first.channels);
+        let finding = Finding::new(Code::MixedChannels, &pair.image, text, "save all images as grey or all as RGB");
+        (summary.channels != first.channels).then(|| finding.of_value(summary.channels))
     };
     pairs.iter().zip(summaries).filter_map(other).collect()
 }
 
-/// Refuses images that all have the same value everywhere: there is nothing to see in them.
-pub(super) fn refuse_constant(folder: &Path, summaries: &[Summary]) -> Result<()> {
+/// Images that all have the same value everywhere: there is nothing to see in them.
+pub(super) fn all_constant(folder: &Path, summaries: &[Summary]) -> Option<Finding> {
     if summaries.is_empty() || summaries.iter().any(|summary| !summary.is_constant()) {
-        return Ok(());
+        return None;
     }
-    let problem =
-        "every image has the same value everywhere, so there is nothing to learn from; check how they were saved";
-    Err(Error::data(folder.join("images"), problem))
+    let text = "every image has the same value everywhere, so there is nothing to learn from";
+    let images = Page::from(folder.join("images").as_path());
+    Some(Finding::new(Code::AllConstant, &images, text, "check how they were saved"))
 }
 
 impl Summary {
@@ -132,6 +144,8 @@ pub struct Survey {
     pub bit_depths: BTreeMap<u8, usize>,
     /// The smallest and the largest value of all images.
     pub range: (f32, f32),
+    /// How often the values of all images occur.
+    pub histogram: Histogram,
     /// What kind of truth there is.
     pub kind: LabelKind,
     /// Pixels of each label value; empty for instances.
@@ -151,7 +165,7 @@ pub struct Survey {
 }
 
 impl Survey {
-    pub(super) fn new(kind: LabelKind, summaries: &[Summary], mapping: Mapping, warnings: &[Warning]) -> Self {
+    pub(super) fn new(kind: LabelKind, summaries: &[Summary], mapping: Mapping, warnings: &[Finding]) -> Self {
         let mut sizes: BTreeMap<[usize; 2], usize> = BTreeMap::new();
         let mut bit_depths = BTreeMap::new();
         let mut range = (f32::INFINITY, f32::NEG_INFINITY);
@@ -174,6 +188,7 @@ impl Survey {
         }
         let mut sizes: Vec<(usize, usize, usize)> = sizes.into_iter().map(|([h, w], count)| (h, w, count)).collect();
         sizes.sort_by_key(|&(.., count)| std::cmp::Reverse(count));
+        let histogram = summaries.iter().map(|summary| summary.histogram.clone()).reduce(|sum, next| sum.merged(&next));
         let mut notes = notes(warnings, summaries.len());
         let absent = (0..class_pixels.len()).filter(|&class| class_pixels[class] == 0);
         notes.extend(absent.map(|class| format!("no pixel is of class {class}")));
@@ -183,6 +198,7 @@ impl Survey {
             channels: summaries.first().map_or(0, |summary| summary.channels),
             bit_depths,
             range,
+            histogram: histogram.unwrap_or_default(),
             kind,
             label_values,
             instances: (kind == LabelKind::Instances).then(|| instance_counts(summaries)),
@@ -194,20 +210,19 @@ impl Survey {
         }
     }
 
-    /// Refuses a data set in which there is nothing to tell apart.
-    pub(super) fn refuse_single_class(&self, folder: &Path) -> Result<()> {
+    /// The finding that there is nothing to tell apart.
+    pub(super) fn single_class(&self, folder: &Path) -> Option<Finding> {
         if self.class_pixels.iter().filter(|&&pixels| pixels > 0).count() > 1 {
-            return Ok(());
+            return None;
         }
-        let values: Vec<String> = self.label_values.keys().map(ToString::to_string).collect();
+        let values: Vec<String> = self.label_values.keys().take(10).map(ToString::to_string).collect();
         let found = match self.kind {
             LabelKind::Instances => "no image has a cell".to_owned(),
             LabelKind::Masks => format!("all pixels that count are of one class (label values: {})", values.join(", ")),
         };
-        Err(Error::data(
-            folder,
-            format!("{found}, so there is nothing to learn or to measure; check how the masks were saved"),
-        ))
+        let text = format!("{found}, so there is nothing to learn or to measure");
+        let fix = "check how the masks were saved";
+        Some(Finding::new(Code::NothingToTell, &folder.into(), text, fix).of_value(values.join(", ")))
     }
 }
 
@@ -246,6 +261,7 @@ impl fmt::Display for Survey {
             plural(channels),
             depths.join(" and ")
         )?;
+        writeln!(f, "values    {}", self.histogram)?;
         let sizes = |&(height, width, count): &(usize, usize, usize)| format!("{width} x {height} ({count})");
         let shown: Vec<String> = self.sizes.iter().take(6).map(sizes).collect();
         let more = self.sizes.len().saturating_sub(6);

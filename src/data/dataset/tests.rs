@@ -8,7 +8,8 @@ use tiff::encoder::TiffEncoder;
 use tiff::encoder::colortype::Gray8;
 
 use super::*;
-use crate::data::raster::{write_grey8, write_grey16, write_rgb8};
+use crate::data::raster::{write_grey8, write_grey16, write_indexed, write_rgb8};
+use crate::data::{Code, Finding, Severity};
 
 /// A data set of 4 x 2 pixels in a folder of its own.
 struct Scene(TempDir);
@@ -45,6 +46,10 @@ impl Scene {
         Dataset::open(self.0.path(), options)
     }
 
+    fn inspect(&self, options: &Options) -> Inspection {
+        Inspection::new(self.0.path(), options).unwrap()
+    }
+
     fn survey(&self, options: &Options) -> Survey {
         self.open(options).unwrap().survey().clone()
     }
@@ -75,7 +80,7 @@ fn a_folder_that_is_no_data_set_is_told_what_one_looks_like() {
     assert!(message.contains("nowhere: there is no such folder"), "{message}");
     scene.refused(&unasked(), &["the folder is empty; a data set has the folders images/ and masks/"]);
     fs::create_dir(scene.path("pictures")).unwrap();
-    scene.refused(&unasked(), &["no folder images/ in it", "found pictures"]);
+    scene.refused(&unasked(), &["no folder images/ in it, found pictures", "a data set has the folders"]);
     Scene::new(&["train/images"]).refused(&unasked(), &["there is one in train/; did you mean ", "train?"]);
     Scene::new(&["images"]).refused(&unasked(), &["images/ has no truth beside it"]);
     Scene::new(&["images", "masks", "instances"]).refused(&unasked(), &["both masks/ and instances/ are there"]);
@@ -88,9 +93,13 @@ fn every_file_without_a_partner_is_named() {
     scene.image("images/x.png", 0);
     scene.image("images/y.png", 0);
     scene.image("masks/z.png", 0);
-    let expected =
-        "files without a partner (3): images/x.png, images/y.png, masks/z.png; image and truth need the same name";
-    scene.refused(&unasked(), &[expected]);
+    let errors = scene.inspect(&unasked()).errors();
+    let found: Vec<(Code, &Path)> = errors.iter().map(|error| (error.code, error.file.as_path())).collect();
+    let paths = ["images/x.png", "images/y.png", "masks/z.png"].map(|name| scene.path(name));
+    assert_eq!(found, paths.each_ref().map(|path| (Code::Unpaired, path.as_path())));
+    assert!(errors[2].to_string().contains("no file in images/ has its name; image and truth need the same name"));
+    let more = "errors besides: 2, which `tilewise check-data ";
+    scene.refused(&unasked(), &["x.png: no file in masks/ has its name; image and truth need the same name", more]);
 }
 
 #[test]
@@ -100,7 +109,7 @@ fn a_suffix_of_the_masks_is_noticed_and_accepted() {
         scene.image(&format!("images/{name}.png"), 0);
         write_grey8(&scene.path(&format!("masks/{name}_mask.png")), 2, 4, &BINARY).unwrap();
     }
-    scene.refused(&unasked(), &["files without a partner (4)", "say so with --mask-suffix=_mask"]);
+    scene.refused(&unasked(), &["errors besides: 3", "say so with --mask-suffix=_mask"]);
     let dataset = scene.open(&Options { mask_suffix: "_mask".into(), ..unasked() }).unwrap();
     assert_eq!(dataset.pairs().iter().map(|pair| pair.name.as_str()).collect::<Vec<_>>(), ["a", "b"]);
 }
@@ -214,6 +223,7 @@ fn one_class_is_nothing_to_learn() {
     for mask in [[0; 8], [255; 8], [3; 8]] {
         let scene = Scene::with_masks(&[mask, mask]);
         scene.refused(&unasked(), &["all pixels that count are of one class", "there is nothing to learn"]);
+        assert_eq!(scene.inspect(&unasked()).warnings().to_vec(), [], "what {mask:?} means is not known");
     }
     let scene = Scene::with_masks(&[BINARY]);
     scene.refused(
@@ -377,22 +387,22 @@ fn an_inspection_finds_everything_at_once() {
     scene.image("images/lonely.png", 0);
     fs::write(scene.path("images/b.jpg"), "x").unwrap();
     fs::write(scene.path("masks/c.png"), "x").unwrap();
-    let inspection = Inspection::new(scene.0.path(), &map("0=0,255=1"));
+    let inspection = scene.inspect(&map("0=0,255=1"));
     let errors: Vec<String> = inspection.errors().iter().map(ToString::to_string).collect();
     let found = errors.join("\n");
     for part in [
         "b.jpg: not a supported",
-        "(1): images/lonely.png",
+        "lonely.png: no file in masks/",
         "c.png: this is neither",
         "b.png: the label value 9 at x=1, y=0",
     ] {
         assert!(found.contains(part), "`{part}` is not in: {found}");
     }
     assert_eq!(errors.len(), 4, "{found}");
-    let warnings: Vec<String> = inspection.warnings().iter().map(|warning| warning.kind.explanation()).collect();
-    assert!(warnings.len() == 1 && warnings[0].starts_with("the same image as "), "{warnings:?}");
+    let warnings = inspection.warnings();
+    assert!(warnings.len() == 1 && warnings[0].text.starts_with("the same image as "), "{warnings:?}");
     assert_eq!(inspection.files().len(), 3);
-    let mut copy = Inspection::new(scene.0.path(), &map("0=0,255=1"));
+    let mut copy = scene.inspect(&map("0=0,255=1"));
     copy.compare(&inspection);
     assert_eq!(copy.warnings().len(), 4, "every image is also in the other set");
 }
@@ -402,7 +412,99 @@ fn masks_of_one_class_are_pointed_out() {
     let masks = [BINARY, [0; 8], [255; 8], [9; 8]];
     let options = Options { ignore: Some(9), ..map("0=0,255=1") };
     let scene = Scene::with_masks(&masks);
-    let inspection = Inspection::new(scene.0.path(), &options);
-    let kinds: Vec<&WarningKind> = inspection.warnings().iter().map(|warning| &warning.kind).collect();
-    assert_eq!(kinds, [&WarningKind::OnlyBackground, &WarningKind::OneClass(1), &WarningKind::AllIgnored]);
+    let inspection = scene.inspect(&options);
+    let found: Vec<(Code, Option<&str>)> =
+        inspection.warnings().iter().map(|warning| (warning.code, warning.value.as_deref())).collect();
+    assert_eq!(
+        found,
+        [(Code::OnlyBackground, Some("0")), (Code::OneClass, Some("255")), (Code::AllIgnored, Some("9"))]
+    );
+}
+
+#[test]
+fn values_without_a_class_are_one_finding_a_file() {
+    let scene = Scene::with_masks(&[[0, 9, 8, 0, 9, 0, 7, 0], [0, 1, 3, 0, 0, 0, 0, 0]]);
+    for (options, fix) in
+        [(map("0=1,1=0"), "add them there"), (map("0=0,1=1"), "correct the mask, raise --classes, or ")]
+    {
+        let errors = scene.inspect(&options).errors();
+        assert_eq!(errors.len(), 2, "{errors:?}");
+        let Finding { severity, code, value, pixel, text, .. } = &errors[0];
+        assert_eq!(
+            (*severity, *code, value.as_deref(), *pixel),
+            (Severity::Error, Code::UnmappedValue, Some("9"), Some([1, 0]))
+        );
+        assert!(text.ends_with(", nor are 2 more values") && errors[0].fix.starts_with(fix), "{}", errors[0]);
+        assert!(errors[1].fix.ends_with("--ignore=3"), "{}", errors[1]);
+    }
+    let scene = Scene::with_masks(&[[0, 9, 8, 0, 9, 0, 7, 0]]);
+    let errors = scene.inspect(&map("0=0,1=1")).errors();
+    assert_eq!(errors.len(), 1, "a lack of classes may come of the lack of a mapping: {errors:?}");
+}
+
+#[test]
+fn a_finding_is_data_for_programs() {
+    let scene = Scene::new(&["images", "masks"]);
+    write_stack(&scene.path("images/stack.tif"), &[1, 2]);
+    write_stack(&scene.path("masks/stack.tif"), &[0, 7]);
+    let errors = scene.inspect(&map("0=0,255=1")).errors();
+    let json = serde_json::to_value(&errors[0]).unwrap();
+    let expected = serde_json::json!({
+        "severity": "error",
+        "code": "unmapped_value",
+        "file": scene.path("masks/stack.tif"),
+        "page": 1,
+        "value": "7",
+        "pixel": [0, 0],
+        "fix": "add it there, or leave such pixels out with --ignore=7",
+        "text": "the label value 7 at x=0, y=0 is not in the map 0=0,255=1",
+    });
+    assert_eq!(json, expected);
+}
+
+#[test]
+fn numbers_of_which_there_are_too_many_are_no_cells() {
+    let scene = Scene::new(&["images", "instances"]);
+    let numbers: Vec<u16> = (0..=u16::MAX).collect();
+    for folder in ["images", "instances"] {
+        write_grey16(&scene.path(&format!("{folder}/a.png")), 256, 256, &numbers).unwrap();
+    }
+    scene.refused(
+        &unasked(),
+        &["a.png: 65536 different values; this is hardly a map of cells; give each cell one number"],
+    );
+}
+
+#[test]
+fn palettes_of_colours_are_pointed_out_and_those_of_greys_are_grey() {
+    let scene = Scene::with_masks(&[BINARY, BINARY]);
+    let indices = [0, 1, 1, 0, 2, 2, 0, 0];
+    for name in ["a", "b"] {
+        let path = scene.path(&format!("images/{name}.png"));
+        write_indexed(&path, 2, 4, &indices, &[[0; 3], [9, 8, 7], [200, 0, 0]]).unwrap();
+    }
+    let coloured = scene.inspect(&unasked());
+    let files = coloured.files();
+    assert_eq!((files[0].palette, files[0].channels, files[0].bit_depth), (true, 3, 8));
+    assert_eq!(coloured.warnings().iter().filter(|warning| warning.code == Code::Palette).count(), 2);
+    for name in ["a", "b"] {
+        let path = scene.path(&format!("images/{name}.png"));
+        write_indexed(&path, 2, 4, &indices, &[[0; 3], [9; 3], [200; 3]]).unwrap();
+    }
+    let grey = scene.inspect(&unasked());
+    assert_eq!((grey.files()[0].palette, grey.files()[0].channels), (true, 1));
+    assert!(grey.warnings().iter().all(|warning| warning.code == Code::Duplicate), "{:?}", grey.warnings());
+}
+
+#[test]
+fn values_of_images_are_counted_by_file_and_in_all() {
+    let scene = Scene::with_masks(&[BINARY, BINARY]);
+    write_grey8(&scene.path("images/b.png"), 2, 4, &[255, 255, 250, 0, 0, 0, 0, 0]).unwrap();
+    let inspection = scene.inspect(&unasked());
+    let files = inspection.files();
+    assert_eq!(files[0].histogram.counts.iter().sum::<u64>(), 8);
+    assert_eq!((files[1].histogram.width, files[1].histogram.counts[15]), (16.0, 3));
+    let survey = inspection.survey().unwrap();
+    assert_eq!(survey.histogram.counts.iter().sum::<u64>(), 16);
+    assert!(survey.to_string().contains("\nvalues    █"), "{survey}");
 }

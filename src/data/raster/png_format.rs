@@ -6,16 +6,19 @@ use std::path::Path;
 
 use png::{BitDepth, ColorType, Decoder, DecodingError, Encoder, EncodingError, Limits, Transformations};
 
-use super::{MAX_SIZE_BYTES, Raster, checked_samples, damaged};
+use super::{MAX_SIZE_BYTES, Page, Raster, checked_samples, damaged, too_large};
 use crate::error::{Error, Result};
 
-pub(super) fn read(path: &Path, source: impl BufRead + Seek) -> Result<Raster> {
+pub(super) fn read(
+    page: &Page,
+    source: impl BufRead + Seek,
+    palette_channels: fn(&[[u8; 3]]) -> usize,
+) -> Result<Raster> {
     let failed = |error: DecodingError| match error {
-        DecodingError::LimitsExceeded => Error::data(
-            path,
-            format!("the PNG file needs more than {} MiB; cut the image into pieces", MAX_SIZE_BYTES >> 20),
-        ),
-        other => damaged(path, "PNG", other),
+        DecodingError::LimitsExceeded => {
+            too_large(page, format!("the PNG file needs more than {} MiB", MAX_SIZE_BYTES >> 20))
+        }
+        other => damaged(page, "PNG", other),
     };
     let mut decoder = Decoder::new_with_limits(source, Limits { bytes: MAX_SIZE_BYTES as usize });
     decoder.set_transformations(Transformations::IDENTITY);
@@ -37,11 +40,12 @@ pub(super) fn read(path: &Path, source: impl BufRead + Seek) -> Result<Raster> {
         let bytes = info.palette.as_deref().unwrap_or_default();
         bytes.as_chunks::<3>().0.to_vec()
     });
-    checked_samples(path, height as u64, width as u64, stored as u64)?;
+    let counted = palette.as_deref().map_or(stored, palette_channels);
+    checked_samples(page, height as u64, width as u64, counted as u64)?;
 
-    let too_large = || damaged(path, "PNG", "its size overflows");
-    let mut bytes = vec![0; reader.output_buffer_size().ok_or_else(too_large)?];
-    let line_size = reader.output_line_size(png_width).ok_or_else(too_large)?;
+    let overflow = || damaged(page, "PNG", "its size overflows");
+    let mut bytes = vec![0; reader.output_buffer_size().ok_or_else(overflow)?];
+    let line_size = reader.output_line_size(png_width).ok_or_else(overflow)?;
     reader.next_frame(&mut bytes).map_err(failed)?;
     // Reads the trailing checksum and end marker: a file cut off after its last pixel is damaged too.
     reader.finish().map_err(failed)?;
@@ -52,7 +56,18 @@ pub(super) fn read(path: &Path, source: impl BufRead + Seek) -> Result<Raster> {
             samples.extend((0..channels).map(|channel| sample(line, x * stored + channel, bit_depth)));
         }
     }
-    Ok(Raster { height, width, channels, bit_depth, samples, palette, alpha_dropped: stored > channels, lossy: false })
+    let alpha_dropped = stored > channels;
+    Ok(Raster {
+        height,
+        width,
+        channels,
+        bit_depth,
+        samples,
+        palette,
+        white_is_zero: false,
+        alpha_dropped,
+        lossy: false,
+    })
 }
 
 /// Sample `index` of a line: big-endian, and from the highest bit down where samples are smaller than a byte.
