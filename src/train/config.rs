@@ -2,6 +2,7 @@
 
 use super::record::Metric;
 use super::schedule::Schedule;
+use crate::data::border::MAX_SIGMA;
 use crate::data::dataset::Options;
 use crate::data::{Augmentation, Border, BorderMap, Sample, Sampling, Truth};
 use crate::error::{Error, Result};
@@ -169,10 +170,6 @@ pub enum BorderUse {
     Never,
 }
 
-/// The largest `border_sigma` in pixels. A cell is felt at several times this distance, and the time of a weight map grows with its
-/// square.
-const LARGEST_SIGMA: f32 = 1000.0;
-
 /// The largest side of an automatic tile's output: the paper's.
 const LARGEST_AUTOMATIC_OUTPUT: usize = 388;
 
@@ -294,11 +291,11 @@ impl Config {
         if let Some(w0) = self.border_w0.filter(|w0| *w0 < 0.0 || !w0.is_finite()) {
             return fail("border_w0", w0.to_string(), "at least 0; the paper has 10");
         }
-        if let Some(sigma) = self.border_sigma.filter(|&sigma| !(sigma > 0.0 && sigma <= LARGEST_SIGMA)) {
+        if let Some(sigma) = self.border_sigma.filter(|&sigma| !(sigma > 0.0 && sigma <= MAX_SIGMA)) {
             return fail(
                 "border_sigma",
                 sigma.to_string(),
-                &format!("above 0 and at most {LARGEST_SIGMA}; the paper has 5 pixels"),
+                &format!("above 0 and at most {MAX_SIGMA}; the paper has 5 pixels"),
             );
         }
         if self.balance && self.border_map == BorderMap::Release {
