@@ -159,6 +159,15 @@ fn compare(saved: &str, path: &impl Fn(&str) -> String, untimed: bool) {
     let html = fs::read_to_string(&page).unwrap();
     assert_self_contained(&html);
     assert!(html.contains("Comparison") && html.contains("before") && html.contains("after"));
+    if !untimed {
+        // Roofs and dots have their colours in the order given, which is not that of the alphabet.
+        let plot = &html[html.find("<svg").unwrap()..html.find("</svg>").unwrap()];
+        assert!(plot.find(">\nbefore").unwrap() < plot.find(">\nafter").unwrap());
+        let first = |parts: [&str; 2]| plot.lines().find(|line| parts.iter().all(|part| line.contains(part))).unwrap();
+        for line in [first(["<circle", "r=\"5\""]), first(["<polyline", "stroke-width=\"2\""])] {
+            assert!(line.contains("#0072B2"), "{line}");
+        }
+    }
 
     let other = change("other.json", &|value| value["networks"][0]["workload"]["input"] = 60.into());
     let newer = change("newer.json", &|value| value["version"] = 2.into());

@@ -1,6 +1,6 @@
 // y[i] = sum over k < CHAINS of z_k after STEPS * turns steps z <- z * z + x[i], from z_k = -k / 32
-// What a device can do at most: CHAINS independent values in registers, nothing loaded or stored on the way. No compiler can put a
-// square together with the next; the values do not grow, and for x near -3/4 they do not come to rest.
+// What a device can do at most: CHAINS independent values in registers, nothing loaded or stored on the way. No compiler can put
+// a square together with the next; the values do not grow, and for x near -3/4 they do not come to rest.
 // One invocation owns one element; a workgroup owns 64. Bytes moved: 8 per element.
 const CHAINS = 12u;
 const STEPS = 16u;

@@ -4,7 +4,6 @@ use super::{Layer, Measured, Named, Phase, Roof};
 use crate::error::{Error, Result};
 use crate::ops::REGISTRY;
 use plotters::prelude::*;
-use std::collections::BTreeMap;
 use std::ops::Range;
 
 /// Told apart by people with any colour vision (Okabe and Ito, 2008).
@@ -26,25 +25,41 @@ const COLOURS: [RGBColor; 8] = [
 /// # Errors
 /// [`Error::Usage`] when the drawing library cannot draw it.
 pub(super) fn roofline_svg(networks: &[(&Named, &Measured)]) -> Result<Option<String>> {
-    let mut groups: BTreeMap<String, Vec<&Layer>> = BTreeMap::new();
-    for (named, network) in networks {
-        for layer in network.layers.iter().filter(|layer| layer.flops > 0 && layer.seconds.median > 0.0) {
+    let colours = || COLOURS.into_iter().cycle();
+    let (mut groups, mut roofs): (Vec<Group<'_>>, Vec<(RGBColor, Roof)>) = (Vec::new(), Vec::new());
+    for ((named, network), colour) in networks.iter().zip(colours()) {
+        let layers = network.layers.iter().filter(|layer| layer.flops > 0 && layer.seconds.median > 0.0);
+        if networks.len() > 1 {
+            groups.push(Group { name: &named.name, colour, layers: layers.collect() });
+            roofs.extend(named.report.roof.map(|roof| (colour, roof)));
+            continue;
+        }
+        for layer in layers {
             // A gradient is named after its op.
             let kinds = REGISTRY.iter().map(|entry| entry.name).filter(|name| layer.op.starts_with(name));
-            let kind = kinds.max_by_key(|name| name.len()).unwrap_or(&layer.op);
-            let group = if networks.len() > 1 { &named.name } else { kind };
-            groups.entry(group.to_owned()).or_default().push(layer);
+            let name = kinds.max_by_key(|name| name.len()).unwrap_or(&layer.op);
+            match groups.iter_mut().find(|group| group.name == name) {
+                Some(group) => group.layers.push(layer),
+                None => groups.push(Group { name, colour, layers: vec![layer] }),
+            }
         }
+        groups.iter_mut().zip(colours()).for_each(|(group, colour)| group.colour = colour);
+        roofs.extend(named.report.roof.map(|roof| (RGBColor(90, 90, 90), roof)));
     }
-    let roofs: Vec<(&str, Roof)> =
-        networks.iter().filter_map(|(named, _)| Some((named.name.as_str(), named.report.roof?))).collect();
-    if groups.is_empty() || roofs.is_empty() {
+    if roofs.is_empty() || groups.iter().all(|group| group.layers.is_empty()) {
         return Ok(None);
     }
     let mut svg = String::new();
     draw(&mut svg, &groups, &roofs)
         .map_err(|problem| Error::Usage(format!("the roofline cannot be drawn: {problem}")))?;
     Ok(Some(svg))
+}
+
+/// Dots of one colour.
+struct Group<'a> {
+    name: &'a str,
+    colour: RGBColor,
+    layers: Vec<&'a Layer>,
 }
 
 /// Billions of operations a second.
@@ -59,9 +74,9 @@ fn around(values: impl Iterator<Item = f64>) -> Range<f64> {
     least / 2.0..most * 2.0
 }
 
-fn draw(svg: &mut String, groups: &BTreeMap<String, Vec<&Layer>>, roofs: &[(&str, Roof)]) -> Result<(), String> {
+fn draw(svg: &mut String, groups: &[Group<'_>], roofs: &[(RGBColor, Roof)]) -> Result<(), String> {
     let text = |error: &dyn std::fmt::Display| error.to_string();
-    let layers = || groups.values().flatten();
+    let layers = || groups.iter().flat_map(|group| &group.layers);
     let peak = |roof: &Roof| roof.flops_per_second() / 1e9;
     let ridge = |roof: &Roof| roof.flops_per_second() / roof.bytes_per_second();
     let x = around(layers().map(|layer| layer.intensity()).chain(roofs.iter().map(|(_, roof)| ridge(roof))));
@@ -81,16 +96,14 @@ fn draw(svg: &mut String, groups: &BTreeMap<String, Vec<&Layer>>, roofs: &[(&str
         .y_desc("GFLOP/s")
         .draw()
         .map_err(|error| text(&error))?;
-    let colours = || COLOURS.into_iter().cycle();
-    for ((_, roof), colour) in roofs.iter().zip(colours()) {
-        let colour = if roofs.len() > 1 { colour } else { RGBColor(90, 90, 90) };
+    for (colour, roof) in roofs {
         let under = |intensity: f64| (intensity, (intensity * roof.bytes_per_second() / 1e9).min(peak(roof)));
         // A memory roof that starts below the plot enters it where it crosses its lower edge.
         let entry = x.start.max(y.start * 1e9 / roof.bytes_per_second());
         let line = [entry, ridge(roof), x.end].map(under);
         chart.draw_series(LineSeries::new(line, colour.stroke_width(2))).map_err(|error| text(&error))?;
     }
-    for ((name, layers), colour) in groups.iter().zip(colours()) {
+    for &Group { name, colour, ref layers } in groups {
         let dots = layers.iter().map(|layer| {
             let style = if layer.phase == Phase::Backward { colour.stroke_width(1) } else { colour.filled() };
             Circle::new((layer.intensity(), rate(layer)), 5, style)
