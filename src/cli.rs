@@ -1,6 +1,7 @@
 //! The command line: one file per command.
 
 mod augment;
+mod bench;
 mod check_data;
 mod demo;
 mod devices;
@@ -83,6 +84,8 @@ enum Command {
     Report(report::Arguments),
     /// Print a U-Net's layers: kernels, shapes, parameters, work and memory, as in figure 1 of the paper
     Explain(explain::Arguments),
+    /// Measure what your device can do at most, and how near to it networks come: whole, and op by op; compare devices or versions
+    Bench(bench::Arguments),
 }
 
 impl Global {
@@ -193,5 +196,6 @@ pub(crate) fn run() -> Result<ExitCode> {
         Command::Evaluate(arguments) => evaluate::run(&global, &arguments),
         Command::Report(arguments) => report::run(&global, &arguments),
         Command::Explain(arguments) => explain::run(&global, &arguments),
+        Command::Bench(arguments) => bench::run(&global, &arguments),
     }
 }

@@ -10,4 +10,4 @@ pub mod source;
 pub use device::{AdapterSummary, DeviceChoice, Gpu, adapters};
 pub use memory::MemoryPlan;
 pub use plan::{Plan, PlanOptions};
-pub use profile::Profile;
+pub use profile::{Profile, Spread};

@@ -2,6 +2,7 @@
 
 pub mod array;
 mod autograd;
+pub mod bench;
 mod case;
 pub mod checkpoint;
 pub mod compare;
@@ -17,6 +18,7 @@ pub mod metrics;
 pub mod models;
 pub mod op;
 pub mod ops;
+mod page;
 pub mod picture;
 pub mod predict;
 pub mod random;

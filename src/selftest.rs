@@ -6,7 +6,7 @@ use crate::cpu;
 use crate::data::Augmentation;
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Plan, PlanOptions};
-use crate::graph::{BANK_ALIGNMENT, Bank, Graph, Init, NodeId};
+use crate::graph::{BANK_ALIGNMENT, Bank, Graph, Init, NodeId, NodeKind};
 use crate::models::{Loss, Optimizer, Tiles, Training, UNet};
 use crate::op::{Case, Dispatch, Fill};
 use crate::ops::{AdamSettings, CrossEntropySettings, DiceSettings, REGISTRY, Reduction};
@@ -48,6 +48,17 @@ impl KernelReport {
             (self.worst, self.error, self.bound) = (worst, error, bound);
         }
     }
+
+    /// Holds the norm of a difference against a share of the reference's.
+    fn hold_norm(&mut self, name: &str, actual: &[f32], reference: &[f64], share: f64) {
+        let norm = reference.iter().map(|value| value * value).sum::<f64>().sqrt();
+        let error = actual.iter().zip(reference).map(|(&a, &b)| (f64::from(a) - b).powi(2)).sum::<f64>().sqrt();
+        self.cases += 1;
+        self.hear(error / (share * norm), error, share * norm);
+        if error.is_nan() || error > share * norm {
+            self.failures.push(format!("{name}: off by {error:e} where the norm is {norm:e}, bound {share:e}"));
+        }
+    }
 }
 
 /// Runs one candidate of a case on a device: against the reference, twice with the same bits, with a guard behind every
@@ -60,7 +71,7 @@ pub fn check_case(gpu: &Gpu, case: &Case, candidate: usize, seed: u32) -> Result
     let name = format!("{} ({})", case.op.name(), case.name);
     let fail = |problem: String| Error::Device(format!("{name}: {problem}"));
     let trial = Trial::new(case, seed)?;
-    let plan = Plan::new(gpu, &trial.graph, PlanOptions { candidate, guarded: true, unfused: true })?;
+    let plan = Plan::new(gpu, &trial.graph, PlanOptions { candidate, guarded: true, ..PlanOptions::default() })?;
     let results = trial.run(&plan)?;
     let again = trial.run(&plan)?;
     let bits = |results: &[Tensor<f32>]| -> Vec<Vec<u32>> { results.iter().map(words).collect() };
@@ -77,19 +88,28 @@ pub fn check_case(gpu: &Gpu, case: &Case, candidate: usize, seed: u32) -> Result
     let mut worst: Option<Comparison> = None;
     for (result, (actual, reference)) in results.iter().zip(&references).enumerate() {
         let bounds = case.op.bound(&inputs, reference, result).elements(case.op.as_ref(), &inputs, reference);
-        let comparison = match (actual, reference) {
-            (Tensor::Float(actual), Tensor::Float(reference)) => compare(&actual.data, &reference.data, &bounds),
-            (Tensor::Uint(actual), Tensor::Uint(reference)) => {
-                let floats: Vec<f32> = actual.data.iter().map(|&value| value as f32).collect();
-                let expected: Vec<f64> = reference.data.iter().map(|&value| f64::from(value)).collect();
-                compare(&floats, &expected, &bounds)
-            }
-            _ => return Err(fail("the result is of another type than the reference".into())),
-        };
-        let comparison = comparison.map_err(|mismatch| fail(mismatch.to_string()))?;
+        let comparison = compare_tensors(actual, reference, &bounds).map_err(fail)?;
         worst = worst.filter(|worst| worst.worst >= comparison.worst).or(Some(comparison));
     }
     worst.ok_or_else(|| fail("there is no result to compare".into()))
+}
+
+/// A result against its reference; in words, what does not hold.
+fn compare_tensors(actual: &Tensor<f32>, reference: &Tensor<f64>, bounds: &[f64]) -> Result<Comparison, String> {
+    let comparison = match (actual, reference) {
+        (Tensor::Float(actual), Tensor::Float(reference)) => compare(&actual.data, &reference.data, bounds),
+        (Tensor::Uint(actual), Tensor::Uint(reference)) => {
+            let floats: Vec<f32> = actual.data.iter().map(|&value| value as f32).collect();
+            let expected: Vec<f64> = reference.data.iter().map(|&value| f64::from(value)).collect();
+            compare(&floats, &expected, bounds)
+        }
+        _ => return Err("the result is of another type than the reference".into()),
+    };
+    comparison.map_err(|mismatch| mismatch.to_string())
+}
+
+fn cast(values: &[f32]) -> Vec<f64> {
+    values.iter().map(|&value| f64::from(value)).collect()
 }
 
 fn words(tensor: &Tensor<f32>) -> Vec<u32> {
@@ -224,6 +244,83 @@ pub fn candidates(gpu: &Gpu, case: &Case) -> Result<Vec<Vec<Dispatch>>> {
     Ok(candidates.into_iter().map(|candidate| candidate.dispatches).collect())
 }
 
+/// Every op of a graph up to its update, fused as in a plan, each against its reference in `f64` on the very inputs that the device gave it, so that an
+/// error of one op does not count as one of the next; guarded as in [`check_case`]. The loss and all gradients of an ordinary plan, in
+/// which tensors share memory, are held against those.
+///
+/// # Errors
+/// When the device fails, or an input is missing. What does not hold is in the report.
+pub fn each_op(
+    gpu: &Gpu,
+    graph: &Graph,
+    parameters: &[f32],
+    inputs: &BTreeMap<NodeId, Tensor<f32>>,
+) -> Result<KernelReport> {
+    let ordinary = graph.fused().before_update();
+    let mut open = ordinary.clone();
+    let needed = open.needed();
+    let nodes: Vec<NodeId> = (0..needed.len()).filter(|&index| needed[index]).map(NodeId).collect();
+    let is_op = |node: &NodeId| matches!(ordinary.node(*node).kind, NodeKind::Op { .. });
+    for &node in nodes.iter().filter(|node| is_op(node)) {
+        open.mark_output(&ordinary.node(node).name, node)?;
+    }
+    let run = |graph: &Graph, guarded: bool| {
+        let plan = Plan::new(gpu, graph, PlanOptions { guarded, ..PlanOptions::default() })?;
+        plan.write_bank(Bank::Parameters, parameters)?;
+        inputs
+            .iter()
+            .filter(|(node, _)| node.0 < graph.nodes().len())
+            .try_for_each(|(&node, value)| plan.write(node, value))?;
+        plan.run()?;
+        Ok::<_, Error>(plan)
+    };
+    let plan = run(&open, true)?;
+    let mut values: BTreeMap<NodeId, Tensor<f64>> = BTreeMap::new();
+    for node in nodes {
+        let target = ordinary.node(node);
+        let value = match &target.kind {
+            NodeKind::Op { .. } => plan.read(node)?,
+            NodeKind::Parameter { index } => ordinary.bank_array(parameters, &ordinary.parameters()[*index]).into(),
+            NodeKind::Constant(value) => Array::filled(target.tensor_type.shape.clone(), *value).into(),
+            NodeKind::Input => inputs.get(&node).cloned().ok_or_else(|| Error::Graph {
+                op: "each_op".into(),
+                node: target.name.clone(),
+                problem: "this input has no value; give one".into(),
+            })?,
+            NodeKind::Bank(_) => continue,
+        };
+        values.insert(node, value.cast());
+    }
+    let check = |(node, actual): (&NodeId, &Tensor<f64>)| {
+        let NodeKind::Op { op, inputs } = &ordinary.node(*node).kind else { return None };
+        let inputs: Vec<&Tensor<f64>> = inputs.iter().filter_map(|input| values.get(input)).collect();
+        let reference = op.reference_f64(&inputs).swap_remove(0);
+        let bounds = op.bound(&inputs, &reference, 0).elements(op.as_ref(), &inputs, &reference);
+        let outcome = compare_tensors(&actual.cast(), &reference, &bounds);
+        Some(outcome.map_err(|problem| format!("{} ({}): {problem}", ordinary.node(*node).name, op.name())))
+    };
+    let mut report = KernelReport::new("every op");
+    for outcome in values.par_iter().filter_map(check).collect::<Vec<_>>() {
+        report.cases += 1;
+        match outcome {
+            Ok(comparison) => report.hear(comparison.worst, comparison.error, comparison.bound),
+            Err(failure) => report.failures.push(failure),
+        }
+    }
+    report.failures.extend(plan.broken_guards()?.into_iter().map(|name| format!("wrote past the end of {name}")));
+    let shared = run(&ordinary, false)?;
+    for &(ref name, output) in ordinary.outputs() {
+        report.hold_norm(name, &shared.read(output)?.float().data, &cast(&plan.read(output)?.float().data), SAME_BOUND);
+    }
+    let gradients = (shared.read_bank(Bank::Gradients)?, cast(&plan.read_bank(Bank::Gradients)?));
+    report.hold_norm("gradients", &gradients.0, &gradients.1, SAME_BOUND);
+    Ok(report)
+}
+
+/// The share of a norm by which two plans of one graph on one device may differ: rounding may put a unit that is near 0 on in one and off
+/// in the other. Memory shared by tensors that live at the same time does far more.
+const SAME_BOUND: f64 = 1e-2;
+
 /// The share of a tensor's norm by which a whole training step in `f32` may differ from the reference in `f64`: some hundred
 /// roundings of 2⁻²⁴ in sequence, amplified where sums cancel. A wrong sign, index or scale is off by more than 10⁻².
 const STEP_BOUND: f64 = 1e-4;
@@ -280,15 +377,7 @@ fn check_training(gpu: &Gpu, seed: u32, what: &str, training: &Training, report:
     let mut banks = cpu::banks::<f64>(&step.graph, &parameters);
     let outputs = cpu::evaluate(&step.graph, &inputs, &mut banks)?;
     let mut hold = |name: &str, actual: &[f32], reference: &[f64]| {
-        let norm = reference.iter().map(|value| value * value).sum::<f64>().sqrt();
-        let error = actual.iter().zip(reference).map(|(&a, &b)| (f64::from(a) - b).powi(2)).sum::<f64>().sqrt();
-        report.cases += 1;
-        report.hear(error / (STEP_BOUND * norm), error, STEP_BOUND * norm);
-        if error.is_nan() || error > STEP_BOUND * norm {
-            report
-                .failures
-                .push(format!("{what}, {name}: off by {error:e} where the norm is {norm:e}, bound {STEP_BOUND:e}"));
-        }
+        report.hold_norm(&format!("{what}, {name}"), actual, reference, STEP_BOUND);
     };
     hold("loss", &plan.read(step.loss)?.float().data, &outputs[&step.loss].float().data);
     for bank in [Bank::Gradients, Bank::Parameters] {
@@ -299,4 +388,85 @@ fn check_training(gpu: &Gpu, seed: u32, what: &str, training: &Training, report:
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::array::Real;
+    use crate::models::TrainingStep;
+    use crate::op::{Backward, Bound, Candidate, DeviceProfile, Op};
+    use crate::ops::Relu;
+
+    /// An op that says to be twice what its kernel computes.
+    #[derive(Debug)]
+    struct Wrong;
+
+    impl Op for Wrong {
+        fn name(&self) -> &'static str {
+            "wrong"
+        }
+
+        fn output(&self, inputs: &[TensorType]) -> Result<TensorType, String> {
+            Relu.output(inputs)
+        }
+
+        fn reference<T: Real>(&self, inputs: &[&Tensor<T>]) -> Vec<Tensor<T>> {
+            let mut y = inputs[0].float().clone();
+            y.data.iter_mut().for_each(|value| *value = T::from_f64(2.0) * value.max(T::zero()));
+            vec![y.into()]
+        }
+
+        fn candidates(&self, inputs: &[TensorType], output: &TensorType, device: &DeviceProfile) -> Vec<Candidate> {
+            Relu.candidates(inputs, output, device)
+        }
+
+        fn gradient(&self, backward: &mut Backward<'_>) -> Result<Vec<Option<NodeId>>> {
+            Relu.gradient(backward)
+        }
+
+        fn flops(&self, inputs: &[TensorType], output: &TensorType) -> u64 {
+            Relu.flops(inputs, output)
+        }
+
+        fn bound(&self, _: &[&Tensor<f64>], _: &Tensor<f64>, _: usize) -> Bound {
+            Bound::Exact
+        }
+    }
+
+    #[test]
+    fn an_op_that_is_not_its_reference_is_found_in_its_graph() {
+        let gpu = Gpu::any().unwrap_or_else(|error| panic!("{error}"));
+        let mut graph = Graph::new();
+        let x = graph.parameter("x", [1], Init::Zeros).unwrap();
+        let right = graph.relu("right", x).unwrap();
+        let loss = graph.apply("odd", Wrong, &[right]).unwrap();
+        let (graph, _) = graph.gradients(loss, &[]).unwrap();
+        let report = each_op(&gpu, &graph, &[1.5; BANK_ALIGNMENT], &BTreeMap::new()).unwrap();
+        assert!(report.failures.len() == 1 && report.failures[0].starts_with("odd (wrong): "), "{:?}", report.failures);
+    }
+
+    #[test]
+    fn every_op_of_a_training_step_is_compared() {
+        let gpu = Gpu::any().unwrap_or_else(|error| panic!("{error}"));
+        let net = UNet { in_channels: 1, classes: 2, base_channels: 2, depth: 1, dropout: 0.0 };
+        let network = net.build(1, [net.legal_above(20); 2]).unwrap();
+        let TrainingStep { graph, .. } = network.training_step(&Training::default()).unwrap();
+        let parameters = graph.initial_parameters(1);
+        let message = each_op(&gpu, &graph, &parameters, &BTreeMap::new()).unwrap_err().to_string();
+        assert!(message.contains("`image`") && message.contains("no value"), "{message}");
+        let mut random = Random::new(1, 0);
+        let draw = |node| (node, Fill::Positive.draw(&graph.node(node).tensor_type, &mut random));
+        let inputs = graph.inputs().map(draw).collect();
+        let report = each_op(&gpu, &graph, &parameters, &inputs).unwrap();
+        assert!(report.failures.is_empty(), "{:?}", report.failures);
+        let kept = graph.before_update();
+        let ops = kept
+            .nodes()
+            .iter()
+            .zip(kept.needed())
+            .filter(|(node, needed)| *needed && matches!(node.kind, NodeKind::Op { .. }));
+        // The loss and the gradients of the ordinary plan come on top.
+        assert_eq!(report.cases, ops.count() + 2);
+    }
 }

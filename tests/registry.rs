@@ -8,13 +8,19 @@ use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
+use tilewise::bench::DEVICE;
 use tilewise::gpu::source::compose;
 use tilewise::op::{Binding, Candidate, Case, DeviceProfile, Dispatch, Param};
-use tilewise::ops::REGISTRY;
+use tilewise::ops::{Entry, REGISTRY};
 use tilewise::shape::{DType, TensorType};
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Whatever has kernels: the ops, and what measures the device itself, which is no op of a network.
+fn entries() -> impl Iterator<Item = &'static Entry> {
+    REGISTRY.iter().chain([&DEVICE])
 }
 
 /// The names in a folder without their extension.
@@ -44,7 +50,7 @@ struct Offer {
 
 fn offers() -> Vec<Offer> {
     let mut offers: Vec<Offer> = Vec::new();
-    for entry in REGISTRY {
+    for entry in entries() {
         for case in (entry.cases)().unwrap() {
             let types: Vec<TensorType> = case.inputs.iter().map(|(tensor_type, _)| tensor_type.clone()).collect();
             let output = case.op.output(&types).unwrap();
@@ -88,14 +94,19 @@ fn files_and_registry_agree() {
     assert_eq!(registered.len(), REGISTRY.len(), "a name is registered twice");
     assert!(REGISTRY.is_sorted_by_key(|entry| entry.name), "the registry is in alphabetical order");
     assert_eq!(names("src/ops"), registered, "src/ops has one file per entry");
-    assert_eq!(names("shaders"), registered, "shaders has one folder per entry");
     assert_eq!(names("docs/ops"), registered, "docs/ops has one page per entry");
+    let with_kernels: BTreeSet<String> = entries().map(|entry| entry.name.to_owned()).collect();
+    assert_eq!(
+        names("shaders"),
+        with_kernels,
+        "shaders has one folder per entry, and that of the device's own kernels"
+    );
 }
 
 #[test]
 fn every_kernel_file_is_offered_for_some_case_of_its_own_op() {
     let mut reached = BTreeSet::new();
-    for entry in REGISTRY {
+    for entry in entries() {
         for case in (entry.cases)().unwrap() {
             assert!(case.op.name().starts_with(entry.name), "{} has a case of {}", entry.name, case.op.name());
         }
@@ -121,9 +132,12 @@ fn every_page_teaches_its_kernels_and_says_the_same_things() {
         for part in ["**Formula.**", "**Shapes.**", "**Gradient.**", "**Kernel", "**Error bound.**"] {
             assert!(page.contains(part), "{}: no {part}", entry.name);
         }
-        for role in names(&format!("shaders/{}", entry.name)) {
-            let link = format!("[`{0}/{role}`](../../shaders/{0}/{role}.wgsl)", entry.name);
-            assert!(page.contains(&link), "{}: no {link}", entry.name);
+    }
+    for Entry { name, page, .. } in entries() {
+        let above = if *name == DEVICE.name { ".." } else { "../.." };
+        for role in names(&format!("shaders/{name}")) {
+            let link = format!("[`{name}/{role}`]({above}/shaders/{name}/{role}.wgsl)");
+            assert!(page.contains(&link), "{name}: no {link}");
         }
     }
 }

@@ -3,7 +3,9 @@
 use super::{Global, print, print_json};
 use clap::Args;
 use serde_json::json;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use tilewise::checkpoint::atomic;
 use tilewise::data::Augmentation;
 use tilewise::executor::{Device, Executor};
 use tilewise::gpu::{DeviceChoice, MemoryPlan};
@@ -44,6 +46,9 @@ pub(crate) struct Arguments {
     /// Profile the training step on augmented tiles
     #[arg(long, requires = "profile")]
     augment: bool,
+    /// Write the last profiled run as a trace, for ui.perfetto.dev and other viewers of Chrome's format
+    #[arg(long, value_name = "FILE", requires = "profile")]
+    trace: Option<PathBuf>,
 }
 
 pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
@@ -63,7 +68,8 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
         let (batch, channels, augmentation) = (arguments.batch, net.in_channels, &Augmentation::RECIPE);
         let tiles = Tiles { batch, channels, frame, window: [output; 2], augmentation };
         let augmented = || Ok(net.augmented_training_step(&tiles, &Training::default())?.0);
-        return profile(global, &if arguments.augment { augmented()? } else { step }, runs.max(1));
+        let step = if arguments.augment { augmented()? } else { step };
+        return profile(global, &step, runs.max(1), arguments.trace.as_deref());
     }
     if arguments.dot {
         print(&step.graph.to_dot())?;
@@ -111,7 +117,7 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
 }
 
 /// A row per dispatch of a training step, on random inputs.
-fn profile(global: &Global, step: &TrainingStep, runs: usize) -> Result<ExitCode> {
+fn profile(global: &Global, step: &TrainingStep, runs: usize, trace: Option<&Path>) -> Result<ExitCode> {
     let device = global.open_device()?;
     let seed = global.seed.unwrap_or(1);
     let graph = &step.graph;
@@ -125,6 +131,10 @@ fn profile(global: &Global, step: &TrainingStep, runs: usize) -> Result<ExitCode
         plan.write(input, &fill.draw(&graph.node(input).tensor_type, &mut random))?;
     }
     let profile = plan.profile(runs)?;
+    if let Some(path) = trace {
+        let trace = profile.trace(&plan.gpu().adapter().to_string());
+        atomic::write(path, |file| Ok(serde_json::to_writer(file, &trace)?))?;
+    }
     if global.json {
         print_json(&json!({ "adapter": plan.gpu().adapter(), "profile": profile }))?;
     } else {

@@ -1,17 +1,51 @@
 //! Where the time of a run goes: each dispatch timed by the device.
 
-use super::Plan;
+use super::{Gpu, Plan};
 use crate::error::{Error, Result};
 use crate::graph::{Node, NodeKind};
 use crate::shape::TensorType;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Instant;
 
+/// What several measurements of one thing gave, in seconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Spread {
+    /// The one in the middle; the longer of two.
+    pub median: f64,
+    /// The shortest.
+    pub least: f64,
+    /// The longest.
+    pub most: f64,
+}
+
+impl Spread {
+    /// The spread of these measurements; zeros if there are none.
+    pub fn of(mut seconds: Vec<f64>) -> Self {
+        seconds.sort_by(f64::total_cmp);
+        let at = |place: usize| seconds.get(place).copied().unwrap_or(0.0);
+        Self { median: at(seconds.len() / 2), least: at(0), most: at(seconds.len().saturating_sub(1)) }
+    }
+}
+
+/// When a dispatch of one run began, counted from the start of the run's first, and how long it took, in seconds.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Lap {
+    /// Its start.
+    pub start: f64,
+    /// Its time on the device.
+    pub seconds: f64,
+}
+
 /// One dispatch of a run.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Row {
+    /// The position of its node in [`Graph::nodes`](crate::Graph::nodes).
+    #[serde(skip)]
+    pub position: usize,
     /// The name of the node that it belongs to.
     pub node: String,
     /// The kernel's path.
@@ -22,6 +56,9 @@ pub struct Row {
     pub flops: u64,
     /// Bytes of what it binds, each counted once.
     pub bytes: u64,
+    /// The runs, in order.
+    #[serde(skip)]
+    pub laps: Vec<Lap>,
 }
 
 /// The times of a run's dispatches, each in a compute pass of its own.
@@ -31,6 +68,61 @@ pub struct Profile {
     pub rows: Vec<Row>,
     /// The median of the times from start to end of ordinary runs, in seconds.
     pub wall_seconds: f64,
+}
+
+impl Profile {
+    /// The last run as a trace in the [format](https://docs.google.com/document/d/1CvAClvFfyA5R-PhYUmn5OOQtYMH4h6I0nSsKchNAySU) that
+    /// Perfetto and `chrome://tracing` read: an event for each dispatch, on a track named `device`.
+    pub fn trace(&self, device: &str) -> Value {
+        let mut events = vec![json!({ "ph": "M", "pid": 1, "name": "process_name", "args": { "name": device } })];
+        events.extend(self.rows.iter().filter_map(|row| {
+            let lap = row.laps.last()?;
+            let microseconds = |seconds: f64| 1e6 * seconds;
+            Some(json!({
+                "ph": "X",
+                "pid": 1,
+                "tid": 1,
+                "name": row.node,
+                "cat": row.kernel,
+                "ts": microseconds(lap.start),
+                "dur": microseconds(lap.seconds),
+                "args": { "kernel": row.kernel, "flops": row.flops, "bytes": row.bytes },
+            }))
+        }));
+        json!({ "traceEvents": events, "displayTimeUnit": "ms" })
+    }
+}
+
+impl Gpu {
+    /// Times the copy of one buffer of `bytes` into another by the device's own command: each of `runs` copies from submit to end, in
+    /// seconds, after one that does not count.
+    ///
+    /// # Errors
+    /// When the device has no room for both buffers, or has failed.
+    pub fn time_copies(&self, bytes: u64, runs: usize) -> Result<Vec<f64>> {
+        let create = |label| {
+            let usage = wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
+            let descriptor =
+                wgpu::BufferDescriptor { label: Some(label), size: bytes, usage, mapped_at_creation: false };
+            self.scoped(&format!("{label} of {bytes} bytes"), || self.device.create_buffer(&descriptor))
+        };
+        let (source, target) = (create("source")?, create("target")?);
+        let mut seconds = Vec::with_capacity(runs);
+        for run in 0..=runs {
+            let start = Instant::now();
+            let commands = self.scoped("recording a copy", || {
+                let mut encoder = self.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+                encoder.copy_buffer_to_buffer(&source, 0, &target, 0, Some(bytes));
+                encoder.finish()
+            })?;
+            self.queue.submit([commands]);
+            self.wait()?;
+            if run > 0 {
+                seconds.push(start.elapsed().as_secs_f64());
+            }
+        }
+        Ok(seconds)
+    }
 }
 
 /// Dispatches that share a query set: a set holds two times of each, and at most 4096.
@@ -46,37 +138,39 @@ impl Plan {
         if !self.gpu.adapter().timestamps {
             return Err(Error::Device(format!("{} cannot time kernels; try another `--device`", self.gpu.adapter())));
         }
-        let (mut walls, mut times) = (Vec::new(), vec![Vec::new(); self.steps.len()]);
+        let (mut walls, mut laps) = (Vec::new(), vec![Vec::new(); self.steps.len()]);
         for run in 0..=runs {
             let start = Instant::now();
             self.run()?;
             self.wait()?;
             let wall = start.elapsed().as_secs_f64();
-            let seconds = self.run_timed()?;
+            let timed = self.run_timed()?;
             if run > 0 {
                 walls.push(wall);
-                times.iter_mut().zip(seconds).for_each(|(times, seconds)| times.push(seconds));
+                laps.iter_mut().zip(timed).for_each(|(laps, lap)| laps.push(lap));
             }
         }
         let mut previous = None;
-        let rows = self.dispatches().zip(times).map(|((node, dispatch), times)| {
+        let rows = self.dispatches().zip(laps).map(|((position, dispatch), laps)| {
             let mut bindings = dispatch.bindings.clone();
             bindings.sort_unstable();
             bindings.dedup();
-            let sizes = bindings.iter().map(|&binding| Ok(self.binding(node, binding)?.size.map_or(0, u64::from)));
-            let first = previous.replace(node) != Some(node);
-            let node = &self.graph.nodes()[node];
+            let sizes = bindings.iter().map(|&binding| Ok(self.binding(position, binding)?.size.map_or(0, u64::from)));
+            let first = previous.replace(position) != Some(position);
+            let node = &self.graph.nodes()[position];
             Ok(Row {
+                position,
                 node: node.name.clone(),
                 kernel: dispatch.kernel.path,
-                seconds: median(times),
+                seconds: Spread::of(laps.iter().map(|lap| lap.seconds).collect()).median,
                 flops: if first { self.flops(node) } else { 0 },
                 bytes: sizes.sum::<Result<u64>>()?,
+                laps,
             })
         });
         let mut rows = rows.collect::<Result<Vec<Row>>>()?;
         rows.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));
-        Ok(Profile { rows, wall_seconds: median(walls) })
+        Ok(Profile { rows, wall_seconds: Spread::of(walls).median })
     }
 
     /// Floating-point operations of a node.
@@ -86,9 +180,10 @@ impl Plan {
         op.flops(&types, &node.tensor_type)
     }
 
-    /// A run whose every dispatch is a compute pass between two timestamps; the time of each, in seconds.
-    fn run_timed(&self) -> Result<Vec<f64>> {
-        let mut seconds = Vec::with_capacity(self.steps.len());
+    /// A run whose every dispatch is a compute pass between two timestamps.
+    fn run_timed(&self) -> Result<Vec<Lap>> {
+        let mut laps = Vec::with_capacity(self.steps.len());
+        let mut first = None;
         for steps in self.steps.chunks(DISPATCHES_PER_SET) {
             let count = 2 * steps.len() as u32;
             let device = &self.gpu.device;
@@ -124,17 +219,16 @@ impl Plan {
             let ticks = |at: usize| u64::from(words[at]) | u64::from(words[at + 1]) << 32;
             let period = f64::from(self.gpu.queue.get_timestamp_period()) * 1e-9;
             // A device may report times out of order; no dispatch takes less than nothing.
-            let between = |at| ticks(at + 2).saturating_sub(ticks(at)) as f64 * period;
-            seconds.extend((0..words.len()).step_by(4).map(between));
+            let between = |from: u64, to: u64| to.saturating_sub(from) as f64 * period;
+            for at in (0..words.len()).step_by(4) {
+                let start = ticks(at);
+                let since = *first.get_or_insert(start);
+                laps.push(Lap { start: between(since, start), seconds: between(start, ticks(at + 2)) });
+            }
         }
         self.gpu.check()?;
-        Ok(seconds)
+        Ok(laps)
     }
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(0.0)
 }
 
 impl fmt::Display for Profile {

@@ -3,120 +3,78 @@
 use super::{Progress, Report, Scored};
 use crate::error::Result;
 use crate::metrics::{IOU_THRESHOLDS, InstanceScores, Scores};
+use crate::page::document;
 use crate::picture::Picture;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use maud::{DOCTYPE, Markup, PreEscaped, html};
+use maud::{Markup, PreEscaped, html};
 use serde_json::Value;
-
-const STYLE: &str = "
-:root { --ink: #1c2430; --paper: #fbfbfa; --line: #d9dde3; --soft: #667085; --accent: #0072b2; }
-* { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 1120px; padding: 2.5rem 1.25rem 5rem; color: var(--ink); background: var(--paper);
-  font: 15px/1.55 system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif; }
-h1 { font-size: 1.9rem; margin: 0; letter-spacing: -.01em; }
-h2 { font-size: 1.15rem; margin: 3rem 0 .25rem; padding-top: 1rem; border-top: 1px solid var(--line); }
-p { margin: .25rem 0 1rem; color: var(--soft); max-width: 46rem; }
-.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: .75rem; margin: 1.5rem 0; }
-.tile { border: 1px solid var(--line); border-radius: 8px; padding: .75rem 1rem; background: #fff; }
-.tile b { display: block; font-size: 1.35rem; font-weight: 600; font-variant-numeric: tabular-nums; overflow-wrap: anywhere; }
-.tile.long b { font-size: .95rem; }
-.tile span { color: var(--soft); font-size: .8rem; }
-.plot { background: #fff; border: 1px solid var(--line); border-radius: 8px; padding: .5rem; margin: 1rem 0; }
-.plot svg { width: 100%; height: auto; display: block; }
-.row { display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: .6rem; margin: .75rem 0 1.5rem; }
-.row.four { grid-template-columns: repeat(4, 1fr); }
-figure { margin: 0; }
-figure img { width: 100%; display: block; border-radius: 4px; background: #000; }
-figcaption { color: var(--soft); font-size: .8rem; padding-top: .25rem; overflow-wrap: anywhere; }
-.failure { max-width: none; color: var(--ink); background: #fdecea; border-left: 4px solid #b42318; padding: .75rem 1rem;
-  overflow-wrap: anywhere; }
-h3 { font-size: .95rem; margin: 1.25rem 0 0; font-weight: 600; overflow-wrap: anywhere; }
-h3 span { color: var(--soft); font-weight: 400; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin: .5rem 0 1rem; background: #fff; }
-th, td { border: 1px solid var(--line); padding: .35rem .75rem; text-align: right; font-weight: 400; }
-thead th, th[scope=row] { background: #f2f4f7; font-weight: 600; }
-pre { background: #fff; border: 1px solid var(--line); border-radius: 8px; padding: 1rem; overflow-x: auto; font-size: .85rem; }
-.key { display: inline-block; width: .8em; height: .8em; border-radius: 2px; vertical-align: -.05em; margin: 0 .3em 0 .8em; }
-@media (max-width: 640px) { .row.four { grid-template-columns: repeat(2, 1fr); } }
-";
 
 /// The page.
 pub(super) fn html(report: &Report) -> Result<String> {
     let summary = &report.summary;
-    let markup = html! {
-        (DOCTYPE)
-        html lang="en" {
-            head {
-                meta charset="utf-8";
-                meta name="viewport" content="width=device-width, initial-scale=1";
-                title { (report.title) " – tilewise" }
-                style { (PreEscaped(STYLE)) }
+    let body = html! {
+        h1 { (report.title) }
+        p { "A U-Net trained by tilewise " (text(&summary["version"])) " on " (text(&summary["device"])) "." }
+        (tiles(summary))
+        @if let Some(failure) = summary["failure"].as_str() {
+            h2 { "What went wrong" }
+            p class="failure" { (failure) }
+        }
+        @if let Some(causes) = summary["diagnosis"]["causes"].as_array() {
+            h2 { "One class only" }
+            p { "At the last evaluation every pixel of the validation images was predicted as class " (summary["diagnosis"]["class"]) ", which "
+                (format!("{:.1}", 100.0 * summary["diagnosis"]["true_share"].as_f64().unwrap_or_default()))
+                " % of them are. What the numbers say:" }
+            ul { @for cause in causes { li { (text(cause)) } } }
+        }
+        h2 { "Learning" }
+        p { "The loss of each batch before its update, and what the network scores on images that are not trained on. Their loss is the "
+            "cross-entropy without weights, whatever training minimises: where it rises while that of the batches falls, the network "
+            "learns its images by heart." }
+        div class="plot" { (PreEscaped(&report.curve)) }
+        @if let Some(by_pixel) = &report.by_pixel {
+            div class="plot" { (PreEscaped(by_pixel)) }
+        }
+        @if let Some(schedule) = &report.schedule {
+            div class="plot" { (PreEscaped(schedule)) }
+        }
+        @if let Some(scores) = &report.scores { (quality(scores, report.images, &report.weights)) }
+        @if let Some(objects) = &report.objects { (by_object(objects)) }
+        @if !report.progress.is_empty() {
+            h2 { "Over time" }
+            p { "The probability of foreground on validation images, as training went on." }
+            @for image in &report.progress { (over_time(image)) }
+        }
+        @if !report.worst.is_empty() {
+            h2 { "Worst images" }
+            p {
+                "Where the network is most wrong: look here first, at the labels too."
+                span class="key" style="background:#969696" {} "found"
+                span class="key" style="background:#56b4e9" {} "missed"
+                span class="key" style="background:#e69f00" {} "invented, or of another class"
             }
-            body {
-                h1 { (report.title) }
-                p { "A U-Net trained by tilewise " (text(&summary["version"])) " on " (text(&summary["device"])) "." }
-                (tiles(summary))
-                @if let Some(failure) = summary["failure"].as_str() {
-                    h2 { "What went wrong" }
-                    p class="failure" { (failure) }
+            @for image in &report.worst { (compared(image)?) }
+        }
+        @if !report.best.is_empty() {
+            h2 { "Best images" }
+            @for image in &report.best { (compared(image)?) }
+        }
+        @if !report.weight_maps.is_empty() {
+            h2 { "Weights in the loss" }
+            p { "How much each pixel counts in the cross-entropy. The border weight lifts what lies between cells that nearly touch, so that "
+                "the network learns to keep them apart; balance lifts what is rare." }
+            @for (name, image, weights, highest) in &report.weight_maps {
+                div class="row four" {
+                    (figure(image, name)?)
+                    (figure(weights, &format!("weights up to {highest:.1}"))?)
                 }
-                @if let Some(causes) = summary["diagnosis"]["causes"].as_array() {
-                    h2 { "One class only" }
-                    p { "At the last evaluation every pixel of the validation images was predicted as class " (summary["diagnosis"]["class"]) ", which "
-                        (format!("{:.1}", 100.0 * summary["diagnosis"]["true_share"].as_f64().unwrap_or_default()))
-                        " % of them are. What the numbers say:" }
-                    ul { @for cause in causes { li { (text(cause)) } } }
-                }
-                h2 { "Learning" }
-                p { "The loss of each batch before its update, and what the network scores on images that are not trained on. Their loss is the "
-                    "cross-entropy without weights, whatever training minimises: where it rises while that of the batches falls, the network "
-                    "learns its images by heart." }
-                div class="plot" { (PreEscaped(&report.curve)) }
-                @if let Some(by_pixel) = &report.by_pixel {
-                    div class="plot" { (PreEscaped(by_pixel)) }
-                }
-                @if let Some(schedule) = &report.schedule {
-                    div class="plot" { (PreEscaped(schedule)) }
-                }
-                @if let Some(scores) = &report.scores { (quality(scores, report.images, &report.weights)) }
-                @if let Some(objects) = &report.objects { (by_object(objects)) }
-                @if !report.progress.is_empty() {
-                    h2 { "Over time" }
-                    p { "The probability of foreground on validation images, as training went on." }
-                    @for image in &report.progress { (over_time(image)) }
-                }
-                @if !report.worst.is_empty() {
-                    h2 { "Worst images" }
-                    p {
-                        "Where the network is most wrong: look here first, at the labels too."
-                        span class="key" style="background:#969696" {} "found"
-                        span class="key" style="background:#56b4e9" {} "missed"
-                        span class="key" style="background:#e69f00" {} "invented, or of another class"
-                    }
-                    @for image in &report.worst { (compared(image)?) }
-                }
-                @if !report.best.is_empty() {
-                    h2 { "Best images" }
-                    @for image in &report.best { (compared(image)?) }
-                }
-                @if !report.weight_maps.is_empty() {
-                    h2 { "Weights in the loss" }
-                    p { "How much each pixel counts in the cross-entropy. The border weight lifts what lies between cells that nearly touch, so that "
-                        "the network learns to keep them apart; balance lifts what is rare." }
-                    @for (name, image, weights, highest) in &report.weight_maps {
-                        div class="row four" {
-                            (figure(image, name)?)
-                            (figure(weights, &format!("weights up to {highest:.1}"))?)
-                        }
-                    }
-                }
-                h2 { "Configuration" }
-                pre { (report.config) }
             }
         }
+        h2 { "Configuration" }
+        pre { (report.config) }
     };
-    Ok(markup.into_string())
+    Ok(document(&report.title, &body))
 }
 
 /// The numbers that say most.

@@ -1,0 +1,367 @@
+//! One network, measured: prepared, checked, timed as a whole and op by op.
+
+use super::{Roof, Settings, Spread};
+use crate::array::Tensor;
+use crate::error::{Error, Result};
+use crate::executor::{Device, Executor};
+use crate::gpu::profile::Row;
+use crate::gpu::{Gpu, Plan};
+use crate::graph::{Graph, NodeId, NodeKind};
+use crate::models::{Network, Training, TrainingStep, UNet};
+use crate::op::Fill;
+use crate::random::Random;
+use crate::selftest;
+use crate::shape::TensorType;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Instant;
+
+/// A U-Net of one channel and two classes on square images.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Workload {
+    /// The preset's name, or `custom`.
+    pub name: String,
+    /// Side of the input in pixels.
+    pub input: usize,
+    /// Channels of the finest level.
+    pub base: usize,
+    /// The number of poolings.
+    pub depth: usize,
+    /// Images in a batch.
+    pub batch: usize,
+}
+
+/// More operations than this in a training step are not checked as they are: the reference is slow.
+const CHECKED_FLOPS: u64 = 40_000_000_000;
+
+impl Workload {
+    /// Name, input, base and depth of the presets; `tiny` is the one that other programs are compared on, `paper` that of the paper.
+    pub const PRESETS: [(&'static str, usize, usize, usize); 4] =
+        [("tiny", 124, 16, 3), ("small", 188, 32, 4), ("medium", 252, 32, 4), ("paper", 572, 64, 4)];
+
+    /// The preset of this name, with batches of one image.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] listing the presets when it is none.
+    pub fn preset(name: &str) -> Result<Self> {
+        let found = Self::PRESETS.into_iter().find(|preset| preset.0 == name);
+        let (name, input, base, depth) = found.ok_or_else(|| {
+            let names = Self::PRESETS.map(|preset| preset.0).join(", ");
+            Error::Usage(format!("there is no preset {name:?}; there are {names}"))
+        })?;
+        Ok(Self { name: name.into(), input, base, depth, batch: 1 })
+    }
+
+    fn model(&self) -> UNet {
+        UNet { in_channels: 1, classes: 2, base_channels: self.base, depth: self.depth, dropout: 0.0 }
+    }
+
+    /// The network.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] naming what makes no sense.
+    pub fn network(&self) -> Result<Network> {
+        self.model().build(self.batch, [self.input; 2])
+    }
+
+    /// What is checked in place of this network: itself, or if its reference would take too long, the smallest input of the same
+    /// network, which has the same kernels, or if that is not enough, fewer channels.
+    fn checked(&self) -> Result<Self> {
+        let flops = |workload: &Self| Ok(flops(&workload.network()?.training_step(&Training::default())?.graph));
+        let mut checked = self.clone();
+        if flops(&checked)? > CHECKED_FLOPS {
+            (checked.input, checked.batch) = (self.model().smallest_side(), 1);
+        }
+        while flops(&checked)? > CHECKED_FLOPS && checked.base > 1 {
+            checked.base /= 2;
+        }
+        Ok(checked)
+    }
+}
+
+impl fmt::Display for Workload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, input, base, depth, batch } = self;
+        write!(f, "{name}: {input}×{input}, base {base}, depth {depth}, batch {batch}")
+    }
+}
+
+/// What was held against the reference before anything counted.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Checked {
+    /// The network: the measured one, or where that is too much for the reference, a smaller one of the same kernels.
+    pub workload: Workload,
+    /// The results that were compared: of every op of its training step, gradients included, but for the update, and of the whole.
+    pub results: usize,
+    /// The largest error relative to its bound, at most 1.
+    pub worst: f64,
+}
+
+/// A whole network, timed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pass {
+    /// `inference`, `forward and backward` (without the update) or `training step`.
+    pub name: String,
+    /// Floating-point operations; a multiply-add counts as two.
+    pub flops: u64,
+    /// From the submit to the end of what it submits.
+    pub seconds: Spread,
+    /// The batch over the median.
+    pub images_per_second: f64,
+    /// The bytes that the plan said it would take; `None` on the CPU executor.
+    pub planned_bytes: Option<u64>,
+    /// The bytes of the buffers that it created.
+    pub allocated_bytes: Option<u64>,
+}
+
+/// The part of a training step that an op belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Phase {
+    /// From the image to the loss.
+    Forward,
+    /// A gradient.
+    Backward,
+    /// Of the parameters.
+    Update,
+}
+
+/// One op of a training step, timed by the device.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Layer {
+    /// The node's name.
+    pub node: String,
+    /// The op's name.
+    pub op: String,
+    /// The part of the step.
+    pub phase: Phase,
+    /// Extents of the result.
+    pub output: Vec<usize>,
+    /// The paths of its kernels, in the order of their first dispatch.
+    pub kernels: Vec<String>,
+    /// Floating-point operations.
+    pub flops: u64,
+    /// Bytes of the tensors that it reads and writes, each counted once.
+    pub bytes: u64,
+    /// The sum over its dispatches.
+    pub seconds: Spread,
+    /// The least time that the device's roof allows, over the median; above 1 where the tensors stay in caches that are faster than the
+    /// memory that the roof is of.
+    pub share_of_roof: Option<f64>,
+}
+
+impl Layer {
+    /// Operations a byte.
+    pub fn intensity(&self) -> f64 {
+        self.flops as f64 / self.bytes.max(1) as f64
+    }
+}
+
+/// A network, measured.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Measured {
+    /// Which.
+    pub workload: Workload,
+    /// Trainable numbers.
+    pub parameters: usize,
+    /// What was checked; `None` on the CPU executor, which is the reference.
+    pub checked: Option<Checked>,
+    /// From a training step's graph to a plan that is ready to run, on a device that has compiled nothing before: kernels compiled, memory
+    /// allocated, parameters written.
+    pub ready_seconds: f64,
+    /// From the same start to the end of the first training step.
+    pub first_step_seconds: f64,
+    /// Inference, forward and backward, training step.
+    pub passes: Vec<Pass>,
+    /// The ops of the training step in order; empty where the device cannot time them.
+    pub layers: Vec<Layer>,
+}
+
+impl Measured {
+    /// Prepares, checks and times a network on a device that has compiled nothing yet.
+    pub(super) fn new(
+        device: &Device,
+        workload: &Workload,
+        settings: Settings,
+        roof: Option<&Roof>,
+        progress: &mut dyn FnMut(&str),
+    ) -> Result<Self> {
+        let network = workload.network()?;
+        let step = network.training_step(&Training::default())?;
+        let (parameters, inputs) = (step.graph.initial_parameters(settings.seed), inputs(&step, settings.seed));
+        progress(&format!("{workload}: first step"));
+        let (ready_seconds, first_step_seconds) = first_step(device, &step.graph, &parameters, &inputs)?;
+        let checked = match device.gpu() {
+            Some(gpu) => {
+                let checked = workload.checked()?;
+                progress(&format!("{workload}: check against the reference"));
+                Some(check(gpu, checked, settings.seed)?)
+            }
+            None => None,
+        };
+
+        let mut inference = network.graph.clone();
+        inference.mark_output("logits", network.logits)?;
+        let gradients = step.graph.before_update();
+        let mut passes = Vec::new();
+        // One after the other, so that memory is that of one.
+        let mut time = |name: &str, graph: &Graph| {
+            progress(&format!("{workload}: {name}"));
+            let mut executor = Executor::new(device, graph, &parameters)?;
+            write(&mut executor, &inputs)?;
+            passes.push(pass(name, &mut executor, workload.batch, settings.repeats)?);
+            Ok::<_, Error>(executor)
+        };
+        time("inference", &inference)?;
+        time("forward and backward", &gradients)?;
+        let layers = match time("training step", &step.graph)? {
+            Executor::Gpu(plan) if plan.gpu().adapter().timestamps => {
+                progress(&format!("{workload}: op by op"));
+                layers(&plan, settings.repeats, roof)?
+            }
+            _ => Vec::new(),
+        };
+        let (workload, parameters) = (workload.clone(), step.graph.parameter_count());
+        Ok(Self { workload, parameters, checked, ready_seconds, first_step_seconds, passes, layers })
+    }
+}
+
+/// Forward and backward operations of a graph.
+fn flops(graph: &Graph) -> u64 {
+    let (_, forward, _, backward, _) = graph.table().totals();
+    forward + backward
+}
+
+/// Random inputs of a training step. So small a learning rate leaves the network as it is.
+fn inputs(step: &TrainingStep, seed: u32) -> BTreeMap<NodeId, Tensor<f32>> {
+    let mut random = Random::new(seed, u32::MAX);
+    let fills = [
+        (step.image, Fill::Normal(1.0)),
+        (step.labels, Fill::Labels { classes: 2, ignore: None }),
+        (step.weights, Fill::Positive),
+        (step.rates, Fill::Constant(1e-6)),
+    ];
+    fills.map(|(node, fill)| (node, fill.draw(&step.graph.node(node).tensor_type, &mut random))).into()
+}
+
+/// Writes the inputs that the executor's graph has.
+fn write(executor: &mut Executor, inputs: &BTreeMap<NodeId, Tensor<f32>>) -> Result<()> {
+    let nodes: Vec<NodeId> = executor.graph().inputs().collect();
+    nodes
+        .into_iter()
+        .filter_map(|node| Some((node, inputs.get(&node)?.clone())))
+        .try_for_each(|(node, value)| executor.write(node, value))
+}
+
+/// The seconds until a plan is ready, and until its first run is done.
+fn first_step(
+    device: &Device,
+    graph: &Graph,
+    parameters: &[f32],
+    inputs: &BTreeMap<NodeId, Tensor<f32>>,
+) -> Result<(f64, f64)> {
+    let start = Instant::now();
+    let mut executor = Executor::new(device, graph, parameters)?;
+    let ready = start.elapsed().as_secs_f64();
+    write(&mut executor, inputs)?;
+    run(&mut executor)?;
+    Ok((ready, start.elapsed().as_secs_f64()))
+}
+
+/// Runs once and waits.
+fn run(executor: &mut Executor) -> Result<()> {
+    executor.run()?;
+    match executor {
+        Executor::Gpu(plan) => plan.wait(),
+        Executor::Cpu(_) => Ok(()),
+    }
+}
+
+fn pass(name: &str, executor: &mut Executor, batch: usize, repeats: usize) -> Result<Pass> {
+    run(executor)?;
+    let seconds = (0..repeats).map(|_| {
+        let start = Instant::now();
+        run(executor)?;
+        Ok(start.elapsed().as_secs_f64())
+    });
+    let seconds = Spread::of(seconds.collect::<Result<_>>()?);
+    let (planned_bytes, allocated_bytes) = match executor {
+        Executor::Gpu(plan) => (Some(plan.memory().total_bytes()), Some(plan.allocated_bytes())),
+        Executor::Cpu(_) => (None, None),
+    };
+    let (flops, images_per_second) = (flops(executor.graph()), batch as f64 / seconds.median.max(f64::MIN_POSITIVE));
+    Ok(Pass { name: name.into(), flops, seconds, images_per_second, planned_bytes, allocated_bytes })
+}
+
+/// Holds every op of the training step of a network against its reference.
+fn check(gpu: &Gpu, workload: Workload, seed: u32) -> Result<Checked> {
+    let step = workload.network()?.training_step(&Training::default())?;
+    let report = selftest::each_op(gpu, &step.graph, &step.graph.initial_parameters(seed), &inputs(&step, seed))?;
+    if let Some(failure) = report.failures.first() {
+        let count = report.failures.len();
+        return Err(Error::Device(format!(
+            "{workload}: {count} of {} results are wrong on {}, so that nothing is measured; `tilewise selftest` says more: {failure}",
+            report.cases,
+            gpu.adapter()
+        )));
+    }
+    Ok(Checked { workload, results: report.cases, worst: report.worst })
+}
+
+/// Every op of a plan, timed by the device.
+fn layers(plan: &Plan, repeats: usize, roof: Option<&Roof>) -> Result<Vec<Layer>> {
+    let graph = plan.graph();
+    let update = graph.before_update().nodes().len();
+    let mut dispatches: BTreeMap<usize, Vec<_>> = BTreeMap::new();
+    for row in plan.profile(repeats)?.rows {
+        dispatches.entry(row.position).or_default().push(row);
+    }
+    let mut layers = Vec::new();
+    for (position, mut rows) in dispatches {
+        let node = &graph.nodes()[position];
+        let NodeKind::Op { op, inputs } = &node.kind else { continue };
+        // The profile has the longest first.
+        rows.sort_by(|a, b| {
+            let start = |row: &Row| row.laps.last().map_or(0.0, |lap| lap.start);
+            start(a).total_cmp(&start(b))
+        });
+        let types: Vec<TensorType> = inputs.iter().map(|&input| graph.node(input).tensor_type.clone()).collect();
+        let read: u64 = types.iter().map(TensorType::size_bytes).sum();
+        let written: u64 = match op.writes() {
+            [] => node.tensor_type.size_bytes(),
+            written => written.iter().map(|&input| types[input].size_bytes()).sum(),
+        };
+        let mut kernels: Vec<String> = rows.iter().map(|row| row.kernel.to_owned()).collect();
+        kernels.dedup();
+        let sum = |run: usize| rows.iter().filter_map(|row| row.laps.get(run)).map(|lap| lap.seconds).sum();
+        let seconds = Spread::of((0..repeats).map(sum).collect());
+        let (flops, bytes) = (op.flops(&types, &node.tensor_type), read + written);
+        let phase = if position >= update {
+            Phase::Update
+        } else if node.name.contains(".grad") {
+            Phase::Backward
+        } else {
+            Phase::Forward
+        };
+        layers.push(Layer {
+            node: node.name.clone(),
+            op: op.name().into(),
+            phase,
+            output: node.tensor_type.shape.extents().to_vec(),
+            kernels,
+            flops,
+            bytes,
+            seconds,
+            share_of_roof: roof
+                .filter(|_| seconds.median > 0.0)
+                .map(|roof| roof.least_seconds(flops, bytes) / seconds.median),
+        });
+    }
+    Ok(layers)
+}

@@ -1,0 +1,396 @@
+//! What a device can do at most, measured with kernels that do nothing else: the roof that every other kernel is held against.
+
+use super::Spread;
+use crate::array::{Array, Real, Tensor};
+use crate::compare::compare;
+use crate::error::{Error, Result};
+use crate::gpu::{Gpu, Plan, PlanOptions};
+use crate::graph::{Graph, NodeId};
+use crate::kernel;
+use crate::op::{
+    AnyOp, Binding, Bound, Candidate, Case, DeviceProfile, Dispatch, Fill, Op, UNIT_ROUNDOFF, workgroup_grid,
+};
+use crate::ops::turns;
+use crate::random::Random;
+use crate::selftest;
+use crate::shape::{DType, TensorType};
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+use std::time::Instant;
+
+/// Values that an invocation of `device/multiply_add` keeps: enough that none waits for the one before, few enough for registers.
+const CHAINS: usize = 12;
+
+/// Steps between two tests of the loop's end.
+const STEPS: usize = 16;
+
+/// Least seconds of a timed multiply-add on a GPU: far more than a submit takes, far less than a watchdog allows.
+const LEAST_SECONDS: f64 = 0.02;
+
+/// On a software driver: so little that some of many runs are not disturbed even on a machine that has other work.
+const LEAST_SECONDS_OF_SOFTWARE: f64 = 0.001;
+
+/// Least seconds of all runs of a kind together.
+const LEAST_TOTAL_SECONDS: f64 = 0.4;
+
+/// Turns that no device needs more of.
+const MOST_TURNS: u32 = 1 << 20;
+
+/// Copies in the chain by which the cost of a dispatch is told.
+const DISPATCHES: usize = 200;
+
+/// Elements of a large result that are held against the reference.
+const CHECKED: usize = 64;
+
+/// Multiply-adds without memory: y = Σ over k of z after `16 · turns` steps z ← z² + x, from z = −k/32. Inputs x.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MultiplyAdd {
+    /// Sixteen steps each.
+    pub turns: u32,
+}
+
+impl MultiplyAdd {
+    fn steps(self) -> usize {
+        STEPS * self.turns as usize
+    }
+}
+
+/// Memory without arithmetic: y = x, in groups of four elements.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Copy;
+
+impl Op for MultiplyAdd {
+    fn name(&self) -> &'static str {
+        "device_multiply_add"
+    }
+
+    fn output(&self, inputs: &[TensorType]) -> Result<TensorType, String> {
+        match inputs {
+            [x] if x.dtype == DType::F32 => Ok(x.clone()),
+            _ => Err(format!("expected one float tensor, got {inputs:?}")),
+        }
+    }
+
+    fn reference<T: Real>(&self, inputs: &[&Tensor<T>]) -> Vec<Tensor<T>> {
+        let x = inputs[0].float();
+        let chain = |k: usize, x: T| (0..self.steps()).fold(T::from_f64(k as f64 * -0.03125), |z, _| z * z + x);
+        let data = x.data.par_iter().map(|&x| (0..CHAINS).map(|k| chain(k, x)).sum()).collect();
+        vec![Tensor::Float(Array { shape: x.shape.clone(), data })]
+    }
+
+    fn candidates(&self, _: &[TensorType], output: &TensorType, _: &DeviceProfile) -> Vec<Candidate> {
+        let count = output.shape.elements();
+        let dispatch = Dispatch {
+            kernel: kernel!("device/multiply_add"),
+            constants: vec![("CHAINS", format!("{CHAINS}u")), ("STEPS", format!("{STEPS}u"))],
+            bindings: vec![Binding::Input(0), Binding::Output],
+            params: vec![("count", count.into()), ("turns", (self.turns as usize).into())],
+            workgroups: workgroup_grid(count.div_ceil(64)),
+        };
+        vec![dispatch.into()]
+    }
+
+    fn flops(&self, _: &[TensorType], output: &TensorType) -> u64 {
+        (2 * CHAINS * self.steps() * output.shape.elements()) as u64
+    }
+
+    /// A step rounds twice at most, to less than 1, and the steps after it do not enlarge that by more than a half.
+    fn bound(&self, _: &[&Tensor<f64>], output: &Tensor<f64>, _: usize) -> Bound {
+        let bound = (4 * CHAINS * self.steps()) as f64 * UNIT_ROUNDOFF;
+        Bound::Elements(vec![bound; output.elements()])
+    }
+}
+
+impl Op for Copy {
+    fn name(&self) -> &'static str {
+        "device_copy"
+    }
+
+    fn output(&self, inputs: &[TensorType]) -> Result<TensorType, String> {
+        match inputs {
+            [x] if x.dtype == DType::F32 && x.shape.elements() % 4 == 0 => Ok(x.clone()),
+            _ => Err(format!("expected one float tensor of a multiple of 4 elements, got {inputs:?}")),
+        }
+    }
+
+    fn reference<T: Real>(&self, inputs: &[&Tensor<T>]) -> Vec<Tensor<T>> {
+        vec![inputs[0].clone()]
+    }
+
+    fn candidates(&self, _: &[TensorType], output: &TensorType, device: &DeviceProfile) -> Vec<Candidate> {
+        let bindings = vec![Binding::Input(0), Binding::Output];
+        vec![turns(kernel!("device/copy"), bindings, output.shape.elements() / 4, &[], device).into()]
+    }
+
+    fn flops(&self, _: &[TensorType], _: &TensorType) -> u64 {
+        0
+    }
+
+    fn bound(&self, _: &[&Tensor<f64>], _: &Tensor<f64>, _: usize) -> Bound {
+        Bound::Exact
+    }
+}
+
+/// Cases of the two, for the tests and to check a device before it is timed.
+///
+/// # Errors
+/// As [`TensorType::f32`].
+pub fn cases() -> Result<Vec<Case>, String> {
+    let mut cases = Vec::new();
+    for (count, turns) in [(1, 1), (64, 3), (1000, 16)] {
+        let op = Arc::new(MultiplyAdd { turns });
+        cases.push(Case {
+            name: format!("{count} of {turns} turns"),
+            op,
+            inputs: vec![(TensorType::f32([count])?, SEEDS)],
+        });
+    }
+    for count in [4, 256, 260, 200_004] {
+        let inputs = vec![(TensorType::f32([count])?, Fill::Normal(1.0))];
+        cases.push(Case { name: count.to_string(), op: Arc::new(Copy), inputs });
+    }
+    Ok(cases)
+}
+
+/// Near −3/4 the values take thousands of steps to come to rest, so that a step too many or too few is noticed.
+const SEEDS: Fill = Fill::Uniform(-0.75, -0.7499);
+
+/// Work of one kind, and how long it took.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rate {
+    /// Floating-point operations, or bytes read and written.
+    pub work: u64,
+    /// How long they took.
+    pub seconds: Spread,
+}
+
+impl Rate {
+    /// The best of the runs: a roof is what a device does when nothing disturbs it.
+    pub fn best(&self) -> f64 {
+        self.work as f64 / self.seconds.least.max(f64::MIN_POSITIVE)
+    }
+}
+
+/// What a device can do at most.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Roof {
+    /// Multiply-adds in `f32`; one counts as two operations.
+    pub multiply_add: Rate,
+    /// A copy by a kernel; each byte counts as read and as written.
+    pub copy: Rate,
+    /// A copy by the device's own command, counted alike.
+    pub command_copy: Rate,
+    /// A dispatch that does nearly nothing and depends on the one before.
+    pub dispatch: Spread,
+    /// A submit without dispatches, recorded and waited for.
+    pub submit: Spread,
+}
+
+impl Roof {
+    /// The largest rate of arithmetic, in operations a second.
+    pub fn flops_per_second(&self) -> f64 {
+        self.multiply_add.best()
+    }
+
+    /// The largest rate of memory traffic, in bytes a second.
+    pub fn bytes_per_second(&self) -> f64 {
+        self.copy.best().max(self.command_copy.best())
+    }
+
+    /// The least seconds in which a device with this roof does so many operations on so many bytes.
+    pub fn least_seconds(&self, flops: u64, bytes: u64) -> f64 {
+        (flops as f64 / self.flops_per_second()).max(bytes as f64 / self.bytes_per_second())
+    }
+
+    /// Whether arithmetic, rather than memory, bounds this work.
+    pub fn is_bound_by_arithmetic(&self, flops: u64, bytes: u64) -> bool {
+        flops as f64 * self.bytes_per_second() >= bytes as f64 * self.flops_per_second()
+    }
+}
+
+/// A chain of equal ops on one input, ready to run.
+#[derive(Debug)]
+pub struct Probe {
+    op: Arc<dyn AnyOp>,
+    plan: Plan,
+    x: Array<f32>,
+    /// The last of the chain, if there is any.
+    output: Option<NodeId>,
+}
+
+impl Probe {
+    fn new(gpu: &Gpu, op: impl Op, elements: usize, length: usize, seed: u32) -> Result<Self> {
+        let op: Arc<dyn AnyOp> = Arc::new(op);
+        let mut graph = Graph::new();
+        let tensor_type = TensorType::f32([elements]).map_err(Error::Usage)?;
+        let input = graph.input("x", tensor_type.clone());
+        let mut output = None;
+        for index in 0..length {
+            output = Some(graph.apply_shared(&format!("y{index}"), &op, &[output.unwrap_or(input)])?);
+        }
+        if let Some(output) = output {
+            graph.mark_output("y", output)?;
+        }
+        let plan = Plan::new(gpu, &graph, PlanOptions::default())?;
+        let x = SEEDS.draw(&tensor_type, &mut Random::new(seed, 0));
+        plan.write(input, &x)?;
+        Ok(Self { op, plan, x: x.float().clone(), output })
+    }
+
+    /// A submit without dispatches.
+    ///
+    /// # Errors
+    /// As [`Plan::new`].
+    pub fn submit(gpu: &Gpu) -> Result<Self> {
+        Self::new(gpu, Copy, 4, 0, 0)
+    }
+
+    /// Two hundred dispatches, each of which copies four elements that the one before wrote.
+    ///
+    /// # Errors
+    /// As [`Plan::new`].
+    pub fn dispatches(gpu: &Gpu) -> Result<Self> {
+        Self::new(gpu, Copy, 4, DISPATCHES, 0)
+    }
+
+    /// A copy of as much as a binding admits, up to 256 MiB, or 64 on a software driver: well past the caches of most.
+    ///
+    /// # Errors
+    /// As [`Plan::new`].
+    pub fn copy(gpu: &Gpu, seed: u32) -> Result<Self> {
+        let adapter = gpu.adapter();
+        let wanted: u64 = if adapter.is_software() { 64 << 20 } else { 256 << 20 };
+        let bytes = wanted.min(adapter.max_binding_bytes).min(adapter.max_buffer_bytes);
+        Self::new(gpu, Copy, (bytes / 16 * 4) as usize, 1, seed)
+    }
+
+    /// Multiply-adds on every core, with as many turns as a timed run needs.
+    ///
+    /// # Errors
+    /// As [`Plan::new`].
+    pub fn multiply_add(gpu: &Gpu, seed: u32) -> Result<Self> {
+        let software = gpu.adapter().is_software();
+        let (invocations, least) =
+            if software { (1 << 12, LEAST_SECONDS_OF_SOFTWARE) } else { (1 << 20, LEAST_SECONDS) };
+        let mut turns = 16;
+        loop {
+            let probe = Self::new(gpu, MultiplyAdd { turns }, invocations, 1, seed)?;
+            // The first run has what comes only once.
+            probe.run()?;
+            let start = Instant::now();
+            probe.run()?;
+            if start.elapsed().as_secs_f64() >= least || turns >= MOST_TURNS {
+                return Ok(probe);
+            }
+            turns *= 2;
+        }
+    }
+
+    /// Runs it once and waits.
+    ///
+    /// # Errors
+    /// When the device has failed.
+    pub fn run(&self) -> Result<()> {
+        self.plan.run()?;
+        self.plan.wait()
+    }
+
+    /// Runs it once, holds the ends of the result against the reference, then times it `runs` times or more.
+    fn measure(&self, runs: usize) -> Result<Spread> {
+        self.run()?;
+        if let Some(output) = self.output {
+            let y = self.plan.read(output)?;
+            for from in [0, self.x.data.len().saturating_sub(CHECKED)] {
+                let data: Vec<f64> = self.x.data[from..].iter().take(CHECKED).map(|&x| f64::from(x)).collect();
+                let shape = TensorType::f32([data.len()]).map_err(Error::Usage)?.shape;
+                let x = Tensor::Float(Array { shape, data });
+                let expected = self.op.reference_f64(&[&x]).swap_remove(0);
+                let bounds = self.op.bound(&[&x], &expected, 0).elements(self.op.as_ref(), &[&x], &expected);
+                compare(&y.float().data[from..][..bounds.len()], &expected.float().data, &bounds)
+                    .map_err(|mismatch| Error::Device(format!("{}: {mismatch}", self.op.name())))?;
+            }
+        }
+        let (begin, mut seconds) = (Instant::now(), Vec::new());
+        while seconds.len() < runs || begin.elapsed().as_secs_f64() < LEAST_TOTAL_SECONDS {
+            let start = Instant::now();
+            self.run()?;
+            seconds.push(start.elapsed().as_secs_f64());
+        }
+        Ok(Spread::of(seconds))
+    }
+}
+
+impl Roof {
+    /// Measures a device, `repeats` times each or more after what comes only once; what its two kernels compute is held against their
+    /// references before.
+    ///
+    /// # Errors
+    /// When the device has failed, has no room for the copied buffers, or a kernel's result is wrong.
+    pub fn measure(gpu: &Gpu, repeats: usize, seed: u32) -> Result<Self> {
+        for case in cases().map_err(Error::Usage)? {
+            selftest::check_case(gpu, &case, 0, seed)?;
+        }
+        let submit = Probe::submit(gpu)?.measure(repeats)?;
+        // What is left of the time of `count` dispatches without their submit, for each.
+        let less_submit = |Spread { median, least, most }: Spread, count: usize| {
+            let [median, least, most] = [median, least, most].map(|time| (time - submit.least).max(0.0) / count as f64);
+            Spread { median, least, most }
+        };
+        let dispatch = less_submit(Probe::dispatches(gpu)?.measure(repeats)?, DISPATCHES);
+        let probe = Probe::multiply_add(gpu, seed)?;
+        let types = [TensorType { dtype: DType::F32, shape: probe.x.shape.clone() }];
+        let work = probe.op.flops(&types, &types[0]);
+        let multiply_add = Rate { work, seconds: less_submit(probe.measure(repeats)?, 1) };
+        let probe = Probe::copy(gpu, seed)?;
+        let bytes = 4 * probe.x.data.len() as u64;
+        let copy = Rate { work: 2 * bytes, seconds: less_submit(probe.measure(repeats)?, 1) };
+        drop(probe);
+        let command = Spread::of(gpu.time_copies(bytes, repeats)?);
+        let command_copy = Rate { work: 2 * bytes, seconds: less_submit(command, 1) };
+        Ok(Self { multiply_add, copy, command_copy, dispatch, submit })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_lower_of_two_roofs_binds() {
+        let rate = |work, seconds| Rate { work, seconds: Spread::of(vec![2.0 * seconds, seconds, 3.0 * seconds]) };
+        let nothing = Spread::default();
+        let roof = Roof {
+            multiply_add: rate(1000, 1.0),
+            copy: rate(100, 1.0),
+            command_copy: rate(100, 2.0),
+            dispatch: nothing,
+            submit: nothing,
+        };
+        assert_eq!((roof.flops_per_second(), roof.bytes_per_second()), (1000.0, 100.0), "the best of the runs");
+        // Ten operations a byte are where the two roofs meet.
+        for (flops, bytes, seconds, arithmetic) in
+            [(1000, 1, 1.0, true), (1000, 100, 1.0, true), (1000, 200, 2.0, false), (0, 50, 0.5, false)]
+        {
+            assert!((roof.least_seconds(flops, bytes) - seconds).abs() < 1e-12, "{flops} on {bytes}");
+            assert_eq!(roof.is_bound_by_arithmetic(flops, bytes), arithmetic, "{flops} on {bytes}");
+        }
+    }
+
+    /// The bound tells a step more from a step less.
+    #[test]
+    fn the_check_of_multiply_adds_counts_the_steps() {
+        let x = Tensor::Float(Array { shape: TensorType::f32([1]).unwrap().shape, data: vec![-0.749_95_f64] });
+        for turns in [1, 16, 256] {
+            let op = MultiplyAdd { turns };
+            let whole = op.reference_f64(&[&x]);
+            let bound = op.bound(&[&x], &whole[0], 0).elements(&op, &[&x], &whole[0])[0];
+            let value = x.float().data[0];
+            let fewer = |k: usize| (1..op.steps()).fold(k as f64 * -0.03125, |z, _| z * z + value);
+            let error = ((0..CHAINS).map(fewer).sum::<f64>() - whole[0].float().data[0]).abs();
+            assert!(error > 5.0 * bound, "{turns} turns: {error} within {bound}");
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! `tilewise bench`
+
+use super::{Global, print, print_json};
+use clap::Args;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use tilewise::Result;
+use tilewise::bench::{self, Comparison, Report, Settings, Table, Workload};
+use tilewise::checkpoint::atomic;
+
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    /// A network to measure: tiny, small, medium or paper; several with commas [default: tiny]
+    #[arg(long, value_name = "NAME", value_delimiter = ',', value_parser = preset)]
+    preset: Vec<Workload>,
+    /// Measure a network of this input side in pixels instead, or after the presets
+    #[arg(long, value_name = "PIXELS")]
+    input: Option<usize>,
+    /// Channels of its finest level
+    #[arg(long, value_name = "N", default_value_t = 16, requires = "input")]
+    base: usize,
+    /// Its number of poolings
+    #[arg(long, value_name = "N", default_value_t = 3, requires = "input")]
+    depth: usize,
+    /// Images in a batch, of the presets too
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    batch: usize,
+    /// How often everything is timed
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    repeats: usize,
+    /// Print the tables in markdown
+    #[arg(long, conflicts_with = "json")]
+    markdown: bool,
+    /// Write the result as JSON, for --compare; docs/bench.md describes it
+    #[arg(long, value_name = "FILE", conflicts_with = "compare")]
+    save: Option<PathBuf>,
+    /// Write every rate and time as CSV
+    #[arg(long, value_name = "FILE", conflicts_with = "compare")]
+    csv: Option<PathBuf>,
+    /// Write a page with a roofline plot and all tables
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+    /// Measure nothing, and compare results that were saved: before and after, or one device and another
+    #[arg(long, value_name = "FILE", num_args = 1.., conflicts_with_all = ["preset", "input", "base", "depth", "batch", "repeats", "json"])]
+    compare: Vec<PathBuf>,
+}
+
+/// A preset by its name.
+fn preset(name: &str) -> Result<Workload, String> {
+    Workload::preset(name).map_err(|error| error.to_string())
+}
+
+pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
+    if !arguments.compare.is_empty() {
+        let comparison = Comparison::read(&arguments.compare)?;
+        write(arguments.html.as_ref(), || comparison.html())?;
+        show(&comparison.tables(), arguments.markdown)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let report = measure(global, arguments)?;
+    if let Some(path) = &arguments.save {
+        report.write(path)?;
+    }
+    write(arguments.csv.as_ref(), || report.csv())?;
+    write(arguments.html.as_ref(), || report.html())?;
+    if global.json {
+        print_json(&report)?;
+    } else {
+        show(&report.tables(), arguments.markdown)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn measure(global: &Global, arguments: &Arguments) -> Result<Report> {
+    let Arguments { input, base, depth, batch, repeats, .. } = *arguments;
+    let mut workloads = arguments.preset.clone();
+    for workload in &mut workloads {
+        workload.batch = batch;
+    }
+    if let Some(input) = input {
+        workloads.push(Workload { name: "custom".into(), input, base, depth, batch });
+    }
+    if workloads.is_empty() {
+        workloads.push(Workload { batch, ..Workload::preset("tiny")? });
+    }
+    let device = global.open_device()?;
+    let settings = Settings { repeats, seed: global.seed.unwrap_or(1) };
+    bench::run(&device, &workloads, settings, &mut |what| global.say(&format!("measuring {what}")))
+}
+
+/// Writes a text to a file, if there is to be one.
+fn write(path: Option<&PathBuf>, text: impl FnOnce() -> Result<String>) -> Result<()> {
+    let Some(path) = path else { return Ok(()) };
+    let text = text()?;
+    atomic::write(path, |file| file.write_all(text.as_bytes()))
+}
+
+fn show(tables: &[Table], markdown: bool) -> Result<()> {
+    let texts = tables.iter().map(|table| if markdown { table.markdown() } else { table.to_string() });
+    print(&format!("{}\n", texts.collect::<Vec<_>>().join("\n").trim_end()))
+}
