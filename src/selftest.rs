@@ -460,7 +460,7 @@ mod tests {
         let inputs = graph.inputs().map(draw).collect();
         let report = each_op(&gpu, &graph, &parameters, &inputs).unwrap();
         assert!(report.failures.is_empty(), "{:?}", report.failures);
-        let kept = graph.before_update();
+        let kept = graph.fused().before_update();
         let ops = kept
             .nodes()
             .iter()

@@ -113,7 +113,7 @@ fn a_network_is_measured_saved_drawn_and_compared() {
         }));
         let nodes: BTreeSet<&str> = measured.layers.iter().map(|layer| layer.node.as_str()).collect();
         assert!(
-            nodes.contains("encoder0.conv1")
+            nodes.contains("encoder0.conv1.relu")
                 && nodes.contains("encoder0.conv2.grad_weight")
                 && nodes.contains("update")
         );
@@ -238,7 +238,7 @@ fn a_profiled_step_is_a_trace() {
                 .as_array()
                 .unwrap()
                 .iter()
-                .any(|event| event["name"] == "encoder0.conv1" && event["ph"] == "X")
+                .any(|event| event["name"] == "encoder0.conv1.relu" && event["ph"] == "X")
         );
     } else {
         assert!(String::from_utf8_lossy(&output.stderr).contains("cannot time kernels"));

@@ -330,7 +330,7 @@ fn check_data_draws_the_weights_of_a_configuration() {
     fails(
         2,
         &[&check[..], &["--border-sigma", "1e30"]].concat(),
-        &["sigma = 1000000000000000000000000000000", "1000 pixels"],
+        &["border_sigma must be above 0 and at most 1000", "got 1000000000000000000000000000000"],
     );
     fails(2, &[&check[..], &["--samples", "0"]].concat(), &["--samples", "0 is not in 1.."]);
     assert_eq!(drawn("all.png", &["--samples", "4294967295"]), usual);

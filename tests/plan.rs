@@ -80,7 +80,10 @@ fn a_profile_has_the_times_and_the_work_of_every_dispatch() {
     let events = trace["traceEvents"].as_array().unwrap();
     assert_eq!((events.len(), &events[0]["args"]["name"]), (profile.rows.len() + 1, &"a device".into()));
     let first = events[1..].iter().min_by(|a, b| a["ts"].as_f64().unwrap().total_cmp(&b["ts"].as_f64().unwrap()));
-    assert_eq!((first.unwrap()["name"].as_str(), first.unwrap()["ts"].as_f64()), (Some("encoder0.conv1"), Some(0.0)));
+    assert_eq!(
+        (first.unwrap()["name"].as_str(), first.unwrap()["ts"].as_f64()),
+        (Some("encoder0.conv1.relu"), Some(0.0))
+    );
     let times: f64 = events[1..].iter().map(|event| event["dur"].as_f64().unwrap()).sum();
     assert!((times - 1e6 * total).abs() < 1e-6 * times, "one run, whose times are the medians");
     let text = profile.to_string();

@@ -316,7 +316,7 @@ fn check(gpu: &Gpu, workload: Workload, seed: u32) -> Result<Checked> {
 
 /// Every op of a plan, timed by the device.
 fn layers(plan: &Plan, repeats: usize, roof: Option<&Roof>) -> Result<Vec<Layer>> {
-    let graph = plan.graph();
+    let graph = plan.computed();
     let update = graph.before_update().nodes().len();
     let mut dispatches: BTreeMap<usize, Vec<_>> = BTreeMap::new();
     for row in plan.profile(repeats)?.rows {

@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use tilewise::checkpoint::atomic;
 use tilewise::data::Augmentation;
-use tilewise::executor::{Device, Executor};
-use tilewise::gpu::{DeviceChoice, MemoryPlan};
+use tilewise::executor::Device;
+use tilewise::gpu::{DeviceChoice, MemoryPlan, Plan, PlanOptions};
+use tilewise::graph::Bank;
 use tilewise::models::{Tiles, Training, TrainingStep, UNet};
 use tilewise::op::{DeviceProfile, Fill};
 use tilewise::random::Random;
@@ -46,6 +47,9 @@ pub(crate) struct Arguments {
     /// Profile the training step on augmented tiles
     #[arg(long, requires = "profile")]
     augment: bool,
+    /// Profile every op with a kernel of its own, to see what fusion is worth
+    #[arg(long, requires = "profile")]
+    unfused: bool,
     /// Write the last profiled run as a trace, for ui.perfetto.dev and other viewers of Chrome's format
     #[arg(long, value_name = "FILE", requires = "profile")]
     trace: Option<PathBuf>,
@@ -69,7 +73,8 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
         let tiles = Tiles { batch, channels, frame, window: [output; 2], augmentation };
         let augmented = || Ok(net.augmented_training_step(&tiles, &Training::default())?.0);
         let step = if arguments.augment { augmented()? } else { step };
-        return profile(global, &step, runs.max(1), arguments.trace.as_deref());
+        let options = PlanOptions { unfused: arguments.unfused, ..PlanOptions::default() };
+        return profile(global, &step, options, runs.max(1), arguments.trace.as_deref());
     }
     if arguments.dot {
         print(&step.graph.to_dot())?;
@@ -117,13 +122,20 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
 }
 
 /// A row per dispatch of a training step, on random inputs.
-fn profile(global: &Global, step: &TrainingStep, runs: usize, trace: Option<&Path>) -> Result<ExitCode> {
-    let device = global.open_device()?;
-    let seed = global.seed.unwrap_or(1);
-    let graph = &step.graph;
-    let Executor::Gpu(plan) = Executor::new(&device, graph, &graph.initial_parameters(seed))? else {
+fn profile(
+    global: &Global,
+    step: &TrainingStep,
+    options: PlanOptions,
+    runs: usize,
+    trace: Option<&Path>,
+) -> Result<ExitCode> {
+    let Device::Gpu(gpu) = global.open_device()? else {
         return Err(Error::Device("only a GPU's kernels can be timed, or a software driver's".into()));
     };
+    let seed = global.seed.unwrap_or(1);
+    let graph = &step.graph;
+    let plan = Plan::new(&gpu, graph, options)?;
+    plan.write_bank(Bank::Parameters, &graph.initial_parameters(seed))?;
     let mut random = Random::new(seed, 0);
     for input in graph.inputs() {
         // So small a learning rate leaves the network as it is.

@@ -256,6 +256,11 @@ impl Plan {
         &self.source
     }
 
+    /// The graph as it is computed, fused unless it was asked not to be; its nodes are those of [`Plan::graph`].
+    pub fn computed(&self) -> &Graph {
+        &self.graph
+    }
+
     /// What was planned.
     pub fn memory(&self) -> &MemoryPlan {
         &self.memory
