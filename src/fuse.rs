@@ -31,11 +31,15 @@ impl Graph {
         let mut uses = vec![0usize; self.nodes.len()];
         for (node, _) in self.nodes.iter().zip(&needed).filter(|&(_, &needed)| needed) {
             if let NodeKind::Op { inputs, .. } = &node.kind {
-                inputs.iter().for_each(|input| uses[input.0] += 1);
+                for input in inputs {
+                    uses[input.0] += 1;
+                }
             }
         }
         let gradients = self.parameters.iter().filter_map(|parameter| parameter.gradient);
-        self.outputs().iter().map(|&(_, node)| node).chain(gradients).for_each(|node| uses[node.0] += 1);
+        for node in self.outputs().iter().map(|&(_, node)| node).chain(gradients) {
+            uses[node.0] += 1;
+        }
         let chain = Chain { graph: self, uses };
         let mut fused = self.clone();
         for (index, node) in self.nodes.iter().enumerate().filter(|&(index, _)| needed[index]) {

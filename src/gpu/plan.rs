@@ -54,9 +54,9 @@ impl Step {
 pub struct Plan {
     pub(super) gpu: Gpu,
     /// As it was given.
-    source: Graph,
+    graph: Graph,
     /// As it is computed.
-    pub(super) graph: Graph,
+    pub(super) computed: Graph,
     memory: MemoryPlan,
     transient: Vec<wgpu::Buffer>,
     inputs: Vec<wgpu::Buffer>,
@@ -80,10 +80,9 @@ impl Plan {
     /// memory, [`Error::Device`] when it lacks another limit that a kernel needs, or a kernel does not compile or is not what its
     /// dispatch says.
     pub fn new(gpu: &Gpu, graph: &Graph, options: PlanOptions) -> Result<Self> {
-        let source = graph.clone();
-        let graph = if options.unfused { graph.clone() } else { graph.fused() };
-        let memory = MemoryPlan::new(&graph, gpu.profile(), options.candidate, options.guarded)?;
-        check_limits(gpu, &graph, &memory)?;
+        let computed = if options.unfused { graph.clone() } else { graph.fused() };
+        let memory = MemoryPlan::new(&computed, gpu.profile(), options.candidate, options.guarded)?;
+        check_limits(gpu, &computed, &memory)?;
         let storage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
         let create = |label: &str, size: u64, usage: wgpu::BufferUsages| {
             gpu.scoped(&format!("{label} buffer of {size} bytes, of {} planned", memory.total_bytes()), || {
@@ -107,8 +106,8 @@ impl Plan {
         let staging = create("staging", memory.staging, staging_usage)?;
         let mut plan = Self {
             gpu: gpu.clone(),
-            source,
-            graph,
+            graph: graph.clone(),
+            computed,
             memory,
             transient,
             inputs,
@@ -125,7 +124,7 @@ impl Plan {
 
     /// What each step launches, and the node that it belongs to.
     pub(super) fn dispatches(&self) -> impl Iterator<Item = (usize, &Dispatch)> {
-        (0..self.graph.nodes().len())
+        (0..self.computed.nodes().len())
             .filter_map(|node| Some((node, self.memory.candidates[node].as_ref()?)))
             .flat_map(|(node, candidate)| candidate.dispatches.iter().map(move |dispatch| (node, dispatch)))
     }
@@ -159,7 +158,7 @@ impl Plan {
                     resource: wgpu::BindingResource::Buffer(buffer),
                 })
                 .collect();
-            let name = &self.graph.nodes()[node].name;
+            let name = &self.computed.nodes()[node].name;
             let bind_group = self.gpu.scoped(&format!("kernel {} for {name}", dispatch.kernel.path), || {
                 self.gpu.device.create_bind_group(&wgpu::BindGroupDescriptor {
                     label: Some(name),
@@ -175,7 +174,7 @@ impl Plan {
 
     /// The inputs that a node's op overwrites in place.
     fn writes(&self, node: usize) -> &'static [usize] {
-        match &self.graph.nodes()[node].kind {
+        match &self.computed.nodes()[node].kind {
             NodeKind::Op { op, .. } => op.writes(),
             _ => &[],
         }
@@ -183,7 +182,7 @@ impl Plan {
 
     /// The bytes that a binding of a node's dispatch refers to.
     pub(super) fn binding(&self, node: usize, binding: Binding) -> Result<wgpu::BufferBinding<'_>> {
-        let target = &self.graph.nodes()[node];
+        let target = &self.computed.nodes()[node];
         let (op, inputs) = match &target.kind {
             NodeKind::Op { op, inputs } => (op.name(), inputs.as_slice()),
             _ => ("plan", [].as_slice()),
@@ -210,7 +209,7 @@ impl Plan {
 
     /// Buffer, first byte and size of a node's tensor.
     fn location(&self, node: usize) -> Option<(&wgpu::Buffer, u64, u64)> {
-        let bytes = self.graph.nodes()[node].tensor_type.size_bytes();
+        let bytes = self.computed.nodes()[node].tensor_type.size_bytes();
         Some(match self.memory.nodes[node]? {
             Buffer::Transient(index) => (&self.transient[index], 0, bytes),
             Buffer::Input(index) => (&self.inputs[index], 0, bytes),
@@ -231,14 +230,14 @@ impl Plan {
                 let words = vec![POISON; self.memory.guard as usize / 4];
                 self.gpu.queue.write_buffer(bank, self.memory.bank, bytemuck::cast_slice(&words));
             }
-            for (node, buffer) in self.graph.nodes().iter().zip(&self.memory.nodes) {
+            for (node, buffer) in self.computed.nodes().iter().zip(&self.memory.nodes) {
                 if let Some(Buffer::Input(index)) = buffer {
                     let floats = node.tensor_type.dtype == DType::F32;
                     fill(&self.inputs[*index], if floats { INPUT_POISON } else { 0 });
                 }
             }
         }
-        for (index, node) in self.graph.nodes().iter().enumerate() {
+        for (index, node) in self.computed.nodes().iter().enumerate() {
             if let (NodeKind::Constant(value), Some((buffer, offset, bytes))) = (&node.kind, self.location(index)) {
                 let values = vec![*value; bytes as usize / 4];
                 self.gpu.queue.write_buffer(buffer, offset, bytemuck::cast_slice(&values));
@@ -253,12 +252,12 @@ impl Plan {
 
     /// The graph that the plan was made of.
     pub fn graph(&self) -> &Graph {
-        &self.source
+        &self.graph
     }
 
     /// The graph as it is computed, fused unless it was asked not to be; its nodes are those of [`Plan::graph`].
     pub fn computed(&self) -> &Graph {
-        &self.graph
+        &self.computed
     }
 
     /// What was planned.
@@ -279,7 +278,7 @@ impl Plan {
     /// When the node is not an input of the graph, the tensor is not of its type or has not the elements of its shape, or the
     /// device has failed.
     pub fn write(&self, node: NodeId, value: &Tensor<f32>) -> Result<()> {
-        self.graph.check_input(node, value)?;
+        self.computed.check_input(node, value)?;
         let Some((buffer, offset, _)) = self.location(node.index()) else {
             return Ok(()); // Nothing depends on this input.
         };
@@ -348,9 +347,9 @@ impl Plan {
     /// # Errors
     /// When the node is not an output or its device has failed.
     pub fn read(&self, node: NodeId) -> Result<Tensor<f32>> {
-        let target = self.graph.find("read", "output", node)?;
+        let target = self.computed.find("read", "output", node)?;
         let TensorType { dtype, shape } = target.tensor_type.clone();
-        let readable = self.graph.outputs().iter().any(|&(_, output)| output == node);
+        let readable = self.computed.outputs().iter().any(|&(_, output)| output == node);
         let Some((buffer, offset, bytes)) = self.location(node.index()).filter(|_| readable) else {
             let problem = "only outputs can be read; mark it with `mark_output`".into();
             return Err(Error::Graph { op: "read".into(), node: target.name.clone(), problem });
@@ -389,7 +388,7 @@ impl Plan {
                 broken.push(format!("{bank:?}"));
             }
         }
-        for (index, node) in self.graph.nodes().iter().enumerate() {
+        for (index, node) in self.computed.nodes().iter().enumerate() {
             // Kernels bind inputs for reading only.
             let written = matches!(self.memory.nodes[index], Some(Buffer::Transient(_)));
             let tensor = self.location(index).filter(|_| written).into_iter();

@@ -157,7 +157,7 @@ impl Plan {
             bindings.dedup();
             let sizes = bindings.iter().map(|&binding| Ok(self.binding(position, binding)?.size.map_or(0, u64::from)));
             let first = previous.replace(position) != Some(position);
-            let node = &self.graph.nodes()[position];
+            let node = &self.computed.nodes()[position];
             Ok(Row {
                 position,
                 node: node.name.clone(),
@@ -176,7 +176,8 @@ impl Plan {
     /// Floating-point operations of a node.
     fn flops(&self, node: &Node) -> u64 {
         let NodeKind::Op { op, inputs } = &node.kind else { return 0 };
-        let types: Vec<TensorType> = inputs.iter().map(|&input| self.graph.node(input).tensor_type.clone()).collect();
+        let types: Vec<TensorType> =
+            inputs.iter().map(|&input| self.computed.node(input).tensor_type.clone()).collect();
         op.flops(&types, &node.tensor_type)
     }
 
