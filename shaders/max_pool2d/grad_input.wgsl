@@ -1,14 +1,30 @@
 // grad_input = grad_output at the first maximum of each window in row-major order, else 0
-// One invocation owns one channel of one window of x, cut windows at the lower and right edge included, whose gradient is 0;
-// one workgroup 64 neighbours a turn. Bytes moved: 8 per element of x, 4 per element of grad_output.
-struct Params { count: u32, in_height: u32, in_width: u32, out_height: u32, out_width: u32, channels: u32 }
+// With SKIP, plus grad_concat inside the crop that was concatenated, and 0 where x <= 0: the gradient of a ReLU whose result x is
+// pooled, and cropped and concatenated as a skip.
+// One invocation owns one channel of one window of x, cut windows at the lower and right edge included, whose gradient
+// is 0; one workgroup 64 neighbours a turn. Bytes moved: 8 per element of x, 4 per element of grad_output and of the crop.
+struct Params {
+    count: u32,
+    in_height: u32,
+    in_width: u32,
+    out_height: u32,
+    out_width: u32,
+    channels: u32,
+    crop_height: u32,
+    crop_width: u32,
+    crop_channels: u32,
+    top: u32,
+    left: u32,
+}
 
 const KERNEL_SIZE = 2u;
+const SKIP = 0u; // 0: any buffer stands in the place of grad_concat
 
 @group(0) @binding(0) var<storage, read> x: array<f32>; // [n, in_height, in_width, channels]
 @group(0) @binding(1) var<storage, read> grad_output: array<f32>; // [n, out_height, out_width, channels]
-@group(0) @binding(2) var<storage, read_write> grad_input: array<f32>; // [n, in_height, in_width, channels]
-@group(0) @binding(3) var<uniform> params: Params; // count: n * ceil(in_height / k) * ceil(in_width / k) * channels
+@group(0) @binding(2) var<storage, read> grad_concat: array<f32>; // [n, crop_height, crop_width, crop_channels]
+@group(0) @binding(3) var<storage, read_write> grad_input: array<f32>; // [n, in_height, in_width, channels]
+@group(0) @binding(4) var<uniform> params: Params; // count: n * ceil(in_height / k) * ceil(in_width / k) * channels
 
 @compute @workgroup_size(64)
 fn main(
@@ -50,8 +66,19 @@ fn main(
         }
         for (var r = 0u; r < height; r++) {
             for (var s = 0u; s < width; s++) {
+                // Left of and above the crop these wrap around to huge numbers, which are outside as well.
+                let column = ox * KERNEL_SIZE + s - params.left;
+                let line = oy * KERNEL_SIZE + r - params.top;
+                var sum = select(0.0, grad, r * KERNEL_SIZE + s == winner);
+                if SKIP == 1u && line < params.crop_height && column < params.crop_width {
+                    let pixel = (n * params.crop_height + line) * params.crop_width + column;
+                    sum += grad_concat[pixel * params.crop_channels + c];
+                }
                 let here = first + (r * params.in_width + s) * params.channels;
-                grad_input[here] = select(0.0, grad, r * KERNEL_SIZE + s == winner);
+                if SKIP == 1u {
+                    sum = select(sum, 0.0, x[here] <= 0.0);
+                }
+                grad_input[here] = sum;
             }
         }
     }

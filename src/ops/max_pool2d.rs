@@ -82,6 +82,28 @@ fn dispatch(
     Dispatch { constants, ..turns(kernel, bindings, n * rows * columns * c, &params, device) }
 }
 
+/// The gradient of the pooling, from x and the gradient of the pooled images; with the gradient of a concatenation behind them, of the ReLU
+/// before.
+fn gradient(kernel_size: usize, inputs: &[TensorType], device: &DeviceProfile) -> Candidate {
+    let [_, h, w, _] = image(&inputs[0]);
+    let concat = inputs.get(2);
+    let [_, crop_height, crop_width, crop_channels] = concat.map_or([0; 4], image);
+    let params = [
+        ("crop_height", crop_height.into()),
+        ("crop_width", crop_width.into()),
+        ("crop_channels", crop_channels.into()),
+        ("top", ((h - crop_height) / 2).into()),
+        ("left", ((w - crop_width) / 2).into()),
+    ];
+    let concat_or_any = Binding::Input(inputs.len() - 1);
+    let bindings = vec![Binding::Input(0), Binding::Input(1), concat_or_any, Binding::Output];
+    let windows = [h.div_ceil(kernel_size), w.div_ceil(kernel_size)];
+    let kernel = kernel!("max_pool2d/grad_input");
+    let mut dispatch = dispatch(kernel, bindings, kernel_size, &inputs[0], windows, &params, device);
+    dispatch.constants.push(("SKIP", format!("{}u", u8::from(concat.is_some()))));
+    dispatch.into()
+}
+
 impl Op for MaxPool2d {
     fn name(&self) -> &'static str {
         "max_pool2d"
@@ -183,13 +205,7 @@ impl Op for MaxPool2dGrad {
     }
 
     fn candidates(&self, inputs: &[TensorType], _: &TensorType, device: &DeviceProfile) -> Vec<Candidate> {
-        let [_, h, w, _] = image(&inputs[0]);
-        let bindings = vec![Binding::Input(0), Binding::Input(1), Binding::Output];
-        let windows = [h.div_ceil(self.kernel_size), w.div_ceil(self.kernel_size)];
-        vec![
-            dispatch(kernel!("max_pool2d/grad_input"), bindings, self.kernel_size, &inputs[0], windows, &[], device)
-                .into(),
-        ]
+        vec![gradient(self.kernel_size, inputs, device)]
     }
 
     fn flops(&self, _: &[TensorType], output: &TensorType) -> u64 {
@@ -221,19 +237,7 @@ impl Op for MaxPool2dGradSkip {
     }
 
     fn candidates(&self, inputs: &[TensorType], _: &TensorType, device: &DeviceProfile) -> Vec<Candidate> {
-        let ([_, h, w, _], [_, crop_height, crop_width, crop_channels]) = (image(&inputs[0]), image(&inputs[2]));
-        let params = [
-            ("crop_height", crop_height.into()),
-            ("crop_width", crop_width.into()),
-            ("crop_channels", crop_channels.into()),
-            ("top", ((h - crop_height) / 2).into()),
-            ("left", ((w - crop_width) / 2).into()),
-        ];
-        let kernel_size = self.pool.kernel_size;
-        let bindings = vec![Binding::Input(0), Binding::Input(1), Binding::Input(2), Binding::Output];
-        let windows = [h.div_ceil(kernel_size), w.div_ceil(kernel_size)];
-        let kernel = kernel!("max_pool2d/grad_input_skip");
-        vec![dispatch(kernel, bindings, kernel_size, &inputs[0], windows, &params, device).into()]
+        vec![gradient(self.pool.kernel_size, inputs, device)]
     }
 
     fn flops(&self, _: &[TensorType], output: &TensorType) -> u64 {
