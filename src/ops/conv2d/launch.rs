@@ -95,18 +95,17 @@ impl Geometry {
         let (input, output) = ((self.in_extents, self.in_channels), (self.out_extents, self.out_channels));
         let ((source_extents, source_channels), (extents, channels)) =
             if turned { (output, input) } else { (input, output) };
-        let (kernel_width, stride) = (self.window.kernel_size[1], self.window.stride);
+        let Window { kernel_size, stride, .. } = self.window;
         // A phase of the fine side meets every STRIDE-th element of the weight.
-        let (kernel, phases, columns) = match source_side {
-            Side::Fine => (kernel!("conv2d/forward_subgroup"), [1, 1], columns(kernel_width, stride[1])),
-            Side::Coarse => {
-                (kernel!("conv2d/grad_input_subgroup"), stride, columns(kernel_width.div_ceil(stride[1]), 1))
-            }
+        let (phases, columns) = match source_side {
+            Side::Fine => ([1, 1], columns(kernel_size[1], stride[1])),
+            Side::Coarse => (stride, columns(kernel_size[1].div_ceil(stride[1]), 1)),
         };
-        let lanes = pair_lanes(source_channels, channels, device)?;
-        let tile = Tile { lanes, height: 4, width: columns };
+        let lanes = pair_lanes(&self.window, source_channels, channels, device)?;
+        let tile = Tile { lanes, height: tile_height(extents[0].div_ceil(phases[0]), device), width: columns };
         let mask = if let Epilogue::Mask(mask) = epilogue { Some(mask) } else { None };
         let flags = [
+            ("COARSE", usize::from(source_side == Side::Coarse)),
             ("TURNED", usize::from(turned)),
             ("BIAS", usize::from(bias.is_some())),
             ("RELU", usize::from(epilogue == Epilogue::Relu)),
@@ -124,7 +123,7 @@ impl Geometry {
             ("channels", channels),
         ];
         let dispatch = Dispatch {
-            kernel,
+            kernel: kernel!("conv2d/correlation_subgroup"),
             constants: self.constants(&[&tile.constants()[..], &flags].concat()),
             bindings: vec![source, weight, bias.unwrap_or(weight), mask.unwrap_or(weight), Binding::Output],
             params: params.map(|(name, value)| (name, value.into())).into(),
@@ -143,10 +142,12 @@ impl Geometry {
         let turned = input_side == Side::Coarse;
         let (fine, coarse) = if turned { (output, input) } else { (input, output) };
         let ((fine, fine_extents, fine_channels), (coarse, coarse_extents, coarse_channels)) = (fine, coarse);
-        let lanes = pair_lanes(fine_channels, coarse_channels, device)?;
-        let blocks = self.window.kernel_size[0] * fine_channels.div_ceil(FINE_CHANNELS);
+        let lanes = pair_lanes(&self.window, fine_channels, coarse_channels, device)?;
+        let blocks = fine_channels.div_ceil(FINE_CHANNELS);
         let rows = self.batch * coarse_extents[0];
-        let parts = parts(rows, coarse_extents[1], blocks * coarse_channels.div_ceil(16));
+        // A software driver has few cores to feed, and adding parts takes it long.
+        let groups = blocks * coarse_channels.div_ceil(16) * if device.software { 64 } else { 1 };
+        let parts = parts(rows, coarse_extents[1], groups);
         let elements = self.window.kernel_size[0] * self.window.kernel_size[1] * fine_channels * coarse_channels;
         let params = [
             ("batch", self.batch),
@@ -194,18 +195,34 @@ pub(in crate::ops) fn lanes(channels: usize, outputs: usize, device: &DeviceProf
 
 /// Lanes of a workgroup for a kernel whose lanes load pairs of channels of either image, own a pair of the second, and shuffle within
 /// groups of eight, where the device allows it: it has integers of 64 bits, every pipeline gets the same subgroup size, eight
-/// divides it, and it divides the workgroup.
-fn pair_lanes(channels: usize, own_channels: usize, device: &DeviceProfile) -> Option<usize> {
+/// divides it, and it divides the workgroup; and where the weight is small enough to be written out.
+fn pair_lanes(window: &Window, channels: usize, own_channels: usize, device: &DeviceProfile) -> Option<usize> {
+    if window.kernel_size.iter().product::<usize>() > WRITTEN_OUT {
+        return None;
+    }
     let size = device.subgroup_size.map(|size| size as usize).filter(|size| size.is_multiple_of(8) && *size <= 64)?;
     let offered = device.int64 && channels.is_multiple_of(2) && own_channels.is_multiple_of(2);
     let vectors = if device.software { 1 } else { own_channels.div_ceil(2 * size).clamp(1, 64 / size) };
     offered.then_some(size * vectors)
 }
 
+/// The most elements of a weight that those kernels write out: more would take a driver long to compile.
+const WRITTEN_OUT: usize = 9;
+
 /// How many pixels side by side have all that they meet of a row of the weight in the eight columns that one shared load brings; but
 /// at least four, which then take more loads.
 fn columns(kernel_width: usize, stride: usize) -> usize {
     (8_usize.saturating_sub(kernel_width) / stride + 1).max(4)
+}
+
+/// How many rows of pixels a lane of `conv2d/correlation_subgroup` owns: sums are kept in registers on a GPU, and a row at a time on a
+/// software driver, where more rows mean fewer loads. An image of few rows is cut evenly.
+fn tile_height(rows: usize, device: &DeviceProfile) -> usize {
+    match (device.software, rows) {
+        (false, _) => 4,
+        (true, 0..=16) => rows.div_ceil(rows.div_ceil(6)),
+        (true, _) => 6,
+    }
 }
 
 /// How a workgroup's lanes, which own [`OUTPUTS`] channels each, tile a result.
@@ -299,8 +316,9 @@ mod tests {
 
     #[test]
     fn pairs_need_a_fixed_subgroup_size_that_eight_divides_and_even_channels() {
+        let window = Window { kernel_size: [3, 3], stride: [1, 1], padding: [0, 0] };
         let lanes = |subgroup_size, software, channels| {
-            pair_lanes(2, channels, &DeviceProfile { software, subgroup_size, int64: true })
+            pair_lanes(&window, 2, channels, &DeviceProfile { software, subgroup_size, int64: true })
         };
         assert_eq!(lanes(None, true, 16), None);
         assert_eq!(lanes(Some(4), true, 16), None);
@@ -310,8 +328,9 @@ mod tests {
         assert_eq!(lanes(Some(32), false, 1024), Some(64));
         assert_eq!(lanes(Some(64), false, 16), Some(64));
         let device = DeviceProfile { software: true, subgroup_size: Some(8), int64: true };
-        assert_eq!([pair_lanes(1, 16, &device), pair_lanes(16, 3, &device)], [None; 2]);
-        assert_eq!(pair_lanes(16, 16, &DeviceProfile { int64: false, ..device }), None);
+        assert_eq!([pair_lanes(&window, 1, 16, &device), pair_lanes(&window, 16, 3, &device)], [None; 2]);
+        assert_eq!(pair_lanes(&Window { kernel_size: [5, 5], ..window }, 16, 16, &device), None);
+        assert_eq!(pair_lanes(&window, 16, 16, &DeviceProfile { int64: false, ..device }), None);
     }
 
     #[test]

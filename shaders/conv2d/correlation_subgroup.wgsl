@@ -1,0 +1,198 @@
+// A convolution as the correlation of a source with a weight:
+// result[n, s, r] = bias[r] + sum over q, c of weight[q, c, r] * source[n, p, c], zero outside of source, where p and s meet at q:
+//   COARSE = 0: source is the fine side,   p = STRIDE * s + q - PADDING (forward pass; input gradient of a transposed convolution)
+//   COARSE = 1: source is the coarse side, STRIDE * p = s + PADDING - q (input gradient; forward pass of a transposed convolution)
+// TURNED, it is weight[q, r, c]: both gradients.
+// Positions s on the fine side fall into STRIDE * STRIDE phases, whose members meet the same q; on the coarse side there is one.
+// One invocation owns TILE_HEIGHT x TILE_WIDTH positions of one phase, of two channels; a workgroup, 2 * LANES channels of those.
+// A load takes two neighbouring channels at once. Eight lanes share the loads of source: each reads one of eight columns, and a
+// shuffle hands the value to all. A row of source is read once for all rows of the weight. On a software driver a load costs
+// as much as forty multiplications of all lanes, so that is what counts there; and a row of sums stays in registers until it is done.
+// Right only if the subgroup size is a multiple of 8, LANES a multiple of the subgroup size, and the channels are even in number.
+// Bytes moved per workgroup and two source channels: 64 * VECTORS * ROWS + 16 * LANES * TAPS.
+const KERNEL_HEIGHT = 3u;
+const KERNEL_WIDTH = 3u;
+const STRIDE_Y = 1u;
+const STRIDE_X = 1u;
+const PADDING_Y = 0u;
+const PADDING_X = 0u;
+const COARSE = 0u;
+const TURNED = 0u;
+const BIAS = 1u; // 0: there is none, and any buffer stands in its place
+const RELU = 0u; // 1: what is below 0 becomes 0
+const MASK = 0u; // 1: where mask is not above 0, the result is; 0: any buffer stands in its place
+const LANES = 32u;
+const TILE_HEIGHT = 4u;
+const TILE_WIDTH = 6u;
+const TILE = TILE_HEIGHT * TILE_WIDTH;
+// Along each axis: phases, elements of the weight that a position meets, and how far apart in source two positions are.
+const PHASES_Y = 1u + COARSE * (STRIDE_Y - 1u);
+const PHASES_X = 1u + COARSE * (STRIDE_X - 1u);
+const TAPS_Y = (KERNEL_HEIGHT + PHASES_Y - 1u) / PHASES_Y;
+const TAPS_X = (KERNEL_WIDTH + PHASES_X - 1u) / PHASES_X;
+const TAPS = TAPS_Y * TAPS_X;
+const STEP_Y = STRIDE_Y / PHASES_Y;
+const STEP_X = STRIDE_X / PHASES_X;
+// The part of source that a tile meets.
+const ROWS = (TILE_HEIGHT - 1u) * STEP_Y + TAPS_Y;
+const VECTORS = ((TILE_WIDTH - 1u) * STEP_X + TAPS_X + 7u) / 8u;
+
+struct Params {
+    batch: u32,
+    source_height: u32,
+    source_width: u32,
+    source_channels: u32,
+    height: u32,
+    width: u32,
+    channels: u32,
+}
+
+@group(0) @binding(0) var<storage, read> source: array<u64>; // [batch, source_height, source_width, source_channels / 2]
+@group(0) @binding(1) var<storage, read> weight: array<u64>; // [KERNEL_HEIGHT, KERNEL_WIDTH, ..., channels / 2]
+@group(0) @binding(2) var<storage, read> bias: array<u64>; // [channels / 2]
+@group(0) @binding(3) var<storage, read> mask: array<u64>; // [batch, height, width, channels / 2]
+@group(0) @binding(4) var<storage, read_write> result: array<u64>; // [batch, height, width, channels / 2]
+@group(0) @binding(5) var<uniform> params: Params;
+
+fn first(pair: u64) -> f32 {
+    return bitcast<f32>(u32(pair));
+}
+
+fn second(pair: u64) -> f32 {
+    return bitcast<f32>(u32(pair >> 32u));
+}
+
+fn pair_of(first: f32, second: f32) -> u64 {
+    return u64(bitcast<u32>(second)) << 32u | u64(bitcast<u32>(first));
+}
+
+// Two channels as they are stored.
+fn finished(first_sum: f32, second_sum: f32, at: u32) -> u64 {
+    var sums = vec2f(first_sum, second_sum);
+    if RELU == 1u {
+        sums = select(sums, vec2f(), sums <= vec2f());
+    }
+    if MASK == 1u {
+        let values = mask[at];
+        sums = select(sums, vec2f(), vec2f(first(values), second(values)) <= vec2f());
+    }
+    return pair_of(sums.x, sums.y);
+}
+
+@compute @workgroup_size(LANES)
+fn main(
+    @builtin(workgroup_id) group: vec3u,
+    @builtin(num_workgroups) groups: vec3u,
+    @builtin(local_invocation_index) lane: u32,
+    @builtin(subgroup_invocation_id) subgroup_lane: u32,
+) {
+    // Read once: a driver may not know that they stay the same.
+    let source_height = params.source_height;
+    let source_width = params.source_width;
+    let source_pairs = params.source_channels / 2u;
+    let pairs = params.channels / 2u;
+    let pair_blocks = (pairs + LANES - 1u) / LANES;
+    let tile_columns = (params.width + TILE_WIDTH * PHASES_X - 1u) / (TILE_WIDTH * PHASES_X);
+    let tile_rows = (params.height + TILE_HEIGHT * PHASES_Y - 1u) / (TILE_HEIGHT * PHASES_Y);
+    let index = group.x + group.y * groups.x;
+    let tile = index / pair_blocks;
+    let pair = index % pair_blocks * LANES + lane;
+    let left = tile % tile_columns * TILE_WIDTH;
+    let top = tile / tile_columns % tile_rows * TILE_HEIGHT;
+    let phase = tile / tile_columns / tile_rows;
+    let phase_x = phase % PHASES_X;
+    let phase_y = phase / PHASES_X % PHASES_Y;
+    let image = phase / (PHASES_X * PHASES_Y);
+
+    // Every lane stays active to the end, so what lies outside is read at the nearest place inside and not stored.
+    let readable_image = min(image, params.batch - 1u);
+    let readable_pair = min(pair, pairs - 1u);
+    // The first row and column of source that the tile meets; what lies before 0 wraps around to large numbers.
+    var first_row = top * STEP_Y - PADDING_Y;
+    var first_column = left * STEP_X - PADDING_X;
+    if COARSE == 1u {
+        first_row = top + (phase_y + PADDING_Y) / STRIDE_Y - (TAPS_Y - 1u);
+        first_column = left + (phase_x + PADDING_X) / STRIDE_X - (TAPS_X - 1u);
+    }
+    var source_at: array<u32, ROWS * VECTORS>;
+    var inside: array<bool, ROWS * VECTORS>;
+    for (var r = 0u; r < ROWS; r++) { // unroll
+        for (var v = 0u; v < VECTORS; v++) { // unroll
+            let row = first_row + r;
+            let column = first_column + 8u * v + subgroup_lane % 8u;
+            let line = readable_image * source_height + min(row, source_height - 1u);
+            source_at[r * VECTORS + v] = (line * source_width + min(column, source_width - 1u)) * source_pairs;
+            inside[r * VECTORS + v] = row < source_height && column < source_width;
+        }
+    }
+
+    // Where two pairs of weights are, for two channels of source and two of the result, and how far apart they and others are.
+    let weight_at = select(readable_pair, 2u * readable_pair * source_pairs, TURNED == 1u);
+    let weight_next = select(pairs, source_pairs, TURNED == 1u);
+    let weight_step = select(2u * pairs, 1u, TURNED == 1u);
+    let weight_tap = 2u * source_pairs * pairs;
+
+    let start = select(0lu, bias[readable_pair], BIAS == 1u);
+    var sum: array<f32, TILE>;
+    var next_sum: array<f32, TILE>;
+    for (var p = 0u; p < TILE; p++) { // unroll
+        sum[p] = first(start);
+        next_sum[p] = second(start);
+    }
+    for (var c = 0u; c < source_pairs; c++) {
+        var window: array<f32, ROWS * VECTORS>;
+        var next_window: array<f32, ROWS * VECTORS>;
+        for (var p = 0u; p < ROWS * VECTORS; p++) { // unroll
+            let values = select(0lu, source[source_at[p] + c], inside[p]);
+            window[p] = first(values);
+            next_window[p] = second(values);
+        }
+        // From either channel of source to either channel of the result.
+        var w00: array<f32, TAPS>;
+        var w01: array<f32, TAPS>;
+        var w10: array<f32, TAPS>;
+        var w11: array<f32, TAPS>;
+        for (var ky = 0u; ky < TAPS_Y; ky++) { // unroll
+            for (var kx = 0u; kx < TAPS_X; kx++) { // unroll
+                var qy = ky;
+                var qx = kx;
+                if COARSE == 1u { // The nearest of source come last, and of the weight first.
+                    qy = (phase_y + PADDING_Y) % STRIDE_Y + (TAPS_Y - 1u - ky) * STRIDE_Y;
+                    qx = (phase_x + PADDING_X) % STRIDE_X + (TAPS_X - 1u - kx) * STRIDE_X;
+                }
+                // Some phases meet fewer.
+                let exists = qy < KERNEL_HEIGHT && qx < KERNEL_WIDTH;
+                let at = weight_at + select(0u, qy * KERNEL_WIDTH + qx, exists) * weight_tap + c * weight_step;
+                let a = select(0lu, weight[at], exists);
+                let b = select(0lu, weight[at + weight_next], exists);
+                w00[ky * TAPS_X + kx] = first(a);
+                w01[ky * TAPS_X + kx] = select(second(a), first(b), TURNED == 1u);
+                w10[ky * TAPS_X + kx] = select(first(b), second(a), TURNED == 1u);
+                w11[ky * TAPS_X + kx] = second(b);
+            }
+        }
+        for (var y = 0u; y < TILE_HEIGHT; y++) { // unroll
+            for (var ky = 0u; ky < TAPS_Y; ky++) { // unroll
+                for (var kx = 0u; kx < TAPS_X; kx++) { // unroll
+                    for (var x = 0u; x < TILE_WIDTH; x++) { // unroll
+                        let x0 = subgroupShuffle(window[(y * STEP_Y + ky) * VECTORS + (x * STEP_X + kx) / 8u], (x * STEP_X + kx) % 8u);
+                        let x1 = subgroupShuffle(next_window[(y * STEP_Y + ky) * VECTORS + (x * STEP_X + kx) / 8u], (x * STEP_X + kx) % 8u);
+                        sum[y * TILE_WIDTH + x] += w00[ky * TAPS_X + kx] * x0 + w10[ky * TAPS_X + kx] * x1;
+                        next_sum[y * TILE_WIDTH + x] += w01[ky * TAPS_X + kx] * x0 + w11[ky * TAPS_X + kx] * x1;
+                    }
+                }
+            }
+        }
+    }
+    for (var y = 0u; y < TILE_HEIGHT; y++) { // unroll
+        for (var x = 0u; x < TILE_WIDTH; x++) { // unroll
+            let row = (top + y) * PHASES_Y + phase_y;
+            let column = (left + x) * PHASES_X + phase_x;
+            if image < params.batch && row < params.height && column < params.width && pair < pairs {
+                let pixel = (image * params.height + row) * params.width + column;
+                let at = pixel * pairs + pair;
+                result[at] = finished(sum[y * TILE_WIDTH + x], next_sum[y * TILE_WIDTH + x], at);
+            }
+        }
+    }
+}
