@@ -87,7 +87,7 @@ fn a_profile_has_the_times_and_the_work_of_every_dispatch() {
     let times: f64 = events[1..].iter().map(|event| event["dur"].as_f64().unwrap()).sum();
     assert!((times - 1e6 * total).abs() < 1e-6 * times, "one run, whose times are the medians");
     let text = profile.to_string();
-    assert!(text.contains("encoder0.conv1.relu conv2d/forward") && text.contains("sgd/update (1)"), "{text}");
+    assert!(text.contains("encoder0.conv1.relu conv2d/") && text.contains("sgd/update (1)"), "{text}");
 }
 
 #[test]
