@@ -7,7 +7,7 @@ use crate::ops::Add;
 use crate::shape::DType;
 
 impl Graph {
-    /// The graph, longer by the nodes that compute ∂loss/∂p for every parameter p (into the gradient bank) and for each node of
+    /// The graph, longer by the nodes that compute ∂loss/∂p for every trainable parameter p (into the gradient bank) and for each node of
     /// `with_respect_to`, whose gradients are returned in the same order (`None` where the loss does not depend on it).
     ///
     /// Where a node is used several times, the gradients of its uses are added in reverse order of use.
@@ -67,7 +67,7 @@ impl Graph {
         Ok((graph, with_respect_to.iter().map(|node| gradient[node.0]).collect()))
     }
 
-    /// For each node, whether it is or depends on a parameter or one of `nodes`.
+    /// For each node, whether it is or depends on a trainable parameter or one of `nodes`.
     fn depends_on_wanted(&self, nodes: &[NodeId]) -> Vec<bool> {
         let mut wanted = vec![false; self.nodes.len()];
         for node in nodes {
@@ -75,7 +75,7 @@ impl Graph {
         }
         for index in 0..self.nodes.len() {
             wanted[index] |= match &self.nodes[index].kind {
-                NodeKind::Parameter { .. } => true,
+                NodeKind::Parameter { index } => self.parameters[*index].trainable,
                 NodeKind::Op { inputs, .. } => inputs.iter().any(|input| wanted[input.0]),
                 _ => false,
             };

@@ -72,11 +72,15 @@ pub struct Node {
 pub enum Init {
     /// All zero.
     Zeros,
+    /// All of this value.
+    Constant(f32),
     /// Normal with mean 0 and this standard deviation.
     Normal(f32),
+    /// Uniform between the negative of this and this.
+    Uniform(f32),
 }
 
-/// A trainable tensor: a named slice of the banks.
+/// A tensor that outlives a step: a named slice of the banks. It is trained, or a buffer, which the optimiser leaves alone.
 #[derive(Clone, Debug)]
 pub struct Parameter {
     /// Unique name, such as `encoder0.conv1.weight`.
@@ -91,6 +95,10 @@ pub struct Parameter {
     pub node: NodeId,
     /// The node that computes the gradient into the gradient bank, once [`Graph::gradients`] has run.
     pub gradient: Option<NodeId>,
+    /// Whether it is trained; otherwise it is a buffer, in `PyTorch`'s word, such as a running mean.
+    pub trainable: bool,
+    /// The node that computes what a buffer becomes: see [`Graph::store_tracked`].
+    pub tracked: Option<NodeId>,
 }
 
 /// Slices of banks start at multiples of this many elements, so that they can be bound on every device (256 bytes).
@@ -182,14 +190,14 @@ impl Graph {
         &self.nodes[id.0].tensor_type.shape
     }
 
-    /// The trainable tensors in order of creation.
+    /// The trainable tensors and the buffers, in order of creation.
     pub fn parameters(&self) -> &[Parameter] {
         &self.parameters
     }
 
     /// The number of trainable scalars.
     pub fn parameter_count(&self) -> usize {
-        self.parameters.iter().map(|parameter| parameter.shape.elements()).sum()
+        self.parameters.iter().filter(|parameter| parameter.trainable).map(|parameter| parameter.shape.elements()).sum()
     }
 
     /// The number of elements of each bank, padding included.
@@ -258,6 +266,18 @@ impl Graph {
     /// # Errors
     /// When the name is taken, the shape has no elements or too many, or a bank has been used already.
     pub fn parameter(&mut self, name: &str, extents: impl Into<Vec<usize>>, init: Init) -> Result<NodeId> {
+        self.slice(name, extents, init, true)
+    }
+
+    /// A tensor that outlives a step like a parameter, but has no gradient.
+    ///
+    /// # Errors
+    /// As [`Graph::parameter`].
+    pub fn buffer(&mut self, name: &str, extents: impl Into<Vec<usize>>, init: Init) -> Result<NodeId> {
+        self.slice(name, extents, init, false)
+    }
+
+    fn slice(&mut self, name: &str, extents: impl Into<Vec<usize>>, init: Init, trainable: bool) -> Result<NodeId> {
         let fail = |problem: String| Error::Graph { op: "parameter".into(), node: name.into(), problem };
         if self.parameters.iter().any(|parameter| parameter.name == name) {
             return Err(fail("a parameter of this name exists already".into()));
@@ -273,7 +293,9 @@ impl Graph {
         let index = self.parameters.len();
         let tensor_type = TensorType { dtype: DType::F32, shape: shape.clone() };
         let node = self.push(name, NodeKind::Parameter { index }, tensor_type);
-        self.parameters.push(Parameter { name: name.into(), shape, init, offset, node, gradient: None });
+        let name = name.into();
+        let (gradient, tracked) = (None, None);
+        self.parameters.push(Parameter { name, shape, init, offset, node, gradient, trainable, tracked });
         Ok(node)
     }
 
@@ -399,9 +421,12 @@ impl Graph {
         let mut bank = vec![0.0; self.bank_elements];
         for (stream, parameter) in self.parameters.iter().enumerate() {
             let slice = &mut bank[parameter.offset..][..parameter.shape.elements()];
-            if let Init::Normal(deviation) = parameter.init {
-                let mut random = Random::new(seed, stream as u32);
-                slice.fill_with(|| deviation * random.normal());
+            let mut random = Random::new(seed, stream as u32);
+            match parameter.init {
+                Init::Zeros => {}
+                Init::Constant(value) => slice.fill(value),
+                Init::Normal(deviation) => slice.fill_with(|| deviation * random.normal()),
+                Init::Uniform(limit) => slice.fill_with(|| random.between(-limit, limit)),
             }
         }
         bank

@@ -4,6 +4,7 @@ mod adam;
 mod add;
 mod argmax;
 mod augment;
+mod batch_norm;
 mod clip_grad_norm;
 mod conv2d;
 mod conv_transpose2d;
@@ -12,14 +13,23 @@ mod cross_entropy;
 mod dice;
 mod dropout;
 mod max_pool2d;
+mod pad;
+mod prelu;
 mod relu;
+mod resize;
 mod sgd;
+mod sigmoid;
 mod softmax;
 
 pub use adam::{Adam, AdamSettings};
 pub use add::Add;
 pub use argmax::Argmax;
 pub use augment::{AugmentImage, AugmentLabels, AugmentPositions, AugmentWeights, Interpolation};
+pub use batch_norm::{
+    BatchNorm, BatchNormGradInput, BatchNormGradMoments, BatchNormGradParameter, BatchNormGradSums, BatchNormMoments,
+    BatchNormMomentsGrad, BatchNormParameters, BatchNormSettings, BatchNormStack, BatchNormStore, BatchNormTrack, Over,
+    Statistic,
+};
 pub use clip_grad_norm::{ClipGradNorm, ClipGradNormTotal};
 pub use conv_transpose2d::{ConvTranspose2d, ConvTranspose2dGradInput, ConvTranspose2dGradWeight};
 pub use conv2d::{Conv2d, Conv2dGradBias, Conv2dGradInput, Conv2dGradWeight, Conv2dRelu, ThenReluGrad};
@@ -28,8 +38,12 @@ pub use cross_entropy::{CrossEntropy, CrossEntropyGrad, CrossEntropyScale, Cross
 pub use dice::{Dice, DiceGrad, DiceSettings};
 pub use dropout::Dropout;
 pub use max_pool2d::{MaxPool2d, MaxPool2dGrad, MaxPool2dGradSkip};
+pub use pad::Pad;
+pub use prelu::{Prelu, PreluGradInput, PreluGradSlope};
 pub use relu::{Relu, ReluGrad};
+pub use resize::{Resize, ResizeGrad, ResizeMode};
 pub use sgd::{Sgd, SgdSettings};
+pub use sigmoid::{Sigmoid, SigmoidGrad};
 pub use softmax::{Softmax, SoftmaxGrad};
 
 use crate::array::{Array, Real, Tensor};
@@ -53,6 +67,7 @@ pub const REGISTRY: &[Entry] = &[
     Entry { name: "add", page: include_str!("../docs/ops/add.md"), cases: add::cases },
     Entry { name: "argmax", page: include_str!("../docs/ops/argmax.md"), cases: argmax::cases },
     Entry { name: "augment", page: include_str!("../docs/ops/augment.md"), cases: augment::cases },
+    Entry { name: "batch_norm", page: include_str!("../docs/ops/batch_norm.md"), cases: batch_norm::cases },
     Entry { name: "clip_grad_norm", page: include_str!("../docs/ops/clip_grad_norm.md"), cases: clip_grad_norm::cases },
     Entry { name: "conv2d", page: include_str!("../docs/ops/conv2d.md"), cases: conv2d::cases },
     Entry {
@@ -65,8 +80,12 @@ pub const REGISTRY: &[Entry] = &[
     Entry { name: "dice", page: include_str!("../docs/ops/dice.md"), cases: dice::cases },
     Entry { name: "dropout", page: include_str!("../docs/ops/dropout.md"), cases: dropout::cases },
     Entry { name: "max_pool2d", page: include_str!("../docs/ops/max_pool2d.md"), cases: max_pool2d::cases },
+    Entry { name: "pad", page: include_str!("../docs/ops/pad.md"), cases: pad::cases },
+    Entry { name: "prelu", page: include_str!("../docs/ops/prelu.md"), cases: prelu::cases },
     Entry { name: "relu", page: include_str!("../docs/ops/relu.md"), cases: relu::cases },
+    Entry { name: "resize", page: include_str!("../docs/ops/resize.md"), cases: resize::cases },
     Entry { name: "sgd", page: include_str!("../docs/ops/sgd.md"), cases: sgd::cases },
+    Entry { name: "sigmoid", page: include_str!("../docs/ops/sigmoid.md"), cases: sigmoid::cases },
     Entry { name: "softmax", page: include_str!("../docs/ops/softmax.md"), cases: softmax::cases },
 ];
 

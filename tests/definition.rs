@@ -179,8 +179,10 @@ impl Trial {
 const LARGEST: usize = 1 << 20;
 
 /// The ops that have a gradient, and with respect to how many of their inputs, from the first on.
-const DIFFERENTIABLE: [(&str, usize); 10] = [
+const DIFFERENTIABLE: [(&str, usize); 16] = [
     ("add", 2),
+    ("batch_norm", 4),
+    ("batch_norm_moments", 1),
     ("conv2d", 3),
     ("conv_transpose2d", 3),
     ("crop_concat", 2),
@@ -188,7 +190,11 @@ const DIFFERENTIABLE: [(&str, usize); 10] = [
     ("dice", 1),
     ("dropout", 1),
     ("max_pool2d", 1),
+    ("pad", 1),
+    ("prelu", 2),
     ("relu", 1),
+    ("resize", 1),
+    ("sigmoid", 1),
     ("softmax", 1),
 ];
 

@@ -8,10 +8,13 @@ use std::path::Path;
 use tilewise::array::{Array, Tensor};
 use tilewise::cpu::{self, Banks};
 use tilewise::gpu::{Gpu, Plan, PlanOptions};
-use tilewise::graph::{Bank, Graph, NodeId, Parameter};
+use tilewise::graph::{Bank, Graph, Init, NodeId, Parameter};
 use tilewise::models::{Loss, Optimizer, Training, UNet};
 use tilewise::op::{Backward, Op};
-use tilewise::ops::{AdamSettings, Conv2d, CrossEntropySettings, DiceSettings, Reduction, SgdSettings};
+use tilewise::ops::{
+    AdamSettings, BatchNormParameters, BatchNormSettings, Conv2d, CrossEntropySettings, DiceSettings, Pad, Prelu,
+    Reduction, Resize, ResizeMode, SgdSettings, Sigmoid,
+};
 use tilewise::shape::{Shape, TensorType};
 
 /// A file of tensors written by PyTorch.
@@ -219,6 +222,96 @@ fn pooling_and_softmax_equal_pytorch() {
     }
 }
 
+#[test]
+fn resizing_padding_and_activations_equal_pytorch() {
+    let golden = golden("ops.safetensors");
+    for case in ["resize_aligned", "resize_unaligned", "resize_smaller", "resize_nearest", "pad", "sigmoid"] {
+        let name = |tensor: &str| format!("{case}.{tensor}");
+        let settings = &golden.settings["cases"][case];
+        let x = [golden.activation(&name("x")).into()];
+        let cotangent = golden.activation(&name("cotangent"));
+        let (y, gradients) = match case {
+            "sigmoid" => with_gradients(&Sigmoid, &x, &cotangent),
+            "pad" => {
+                let [left, right, top, bottom] =
+                    [0, 1, 2, 3].map(|index: usize| settings["margins"][index].as_i64().unwrap() as i32);
+                with_gradients(&Pad { before: [top, left, 0], after: [bottom, right, 0] }, &x, &cotangent)
+            }
+            _ => {
+                let extents = [0, 1].map(|axis: usize| settings["extents"][axis].as_u64().unwrap() as usize);
+                let mode = match settings["align_corners"].as_bool() {
+                    Some(align_corners) => ResizeMode::Bilinear { align_corners },
+                    None => ResizeMode::Nearest,
+                };
+                with_gradients(&Resize { extents, mode }, &x, &cotangent)
+            }
+        };
+        assert_close(&name("y"), &y.data, &golden.activation(&name("y")).data, EXACT);
+        assert_close(&name("grad.x"), &gradients[0].data, &golden.activation(&name("grad.x")).data, EXACT);
+    }
+    for case in ["prelu", "prelu_single"] {
+        let name = |tensor: &str| format!("{case}.{tensor}");
+        let inputs = [golden.activation(&name("x")).into(), golden.plain(&name("slope")).into()];
+        let (y, gradients) = with_gradients(&Prelu, &inputs, &golden.activation(&name("cotangent")));
+        assert_close(&name("y"), &y.data, &golden.activation(&name("y")).data, EXACT);
+        assert_close(&name("grad.x"), &gradients[0].data, &golden.activation(&name("grad.x")).data, EXACT);
+        assert_close(&name("grad.slope"), &gradients[1].data, golden.values(&name("grad.slope")), EXACT);
+    }
+}
+
+#[test]
+fn normalisation_equals_pytorch() {
+    let golden = golden("ops.safetensors");
+    for case in ["batch_norm", "batch_norm_inference", "group_norm", "instance_norm"] {
+        let name = |tensor: &str| format!("{case}.{tensor}");
+        let settings = &golden.settings["cases"][case];
+        let epsilon = number(settings, "eps") as f32;
+        let mut graph = Graph::new();
+        let image = Tensor::from(golden.activation(&name("x")));
+        let x = graph.input("x", image.tensor_type());
+        let count = golden.values(&name("weight")).len();
+        let [weight, bias] = ["weight", "bias"].map(|name| graph.parameter(name, [count], Init::Zeros).unwrap());
+        let [running_mean, running_var] =
+            ["running_mean", "running_var"].map(|name| graph.buffer(name, [count], Init::Zeros).unwrap());
+        let y = if let Some(groups) = settings["groups"].as_u64() {
+            graph.group_norm("norm", x, [weight, bias], groups as usize, epsilon).unwrap()
+        } else {
+            let parameters = BatchNormParameters { weight, bias, running_mean, running_var };
+            let settings_of = BatchNormSettings { epsilon, momentum: number(settings, "momentum") as f32 };
+            let training = settings["training"].as_bool().unwrap();
+            graph.batch_norm("norm", x, &parameters, training, settings_of).unwrap()
+        };
+        let truth = golden.labels(&name("labels"));
+        let labels = graph.input("labels", truth.tensor_type());
+        let weights = graph.constant("weights", truth.tensor_type().shape, 1.0);
+        let loss = CrossEntropySettings { reduction: Reduction::Sum, ignore: None };
+        let loss = graph.cross_entropy("loss", y, labels, weights, loss).unwrap();
+        let (mut graph, gradients) = graph.gradients(loss, &[x]).unwrap();
+        let grad_x = gradients[0].unwrap();
+        for node in [y, loss, grad_x] {
+            graph.mark_output("output", node).unwrap();
+        }
+        graph.store_tracked("running").unwrap();
+        let mut banks = cpu::banks::<f64>(&graph, &vec![0.0; graph.bank_elements()]);
+        banks.insert(Bank::Parameters, golden.bank(&graph, &|parameter| name(&parameter.name)));
+        let inputs = BTreeMap::from([(x, image), (labels, truth)]);
+        let outputs = cpu::evaluate(&graph, &inputs, &mut banks).unwrap();
+        let value = |node: NodeId| &outputs[&node].float().data;
+        assert_close(&name("y"), value(y), &golden.activation(&name("y")).data, EXACT);
+        assert_close(&name("loss"), value(loss), golden.values(&name("loss")), EXACT);
+        assert_close(&name("grad.x"), value(grad_x), &golden.activation(&name("grad.x")).data, EXACT);
+        for parameter in graph.parameters() {
+            let (bank, tensor) = if parameter.trainable {
+                (Bank::Gradients, format!("grad.{}", parameter.name))
+            } else {
+                (Bank::Parameters, format!("after.{}", parameter.name))
+            };
+            let found = graph.bank_slice(&banks[&bank], parameter);
+            assert_close(&name(&tensor), found, golden.values(&name(&tensor)), EXACT);
+        }
+    }
+}
+
 const REDUCTIONS: [(&str, Reduction); 3] =
     [("sum", Reduction::Sum), ("pixel_mean", Reduction::MeanOverPixels), ("weighted_mean", Reduction::MeanOverWeights)];
 
@@ -246,6 +339,33 @@ fn cross_entropy_equals_pytorch() {
         assert_close(name, &outputs[&loss].float().data, expected, EXACT);
         let expected = golden.activation(&format!("cross_entropy.grad.logits.{name}"));
         assert_close(name, &outputs[&gradient].float().data, &expected.data, EXACT);
+    }
+}
+
+#[test]
+fn binary_cross_entropy_equals_pytorch() {
+    let golden = golden("ops.safetensors");
+    let name = |tensor: &str| format!("binary_cross_entropy.{tensor}");
+    for (reduction_name, reduction) in REDUCTIONS {
+        let values = [
+            Tensor::from(golden.activation(&name("logits"))),
+            golden.labels(&name("labels")),
+            golden.plain(&name("pixel_weights")).into(),
+        ];
+        let mut graph = Graph::new();
+        let nodes: Vec<NodeId> = values.iter().map(|value| graph.input("input", value.tensor_type())).collect();
+        let settings = CrossEntropySettings { reduction, ignore: Some(255) };
+        let loss = graph.binary_cross_entropy("loss", nodes[0], nodes[1], nodes[2], settings).unwrap();
+        let (mut graph, gradients) = graph.gradients(loss, &[nodes[0]]).unwrap();
+        let gradient = gradients[0].unwrap();
+        graph.mark_output("loss", loss).unwrap();
+        graph.mark_output("gradient", gradient).unwrap();
+        let inputs = nodes.into_iter().zip(values).collect();
+        let outputs = cpu::evaluate(&graph, &inputs, &mut Banks::<f64>::new()).unwrap();
+        let expected = golden.values(&name(&format!("loss.{reduction_name}")));
+        assert_close(reduction_name, &outputs[&loss].float().data, expected, EXACT);
+        let expected = golden.activation(&name(&format!("grad.logits.{reduction_name}")));
+        assert_close(reduction_name, &outputs[&gradient].float().data, &expected.data, EXACT);
     }
 }
 

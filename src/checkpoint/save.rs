@@ -73,9 +73,15 @@ pub(super) fn save_with(
     })
 }
 
+/// The parameters that have a tensor in the section named so: optimisers keep no state of buffers.
+pub(super) fn held<'a>(graph: &'a Graph, prefix: &str) -> impl Iterator<Item = &'a Parameter> + use<'a> {
+    let all = prefix.is_empty();
+    graph.parameters().iter().filter(move |parameter| all || parameter.trainable)
+}
+
 /// Every tensor to write, in order.
 fn pairs<'a>(sections: &'a [Section<'a>], graph: &'a Graph) -> impl Iterator<Item = (&'a Section<'a>, &'a Parameter)> {
-    sections.iter().flat_map(|section| graph.parameters().iter().map(move |parameter| (section, parameter)))
+    sections.iter().flat_map(|section| held(graph, section.prefix).map(move |parameter| (section, parameter)))
 }
 
 /// Refuses banks that could not be loaded again.

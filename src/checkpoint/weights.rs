@@ -4,6 +4,7 @@ use super::OPTIMIZER;
 use super::difference::Difference;
 use super::layout::Layout;
 use super::metadata::Metadata;
+use super::save::held;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Parameter};
 use crate::models::UNet;
@@ -178,7 +179,7 @@ impl Weights {
             return Err(self.error(format!("not the weights of this network: {difference}\n{whose}")));
         }
         let mut bank = vec![0.0; graph.bank_elements()];
-        for parameter in graph.parameters() {
+        for parameter in held(graph, prefix) {
             let name = format!("{prefix}{}", parameter.name);
             let theirs = self.read(&name)?;
             if let Some(value) = theirs.iter().find(|value| !value.is_finite()) {
@@ -196,7 +197,7 @@ impl Weights {
     fn difference(&self, graph: &Graph, prefix: &str) -> Difference {
         let mut difference = Difference::default();
         let parameters: BTreeMap<String, &Parameter> =
-            graph.parameters().iter().map(|parameter| (format!("{prefix}{}", parameter.name), parameter)).collect();
+            held(graph, prefix).map(|parameter| (format!("{prefix}{}", parameter.name), parameter)).collect();
         for (name, parameter) in &parameters {
             let network = Layout::of(graph, parameter).shape(&parameter.shape);
             match self.tensors.get(name) {

@@ -127,6 +127,7 @@ impl Network {
             Optimizer::Sgd(settings) => graph.sgd("update", rates, settings)?,
             Optimizer::Adam(settings) => graph.adam("update", rates, settings)?,
         };
+        graph.store_tracked("running")?;
         graph.mark_output("loss", loss)?;
         if let Some(norm) = grad_norm {
             graph.mark_output("grad_norm", norm)?;

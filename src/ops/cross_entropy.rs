@@ -10,7 +10,7 @@ use crate::graph::{Graph, NodeId};
 use crate::kernel;
 use crate::op::{Backward, Binding, Bound, Candidate, Case, DeviceProfile, Dispatch, Fill, Op, Param, UNIT_ROUNDOFF};
 use crate::ops::softmax::{FLUSHED, Rounding, compound, normaliser};
-use crate::ops::{invocations, turns, zeros};
+use crate::ops::{Pad, invocations, turns, zeros};
 use crate::shape::{DType, Shape, TensorType};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -90,6 +90,41 @@ impl Graph {
             Reduction::MeanOverWeights => self.apply(&scale_name, scale(true), &[labels, weights])?,
         };
         self.apply(name, CrossEntropy { ignore }, &[logits, labels, weights, scale])
+    }
+}
+
+impl Graph {
+    /// The weighted binary cross-entropy of scores `[n, h, w, 1]` against labels `u32 [n, h, w]` of 0 and 1, with weights `[n, h, w]`: one
+    /// number. Pixels of other labels, and those of `ignore`, do not count.
+    ///
+    /// −log σ(x) where the label is 1 and −log(1 − σ(x)) where it is 0 are the [`Graph::cross_entropy`] of the scores (0, x), so this is that:
+    /// as exact, with the same reductions.
+    ///
+    /// # Errors
+    /// When the shapes do not fit each other.
+    pub fn binary_cross_entropy(
+        &mut self,
+        name: &str,
+        logits: NodeId,
+        labels: NodeId,
+        weights: NodeId,
+        settings: CrossEntropySettings,
+    ) -> Result<NodeId> {
+        let found = &self.find("cross_entropy", name, logits)?.tensor_type;
+        if found.shape.channels() != 1 {
+            let problem = format!("expected one score a pixel, [n, h, w, 1], got {found}");
+            return Err(Error::Graph { op: "cross_entropy".into(), node: name.into(), problem });
+        }
+        let scores = self.binary_scores(&format!("{name}.scores"), logits)?;
+        self.cross_entropy(name, scores, labels, weights, settings)
+    }
+
+    /// The scores (0, x) of two classes, whose softmax is (1 − σ(x), σ(x)), of one score x.
+    ///
+    /// # Errors
+    /// When x is not a batch of images.
+    pub fn binary_scores(&mut self, name: &str, x: NodeId) -> Result<NodeId> {
+        self.pad(name, x, Pad { before: [0, 0, 1], after: [0; 3] })
     }
 }
 

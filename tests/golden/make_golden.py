@@ -234,6 +234,70 @@ def unary_case(random, settings, x, function):
     return settings, {"x": given(x), "y": result(y), "cotangent": given(cotangent), "grad.x": result(x.grad)}
 
 
+def resize_case(random, mode, align_corners, extents):
+    x = random.normal(2, 3, 5, 7)
+    settings = {"op": "resize", "mode": mode, "align_corners": align_corners, "extents": list(extents)}
+    return unary_case(random, settings, x, lambda x: F.interpolate(x, extents, mode=mode, align_corners=align_corners))
+
+
+def prelu_case(random, slopes):
+    x, slope = random.normal(2, 3, 5, 7).requires_grad_(True), random.normal(slopes, std=0.3).requires_grad_(True)
+    y = F.prelu(x, slope)
+    cotangent = random.normal(*y.shape)
+    y.backward(cotangent)
+    tensors = {"x": given(x), "slope": given(slope), "y": result(y), "cotangent": given(cotangent)}
+    return {"op": "prelu"}, tensors | {"grad.x": result(x.grad), "grad.slope": result(slope.grad)}
+
+
+def norm_case(random, settings, function):
+    """A normalisation with a cross-entropy behind it; `function` may change the running statistics."""
+    x = (random.normal(2, 6, 5, 7) + random.normal(1, 6, 1, 1, std=2.0)).float().double().requires_grad_(True)
+    weight, bias = random.normal(6).requires_grad_(True), random.normal(6).requires_grad_(True)
+    running = {"running_mean": random.normal(6), "running_var": random.uniform(6, low=0.5, high=2.0)}
+    tensors = {name: given(value) for name, value in running.items()}
+    labels = random.integers(0, 6, 2, 5, 7)
+    y = function(x, weight, bias, running["running_mean"], running["running_var"])
+    loss = F.cross_entropy(y, labels, reduction="sum")
+    loss.backward()
+    tensors |= {"x": given(x), "weight": given(weight), "bias": given(bias), "labels": given(labels)}
+    tensors |= {"y": result(y), "loss": result(loss)} | {f"after.{name}": result(value) for name, value in running.items()}
+    tensors |= {"grad.x": result(x.grad), "grad.weight": result(weight.grad), "grad.bias": result(bias.grad)}
+    return {"op": "batch_norm", **settings}, tensors
+
+
+def batch_norm_case(random, training):
+    settings = {"training": training, "momentum": 0.25, "eps": 2**-10}
+    return norm_case(
+        random,
+        settings,
+        lambda x, weight, bias, mean, var: F.batch_norm(
+            x, mean, var, weight, bias, training, settings["momentum"], settings["eps"]
+        ),
+    )
+
+
+def group_norm_case(random, groups):
+    settings = {"groups": groups, "eps": 2**-10}
+    return norm_case(
+        random, settings, lambda x, weight, bias, mean, var: F.group_norm(x, groups, weight, bias, settings["eps"])
+    )
+
+
+def binary_cross_entropy_case(random):
+    logits = random.normal(2, 1, 5, 6, std=4.0).requires_grad_(True)
+    labels = random.integers(0, 2, 2, 5, 6)
+    labels[random.uniform(2, 5, 6) < 0.2] = IGNORE
+    weights = random.uniform(2, 5, 6, low=0.2, high=5.0)
+    tensors = {"logits": given(logits), "labels": given(labels), "pixel_weights": given(weights)}
+    kept = labels != IGNORE
+    terms = F.binary_cross_entropy_with_logits(logits[:, 0][kept], labels[kept].double(), weights[kept], reduction="sum")
+    for name, count in {"sum": 1, "pixel_mean": kept.sum(), "weighted_mean": weights[kept].sum()}.items():
+        loss = terms / count
+        (gradient,) = torch.autograd.grad(loss, logits, retain_graph=True)
+        tensors |= {f"loss.{name}": result(loss), f"grad.logits.{name}": result(gradient)}
+    return {"op": "binary_cross_entropy", "ignore_label": IGNORE}, tensors
+
+
 def cross_entropy_case(random):
     logits = random.normal(2, 4, 5, 6, std=2.0).requires_grad_(True)
     labels = random.integers(0, 4, 2, 5, 6)
@@ -325,6 +389,21 @@ def ops():
         "adamw": optimiser_case(random, "adam", torch.optim.AdamW, adam, moments),
         "clip_grad_norm": clip_grad_norm_case(random),
         "dice": dice_case(random),
+        "resize_aligned": resize_case(random, "bilinear", True, (11, 4)),
+        "resize_unaligned": resize_case(random, "bilinear", False, (11, 4)),
+        "resize_smaller": resize_case(random, "bilinear", False, (2, 3)),
+        "resize_nearest": resize_case(random, "nearest", None, (10, 3)),
+        "pad": unary_case(
+            random, {"op": "pad", "margins": [1, -2, 3, 0]}, random.normal(2, 3, 5, 7), lambda x: F.pad(x, (1, -2, 3, 0))
+        ),
+        "sigmoid": unary_case(random, {"op": "sigmoid"}, random.normal(2, 3, 5, 7, std=4.0), torch.sigmoid),
+        "prelu": prelu_case(random, 3),
+        "prelu_single": prelu_case(random, 1),
+        "batch_norm": batch_norm_case(random, True),
+        "batch_norm_inference": batch_norm_case(random, False),
+        "group_norm": group_norm_case(random, 2),
+        "instance_norm": group_norm_case(random, 6),
+        "binary_cross_entropy": binary_cross_entropy_case(random),
     }
     tensors = {f"{case}.{key}": value for case, (_, values) in cases.items() for key, value in values.items()}
     save("ops.safetensors", tensors, {"cases": {case: settings for case, (settings, _) in cases.items()}})

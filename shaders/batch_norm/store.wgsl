@@ -1,0 +1,20 @@
+// bank[first + i] = values[i]
+// One invocation owns one element, one workgroup 64 neighbours. Bytes moved: 8 per element.
+struct Params { count: u32, first: u32 }
+
+@group(0) @binding(0) var<storage, read> values: array<f32>; // [count]
+@group(0) @binding(1) var<storage, read_write> bank: array<f32>; // [elements of the bank]
+@group(0) @binding(2) var<uniform> params: Params;
+
+@compute @workgroup_size(64)
+fn main(
+    @builtin(workgroup_id) group: vec3u,
+    @builtin(num_workgroups) groups: vec3u,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let i = (group.x + group.y * groups.x) * 64u + lane;
+    if i >= params.count {
+        return;
+    }
+    bank[params.first + i] = values[i];
+}

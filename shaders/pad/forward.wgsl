@@ -1,0 +1,45 @@
+// y[n, y, x, c] = x[n, y - top, x - left, c - front] inside x, else 0; top, left and front may be negative: then x is cropped
+// One invocation owns one element of y, one workgroup 64 neighbours a turn. Bytes moved: 4 per element, 8 inside x.
+struct Params {
+    count: u32,
+    height: u32,
+    width: u32,
+    channels: u32,
+    in_height: u32,
+    in_width: u32,
+    in_channels: u32,
+    top: u32,
+    left: u32,
+    front: u32,
+}
+
+@group(0) @binding(0) var<storage, read> x: array<f32>; // [n, in_height, in_width, in_channels]
+@group(0) @binding(1) var<storage, read_write> y: array<f32>; // [n, height, width, channels]
+@group(0) @binding(2) var<uniform> params: Params; // count: elements of y
+
+@compute @workgroup_size(64)
+fn main(
+    @builtin(workgroup_id) group: vec3u,
+    @builtin(num_workgroups) groups: vec3u,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let turns = (params.count - 1u) / (64u * groups.x * groups.y) + 1u;
+    for (var turn = 0u; turn < turns; turn++) {
+        let i = ((group.x + group.y * groups.x) * turns + turn) * 64u + lane;
+        if i >= params.count {
+            return;
+        }
+        let pixel = i / params.channels;
+        let row = pixel / params.width; // n * height + y
+        // Before x these wrap around to huge numbers, which are outside as well; a negative margin is one that wraps, too.
+        let channel = i % params.channels - params.front;
+        let column = pixel % params.width - params.left;
+        let line = row % params.height - params.top;
+        var value = 0.0;
+        if channel < params.in_channels && column < params.in_width && line < params.in_height {
+            let in_row = row / params.height * params.in_height + line;
+            value = x[(in_row * params.in_width + column) * params.in_channels + channel];
+        }
+        y[i] = value;
+    }
+}
