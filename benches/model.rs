@@ -9,13 +9,14 @@ use tilewise::data::Augmentation;
 use tilewise::executor::{Device, Executor};
 use tilewise::gpu::{DeviceChoice, Gpu};
 use tilewise::graph::NodeId;
-use tilewise::models::{Augmented, Tiles, Training, TrainingStep, UNet};
+use tilewise::models::{Augmented, Tiles, Training, TrainingStep, UNet, Variant};
 use tilewise::op::Fill;
 use tilewise::random::Random;
 use tilewise::selftest;
 
 /// The network that peers are timed on: 124 pixels, base 16, depth 3; 0.35 GFLOP forward, 1.05 GFLOP a step.
-const TINY: (usize, UNet) = (124, UNet { in_channels: 1, classes: 2, base_channels: 16, depth: 3, dropout: 0.0 });
+const TINY: (usize, UNet) =
+    (124, UNet { variant: Variant::Unet, in_channels: 1, classes: 2, base_channels: 16, depth: 3, dropout: 0.0 });
 
 fn training_step(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("model/tiny");
@@ -58,7 +59,7 @@ fn training_step(criterion: &mut Criterion) {
 fn augmentation(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("model/augmentation");
     group.sample_size(10);
-    let net = UNet { in_channels: 1, classes: 2, base_channels: 8, depth: 3, dropout: 0.0 };
+    let net = UNet { variant: Variant::Unet, in_channels: 1, classes: 2, base_channels: 8, depth: 3, dropout: 0.0 };
     let (frame, window, training) = ([188; 2], [188 - net.shrink(); 2], Training::default());
     let tiles = Tiles { batch: 2, channels: 1, frame, window, augmentation: &Augmentation::RECIPE };
     let drawn = |nodes: &Augmented| [nodes.transforms, nodes.displacements, nodes.intensities, nodes.generator];

@@ -96,7 +96,7 @@ fn is<O: Any>(op: &dyn AnyOp) -> Option<&O> {
 
 #[cfg(test)]
 mod tests {
-    use crate::models::{Training, UNet};
+    use crate::models::{Training, UNet, Variant};
     use crate::ops::Conv2d;
     use crate::shape::TensorType;
     use crate::{Graph, graph::Init, graph::NodeKind};
@@ -115,7 +115,7 @@ mod tests {
 
     #[test]
     fn a_training_step_keeps_no_relu_and_no_gradient_of_one() {
-        let net = UNet { in_channels: 1, classes: 2, base_channels: 2, depth: 3, dropout: 0.0 };
+        let net = UNet { variant: Variant::Unet, in_channels: 1, classes: 2, base_channels: 2, depth: 3, dropout: 0.0 };
         let side = net.smallest_side();
         let step = net.build(1, [side; 2]).unwrap().training_step(&Training::default()).unwrap();
         let (before, after) = (computed(&step.graph), computed(&step.graph.fused()));

@@ -1,12 +1,20 @@
 //! Networks: short readable files that build a graph.
 
 mod augmentation;
+mod brain;
+mod builder;
+mod milesial;
+mod paper;
+mod release;
+mod semseg;
 mod training;
 pub mod unet;
+mod variant;
 
 pub use augmentation::{Augmented, Tiles};
 pub use training::{Loss, Optimizer, Training, TrainingStep};
 pub use unet::UNet;
+pub use variant::Variant;
 
 use crate::graph::{Graph, NodeId};
 

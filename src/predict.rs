@@ -19,6 +19,7 @@ use crate::op::DeviceProfile;
 use crate::ops::{Argmax, Softmax};
 use crate::shape::Shape;
 use averaging::Sums;
+use std::ops::Range;
 
 /// What a network says about an image, at the image's own size.
 #[derive(Clone, Debug, PartialEq)]
@@ -44,16 +45,17 @@ impl Prediction {
         Self { height, width, classes, logits: scores.clone(), probabilities: scores, labels: vec![0; pixels] }
     }
 
-    /// Copies what the network says about a tile to its place, as far as the image reaches.
-    fn place(&mut self, [top, left]: [usize; 2], output: [usize; 2], tile: &Loaded) -> Result<()> {
+    /// Copies what counts of what the network says about a tile to its place.
+    fn place(&mut self, place: &Place, width: usize, tile: &Loaded) -> Result<()> {
         let logits = tile.executor.read(tile.logits)?;
         let probabilities = tile.executor.read(tile.probabilities)?;
         let labels = tile.executor.read(tile.labels)?;
-        let columns = output[1].min(self.width - left);
-        for y in 0..output[0].min(self.height - top) {
-            let (from, to) = (y * output[1], (top + y) * self.width + left);
-            self.labels[to..][..columns].copy_from_slice(&labels.uint().data[from..][..columns]);
-            let (from, to, count) = (from * self.classes, to * self.classes, columns * self.classes);
+        let [rows, columns] = &place.kept;
+        for y in rows.clone() {
+            let from = y * width + columns.start;
+            let to = (place.origin[0] + y) * self.width + place.origin[1] + columns.start;
+            self.labels[to..][..columns.len()].copy_from_slice(&labels.uint().data[from..][..columns.len()]);
+            let (from, to, count) = (from * self.classes, to * self.classes, columns.len() * self.classes);
             self.logits[to..][..count].copy_from_slice(&logits.float().data[from..][..count]);
             self.probabilities[to..][..count].copy_from_slice(&probabilities.float().data[from..][..count]);
         }
@@ -121,12 +123,22 @@ struct Loaded {
     labels: NodeId,
 }
 
+/// Where the output of a tile lies in a view of an image.
+#[derive(Debug)]
+struct Place {
+    origin: [usize; 2],
+    /// The rows and columns of it that count: within the image, and with enough context where it goes on.
+    kept: [Range<usize>; 2],
+}
+
 /// One look at an image: how it lies, and the tiles that cover it.
 #[derive(Debug)]
 struct Pass {
     orientation: Orientation,
     tile: [usize; 2],
     output: [usize; 2],
+    /// How many pixels along an edge of the output do not count where the image goes on.
+    margin: [usize; 2],
     /// Where the outputs of tiles begin along each axis of the image that lies so.
     origins: [Vec<usize>; 2],
 }
@@ -135,11 +147,21 @@ impl Pass {
     fn tiles(&self) -> usize {
         self.origins[0].len() * self.origins[1].len()
     }
+
+    /// Where the output that begins at `origin` lies in a view of this size.
+    fn place(&self, view: [usize; 2], origin: [usize; 2]) -> Place {
+        let kept = [0, 1].map(|axis| {
+            let (output, origin, rest) = (self.output[axis], origin[axis], view[axis] - origin[axis]);
+            let first = if origin > 0 { self.margin[axis] } else { 0 };
+            first..if rest > output { output - self.margin[axis] } else { rest }
+        });
+        Place { origin, kept }
+    }
 }
 
 /// The graph of a prediction: logits, probabilities and labels of one tile.
 fn prediction_graph(net: &UNet, tile: [usize; 2]) -> Result<(Network, NodeId, NodeId)> {
-    let mut network = UNet { dropout: 0.0, ..*net }.build(1, tile)?;
+    let mut network = net.inference(1, tile)?;
     let probabilities = network.graph.apply("probabilities", Softmax, &[network.logits])?;
     let labels = network.graph.apply("labels", Argmax, &[network.logits])?;
     network.graph.mark_output("logits", network.logits)?;
@@ -176,7 +198,7 @@ impl Predictor {
             }
         }
         let smallest = [smallest_tile(&net); 2];
-        let expected = net.build(1, smallest)?.graph.bank_elements();
+        let expected = net.inference(1, smallest)?.graph.bank_elements();
         if parameters.len() != expected {
             let found = parameters.len();
             return Err(Error::Usage(format!("the network has {expected} parameters (with padding), got {found}")));
@@ -255,8 +277,10 @@ impl Predictor {
     /// Segments an image as it was read: it is normalised first, as in training. `progress` hears the number of tiles done and in
     /// total.
     ///
-    /// Unless [`Averaging`] says otherwise, tiles advance by a multiple of 2^depth, under which the network is equivariant, so the
-    /// result is the same for every tile size: that of a single pass over the whole mirrored image.
+    /// Unless [`Averaging`] says otherwise, tiles advance by a multiple of 2^depth, under which the network is equivariant. So without
+    /// padding the result is the same for every tile size: that of a single pass over the whole mirrored image. With padding, what is
+    /// within [`UNet::margin`] of an edge of a tile does not count where the image goes on, so tiles of eight times that see no padding
+    /// but that of the image's own edges.
     ///
     /// # Errors
     /// [`Error::Usage`] when the image has no pixels or another number of channels than the network, or the device fails.
@@ -287,8 +311,8 @@ impl Predictor {
         let mut prediction = if averaging.is_single() {
             let mut prediction = Prediction::blank(height, width, classes);
             for pass in &passes {
-                self.run(&image, pass, &mut |loaded, origin| {
-                    prediction.place(origin, pass.output, loaded)?;
+                self.run(&image, pass, &mut |loaded, place| {
+                    prediction.place(place, pass.output[1], loaded)?;
                     advance();
                     Ok(())
                 })?;
@@ -297,12 +321,12 @@ impl Predictor {
         } else {
             let mut sums = Sums::new([height, width], classes, averaging);
             for pass in &passes {
-                self.run(&image, pass, &mut |loaded, origin| {
+                self.run(&image, pass, &mut |loaded, place| {
                     let node = match averaging.of {
                         Quantity::Scores => loaded.logits,
                         Quantity::Probabilities => loaded.probabilities,
                     };
-                    sums.add(pass.orientation, origin, pass.output, &loaded.executor.read(node)?.float().data);
+                    sums.add(pass.orientation, place, pass.output, &loaded.executor.read(node)?.float().data);
                     advance();
                     Ok(())
                 })?;
@@ -330,11 +354,18 @@ impl Predictor {
             let tile = orientation.extents([tile_height, tile_width]);
             let output = [self.net.output_side(tile[0])?, self.net.output_side(tile[1])?];
             let view = orientation.extents(size);
+            let margin = output.map(|side| self.averaging.blend.margin(&self.net, side));
             let origins = [0, 1].map(|axis| {
                 let step = self.averaging.blend.step(&self.net, output[axis]);
-                (0..tiles_over(view[axis], output[axis], step)).map(|tile| tile * step).collect()
+                // With padding, the last tile ends where the image does, so that the zeros beyond are where one pass would have them.
+                let last = match self.net.shrink() {
+                    0 => self.net.legal_above(view[axis]).saturating_sub(output[axis]),
+                    _ => usize::MAX,
+                };
+                let origin = |tile: usize| (tile * step).min(last);
+                (0..tiles_over(view[axis], output[axis], step)).map(origin).collect()
             });
-            Ok(Pass { orientation, tile, output, origins })
+            Ok(Pass { orientation, tile, output, margin, origins })
         };
         self.averaging.views.orientations().into_iter().map(pass).collect()
     }
@@ -344,7 +375,7 @@ impl Predictor {
         &mut self,
         image: &Image,
         pass: &Pass,
-        receive: &mut dyn FnMut(&Loaded, [usize; 2]) -> Result<()>,
+        receive: &mut dyn FnMut(&Loaded, &Place) -> Result<()>,
     ) -> Result<()> {
         let Pass { orientation, tile, .. } = *pass;
         let (size, halo) = ([image.height, image.width], self.net.halo() as isize);
@@ -366,7 +397,7 @@ impl Predictor {
                 }
                 loaded.executor.write(loaded.image, Tensor::Float(Array { shape: shape.clone(), data }))?;
                 loaded.executor.run()?;
-                receive(loaded, [top, left])?;
+                receive(loaded, &pass.place(view, [top, left]))?;
             }
         }
         Ok(())
@@ -423,7 +454,7 @@ fn smallest_tile_in(net: &UNet, extent: usize, count: usize) -> usize {
         let output = side - net.shrink();
         tiles_over(extent, output, Blend::Exact.step(net, output)) <= count
     };
-    (smallest..).step_by(net.stride()).find(enough).unwrap_or(smallest)
+    (smallest..).step_by(net.step()).find(enough).unwrap_or(smallest)
 }
 
 /// The smallest tile whose step is not zero.

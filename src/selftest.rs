@@ -7,7 +7,7 @@ use crate::data::Augmentation;
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Plan, PlanOptions};
 use crate::graph::{BANK_ALIGNMENT, Bank, Graph, Init, NodeId, NodeKind};
-use crate::models::{Loss, Optimizer, Tiles, Training, UNet};
+use crate::models::{Loss, Optimizer, Tiles, Training, UNet, Variant};
 use crate::op::{Case, Dispatch, Fill};
 use crate::ops::{AdamSettings, CrossEntropySettings, DiceSettings, REGISTRY, Reduction};
 use crate::random::Random;
@@ -347,7 +347,7 @@ pub fn training_step(gpu: &Gpu, seed: u32) -> Result<KernelReport> {
 }
 
 fn check_training(gpu: &Gpu, seed: u32, what: &str, training: &Training, report: &mut KernelReport) -> Result<()> {
-    let net = UNet { in_channels: 1, classes: 3, base_channels: 4, depth: 2, dropout: 0.25 };
+    let net = UNet { variant: Variant::Unet, in_channels: 1, classes: 3, base_channels: 4, depth: 2, dropout: 0.25 };
     let side = net.legal_above(net.shrink() + 12);
     let (frame, window, augmentation) = ([side; 2], [net.output_side(side)?; 2], &Augmentation::RECIPE);
     let tiles = Tiles { batch: 2, channels: net.in_channels, frame, window, augmentation };
@@ -449,7 +449,7 @@ mod tests {
     #[test]
     fn every_op_of_a_training_step_is_compared() {
         let gpu = Gpu::any().unwrap_or_else(|error| panic!("{error}"));
-        let net = UNet { in_channels: 1, classes: 2, base_channels: 2, depth: 1, dropout: 0.0 };
+        let net = UNet { variant: Variant::Unet, in_channels: 1, classes: 2, base_channels: 2, depth: 1, dropout: 0.0 };
         let network = net.build(1, [net.legal_above(20); 2]).unwrap();
         let TrainingStep { graph, .. } = network.training_step(&Training::default()).unwrap();
         let parameters = graph.initial_parameters(1);

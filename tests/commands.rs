@@ -8,9 +8,9 @@ use tilewise::checkpoint::{Metadata, Section, save};
 use tilewise::data::dataset::Mapping;
 use tilewise::data::raster::write_grey8;
 use tilewise::data::{LabelMap, cells};
-use tilewise::models::UNet;
+use tilewise::models::{UNet, Variant};
 
-const NET: UNet = UNet { in_channels: 1, classes: 2, base_channels: 2, depth: 2, dropout: 0.0 };
+const NET: UNet = UNet { variant: Variant::Unet, in_channels: 1, classes: 2, base_channels: 2, depth: 2, dropout: 0.0 };
 
 fn tilewise(arguments: &[&str]) -> Output {
     let output = Command::new(env!("CARGO_BIN_EXE_tilewise")).args(arguments).output().unwrap();

@@ -9,7 +9,7 @@ use tilewise::cpu::{banks, evaluate};
 use tilewise::executor::{Device, Executor};
 use tilewise::gpu::{DeviceChoice, Gpu, MemoryPlan, Plan, PlanOptions};
 use tilewise::graph::{Bank, Graph, Init, NodeId};
-use tilewise::models::{Training, TrainingStep, UNet};
+use tilewise::models::{Training, TrainingStep, UNet, Variant};
 use tilewise::op::{Binding, Bound, Candidate, DeviceProfile, Dispatch, Fill, Kernel, Op, Param};
 use tilewise::ops::{Conv2d, CrossEntropySettings, DiceSettings, Reduction, ReluGrad, SgdSettings};
 use tilewise::random::Random;
@@ -20,7 +20,7 @@ fn gpu() -> Gpu {
     Gpu::any().unwrap_or_else(|error| panic!("{error}"))
 }
 
-const NET: UNet = UNet { in_channels: 2, classes: 3, base_channels: 4, depth: 2, dropout: 0.5 };
+const NET: UNet = UNet { variant: Variant::Unet, in_channels: 2, classes: 3, base_channels: 4, depth: 2, dropout: 0.5 };
 
 fn training_step() -> TrainingStep {
     let side = NET.legal_above(NET.shrink() + 8);

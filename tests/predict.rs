@@ -6,13 +6,13 @@ use tilewise::data::Image;
 use tilewise::data::sampler::{Orientation, reflect};
 use tilewise::executor::{Device, Executor};
 use tilewise::gpu::Gpu;
-use tilewise::models::UNet;
+use tilewise::models::{UNet, Variant};
 use tilewise::op::Fill;
 use tilewise::predict::{Averaging, Blend, Prediction, Predictor, Quantity, Views, smallest_tile};
 use tilewise::random::Random;
 use tilewise::shape::TensorType;
 
-const NET: UNet = UNet { in_channels: 1, classes: 3, base_channels: 3, depth: 3, dropout: 0.5 };
+const NET: UNet = UNet { variant: Variant::Unet, in_channels: 1, classes: 3, base_channels: 3, depth: 3, dropout: 0.5 };
 
 fn devices() -> [Device; 2] {
     [Device::Cpu, Device::Gpu(Gpu::any().unwrap_or_else(|error| panic!("{error}")))]
@@ -65,6 +65,35 @@ fn the_result_does_not_depend_on_the_tile() {
         let worst = chosen.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
         assert!(worst <= 1e-5, "{device}: the chosen tile differs by {worst}");
     }
+}
+
+/// A padded network in tiles that are large enough for its whole margin gives what it gives of the image at once; and with the margin left in,
+/// which is what abutting tiles are, it would not.
+#[test]
+fn tiles_of_a_padded_network_do_not_show_their_padding() {
+    let net = UNet { variant: Variant::Brain, depth: 2, dropout: 0.0, ..NET };
+    let graph = net.inference(1, [net.smallest_side(); 2]).unwrap().graph;
+    let mut parameters = graph.initial_parameters(11);
+    // Running statistics that stand for nothing keep no signal up, so larger weights have to.
+    for parameter in graph.parameters().iter().filter(|parameter| parameter.shape.rank() == 4) {
+        parameters[parameter.offset..][..parameter.shape.elements()].iter_mut().for_each(|value| *value *= 2.4);
+    }
+    let image = image(150, 101);
+    let tile = 4 * 6 * net.stride();
+    assert_eq!(net.margin(tile), 6 * net.stride());
+    let predict = |tile: [usize; 2], averaging: Averaging| {
+        let predictor = Predictor::new(Device::Cpu, net, parameters.clone(), Some(tile)).unwrap();
+        predictor.averaging(averaging).predict(&image, &mut |_, _| {}).unwrap().logits
+    };
+    let exact = Averaging::default();
+    let expected = predict([152, 104], exact);
+    let worst = |actual: &[f32]| actual.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    for tile in [[tile; 2], [152, tile], [tile + 4, tile + 8]] {
+        let worst = worst(&predict(tile, exact));
+        assert!(worst <= 1e-5, "tile {tile:?} differs by {worst}");
+    }
+    let worst = worst(&predict([tile; 2], Averaging { blend: Blend::Abutting, ..exact }));
+    assert!(worst > 1e-2, "abutting tiles differ by {worst} only");
 }
 
 /// The negative control: tiles that advance by their whole output, as in the paper's figure 2 but out of phase with the pooling,

@@ -9,7 +9,7 @@ use tilewise::array::{Array, Tensor};
 use tilewise::cpu::{self, Banks};
 use tilewise::gpu::{Gpu, Plan, PlanOptions};
 use tilewise::graph::{Bank, Graph, Init, NodeId, Parameter};
-use tilewise::models::{Loss, Optimizer, Training, UNet};
+use tilewise::models::{Loss, Optimizer, Training, UNet, Variant};
 use tilewise::op::{Backward, Op};
 use tilewise::ops::{
     AdamSettings, BatchNormParameters, BatchNormSettings, Conv2d, CrossEntropySettings, DiceSettings, Pad, Prelu,
@@ -99,12 +99,17 @@ impl Golden {
     fn bank(&self, graph: &Graph, name_of: &dyn Fn(&Parameter) -> String) -> Vec<f64> {
         let mut bank = vec![0.0; graph.bank_elements()];
         for parameter in graph.parameters() {
-            let array = self.weight(&name_of(parameter), parameter.name.contains(".up."));
+            let array = self.weight(&name_of(parameter), is_transposed(parameter));
             assert_eq!(array.shape, parameter.shape, "{}", parameter.name);
             bank[parameter.offset..][..array.data.len()].copy_from_slice(&array.data);
         }
         bank
     }
+}
+
+/// Whether it is the weight of a transposed convolution, in the names of any network.
+fn is_transposed(parameter: &Parameter) -> bool {
+    [".up.", "upconv", ".upConv."].iter().any(|part| parameter.name.contains(part))
 }
 
 /// The largest difference, as a share of the largest element of `expected`.
@@ -490,6 +495,7 @@ impl SmallUNet {
         let settings = &golden.settings["network"];
         let integer = |name: &str| number(settings, name) as usize;
         let net = UNet {
+            variant: Variant::Unet,
             in_channels: integer("channels"),
             classes: integer("classes"),
             base_channels: integer("base"),
@@ -596,6 +602,145 @@ fn the_unet_on_a_device_equals_pytorch_and_trains_like_it() {
     }
 }
 
+/// A network of another than the paper's kind, and what PyTorch made of it.
+struct Published {
+    golden: Golden,
+    net: UNet,
+    batch: usize,
+    size: [usize; 2],
+}
+
+impl Published {
+    fn all() -> impl Iterator<Item = Self> {
+        let others = Variant::ALL.into_iter().filter(|&variant| variant != Variant::Unet);
+        others.map(|variant| {
+            let golden = golden(&format!("{variant}.safetensors"));
+            let settings = &golden.settings["network"];
+            assert_eq!(settings["model"], variant.name());
+            let integer = |name: &str| number(settings, name) as usize;
+            let net = UNet {
+                variant,
+                in_channels: integer("channels"),
+                classes: integer("classes"),
+                base_channels: integer("base"),
+                depth: integer("depth"),
+                dropout: 0.0,
+            };
+            let size = [0, 1].map(|axis: usize| settings["size"][axis].as_u64().unwrap() as usize);
+            Self { net, batch: integer("batch"), size, golden }
+        })
+    }
+
+    const LOSS: CrossEntropySettings =
+        CrossEntropySettings { reduction: Reduction::MeanOverWeights, ignore: Some(255) };
+
+    fn parameters(&self, graph: &Graph) -> Vec<f64> {
+        self.golden.bank(graph, &|parameter| format!("param.{}", parameter.name))
+    }
+
+    /// Gradients and running statistics.
+    fn check_banks(&self, graph: &Graph, gradients: &[f64], parameters: &[f64], bound: f64) {
+        for parameter in graph.parameters() {
+            let what = format!("{}: {}", self.net.variant, parameter.name);
+            let (name, bank) = if parameter.trainable {
+                (format!("grad.{}", parameter.name), gradients)
+            } else {
+                (format!("after.{}", parameter.name), parameters)
+            };
+            let expected = self.golden.weight(&name, is_transposed(parameter)).data;
+            let actual = graph.bank_slice(bank, parameter);
+            if expected.iter().all(|value| value.abs() < 1e-12) {
+                // A bias that a batch norm takes out has no gradient but rounding.
+                assert!(parameter.name.ends_with(".0.bias"), "{what}");
+                assert!(actual.iter().all(|value| value.abs() <= bound), "{what}: {actual:?}");
+            } else {
+                assert_close(&what, actual, &expected, bound);
+            }
+        }
+    }
+}
+
+#[test]
+fn the_reference_of_every_published_network_equals_pytorch() {
+    for published in Published::all() {
+        let Published { golden, net, batch, size } = &published;
+        let network = net.build(*batch, *size).unwrap();
+        let mut graph = network.graph.clone();
+        let [n, h, w, _] = graph.shape(network.logits).image().unwrap();
+        let labels = graph.input("labels", TensorType::u32([n, h, w]).unwrap());
+        let weights = graph.input("weights", TensorType::f32([n, h, w]).unwrap());
+        let loss = graph.cross_entropy("loss", network.logits, labels, weights, Published::LOSS).unwrap();
+        let (mut graph, gradients) = graph.gradients(loss, &[network.image]).unwrap();
+        let grad_input = gradients[0].unwrap();
+        for node in [network.logits, loss, grad_input] {
+            graph.mark_output("output", node).unwrap();
+        }
+        graph.store_tracked("running").unwrap();
+        let inputs = BTreeMap::from([
+            (network.image, golden.activation("input").into()),
+            (labels, golden.labels("labels")),
+            (weights, golden.plain("pixel_weights").into()),
+        ]);
+        let mut banks = cpu::banks::<f64>(&graph, &vec![0.0; graph.bank_elements()]);
+        banks.insert(Bank::Parameters, published.parameters(&graph));
+        let outputs = cpu::evaluate(&graph, &inputs, &mut banks).unwrap();
+        let value = |node: NodeId| &outputs[&node].float().data;
+        let name = |what: &str| format!("{}: {what}", net.variant);
+        assert_close(&name("logits"), value(network.logits), &golden.activation("logits").data, EXACT);
+        assert_close(&name("loss"), value(loss), golden.values("loss"), EXACT);
+        assert_close(&name("grad_input"), value(grad_input), &golden.activation("grad.input").data, 1e-11);
+        published.check_banks(&graph, &banks[&Bank::Gradients], &banks[&Bank::Parameters], 1e-11);
+
+        let mut network = net.inference(*batch, *size).unwrap();
+        network.graph.mark_output("logits", network.logits).unwrap();
+        let mut banks = Banks::from([(Bank::Parameters, published.parameters(&network.graph))]);
+        let inputs = BTreeMap::from([(network.image, golden.activation("input").into())]);
+        let outputs = cpu::evaluate(&network.graph, &inputs, &mut banks).unwrap();
+        let expected = golden.activation("inference_logits");
+        assert_close(&name("inference"), &outputs[&network.logits].float().data, &expected.data, EXACT);
+    }
+}
+
+#[test]
+fn every_published_network_on_a_device_equals_pytorch() {
+    let gpu = Gpu::any().unwrap_or_else(|error| panic!("{error}"));
+    let wide = |values: &[f32]| values.iter().map(|&value| f64::from(value)).collect::<Vec<f64>>();
+    for published in Published::all() {
+        let Published { golden, net, batch, size } = &published;
+        let name = |what: &str| format!("{}: {what}", net.variant);
+        let image: Tensor<f32> = Tensor::<f64>::from(golden.activation("input")).cast();
+        let optimizer = Optimizer::Sgd(SgdSettings { momentum: 0.0, weight_decay: 0.5 });
+        let training = Training { loss: Loss::CrossEntropy(Published::LOSS), clip_norm: None, optimizer };
+        let network = net.build(*batch, *size).unwrap();
+        let mut step = network.training_step(&training).unwrap();
+        step.graph.mark_output("logits", step.logits).unwrap();
+        let plan = Plan::new(&gpu, &step.graph, PlanOptions::default()).unwrap();
+        let parameters: Vec<f32> = published.parameters(&step.graph).iter().map(|&value| value as f32).collect();
+        plan.write_bank(Bank::Parameters, &parameters).unwrap();
+        plan.write(step.image, &image).unwrap();
+        plan.write(step.labels, &golden.labels("labels").cast()).unwrap();
+        plan.write(step.weights, &Tensor::<f64>::from(golden.plain("pixel_weights")).cast()).unwrap();
+        // A weight decay that would show in the running statistics, did it stay there.
+        let rate = Array { shape: Shape::new([1]).unwrap(), data: vec![0.1] };
+        plan.write(step.rates, &rate.into()).unwrap();
+        plan.run().unwrap();
+        let read = |node: NodeId| wide(&plan.read(node).unwrap().float().data);
+        assert_close(&name("logits"), &read(step.logits), &golden.activation("logits").data, 1e-5);
+        assert_close(&name("loss"), &read(step.loss), golden.values("loss"), 2e-6);
+        let [gradients, after] = [Bank::Gradients, Bank::Parameters].map(|bank| wide(&plan.read_bank(bank).unwrap()));
+        published.check_banks(&step.graph, &gradients, &after, 5e-5);
+
+        let mut network = net.inference(*batch, *size).unwrap();
+        network.graph.mark_output("logits", network.logits).unwrap();
+        let plan = Plan::new(&gpu, &network.graph, PlanOptions::default()).unwrap();
+        plan.write_bank(Bank::Parameters, &parameters).unwrap();
+        plan.write(network.image, &image).unwrap();
+        plan.run().unwrap();
+        let logits = wide(&plan.read(network.logits).unwrap().float().data);
+        assert_close(&name("inference"), &logits, &golden.activation("inference_logits").data, 1e-5);
+    }
+}
+
 /// Our name of a parameter in the names of milesial/Pytorch-UNet.
 fn milesial(depth: usize, parameter: &Parameter) -> String {
     let (layer, tensor) = parameter.name.rsplit_once('.').unwrap();
@@ -623,7 +768,7 @@ fn milesial(depth: usize, parameter: &Parameter) -> String {
 #[ignore = "needs a file that is not part of the project, named by TILEWISE_GOLDEN"]
 fn a_larger_unet_equals_pytorch() {
     let golden = Golden::read(std::env::var("TILEWISE_GOLDEN").unwrap());
-    let net = UNet { in_channels: 1, classes: 2, base_channels: 16, depth: 3, dropout: 0.0 };
+    let net = UNet { variant: Variant::Unet, in_channels: 1, classes: 2, base_channels: 16, depth: 3, dropout: 0.0 };
     let loss = CrossEntropySettings { reduction: Reduction::MeanOverPixels, ignore: None };
     let loss = Loss::CrossEntropy(loss);
     let optimizer = Optimizer::Sgd(SgdSettings { momentum: 0.99, weight_decay: 0.0 });

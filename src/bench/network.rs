@@ -7,7 +7,7 @@ use crate::executor::{Device, Executor};
 use crate::gpu::profile::Row;
 use crate::gpu::{Gpu, Plan};
 use crate::graph::{Graph, NodeId, NodeKind};
-use crate::models::{Network, Training, TrainingStep, UNet};
+use crate::models::{Network, Training, TrainingStep, UNet, Variant};
 use crate::op::Fill;
 use crate::random::Random;
 use crate::selftest;
@@ -29,6 +29,9 @@ pub struct Workload {
     pub base: usize,
     /// The number of poolings.
     pub depth: usize,
+    /// Which of the published networks; results of before there were several are of the paper's.
+    #[serde(default)]
+    pub model: Variant,
     /// Images in a batch.
     pub batch: usize,
 }
@@ -51,11 +54,12 @@ impl Workload {
             let names = Self::PRESETS.map(|preset| preset.0).join(", ");
             Error::Usage(format!("there is no preset {name:?}; there are {names}"))
         })?;
-        Ok(Self { name: name.into(), input, base, depth, batch: 1 })
+        Ok(Self { name: name.into(), input, base, depth, model: Variant::Unet, batch: 1 })
     }
 
     fn model(&self) -> UNet {
-        UNet { in_channels: 1, classes: 2, base_channels: self.base, depth: self.depth, dropout: 0.0 }
+        let Self { model: variant, base: base_channels, depth, .. } = *self;
+        UNet { variant, base_channels, depth, ..UNet::default() }
     }
 
     /// The network.
@@ -83,8 +87,9 @@ impl Workload {
 
 impl fmt::Display for Workload {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { name, input, base, depth, batch } = self;
-        write!(f, "{name}: {input}×{input}, base {base}, depth {depth}, batch {batch}")
+        let Self { name, input, base, depth, model, batch } = self;
+        let model = if *model == Variant::Unet { String::new() } else { format!("{model}, ") };
+        write!(f, "{name}: {model}{input}×{input}, base {base}, depth {depth}, batch {batch}")
     }
 }
 
@@ -192,8 +197,7 @@ impl Measured {
         roof: Option<&Roof>,
         progress: &mut dyn FnMut(&str),
     ) -> Result<Self> {
-        let network = workload.network()?;
-        let step = network.training_step(&Training::default())?;
+        let step = workload.network()?.training_step(&Training::default())?;
         let (parameters, inputs) = (step.graph.initial_parameters(settings.seed), inputs(&step, settings.seed));
         progress(&format!("{workload}: first step"));
         let (ready_seconds, first_step_seconds) = first_step(device, &step.graph, &parameters, &inputs)?;
@@ -206,8 +210,9 @@ impl Measured {
             None => None,
         };
 
-        let mut inference = network.graph.clone();
-        inference.mark_output("logits", network.logits)?;
+        let Network { graph: mut inference, logits, .. } =
+            workload.model().inference(workload.batch, [workload.input; 2])?;
+        inference.mark_output("logits", logits)?;
         let gradients = step.graph.before_update();
         let mut passes = Vec::new();
         // One after the other, so that memory is that of one.

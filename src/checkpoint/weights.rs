@@ -127,7 +127,7 @@ impl Weights {
             self.error("the file does not say which network it belongs to; give weights that `tilewise train` wrote")
         })?;
         net.validate().map_err(|problem| self.error(problem.to_string()))?;
-        let parameters = self.bank_for(&net.build(1, [net.smallest_side(); 2])?.graph)?;
+        let parameters = self.bank_for(&net.inference(1, [net.smallest_side(); 2])?.graph)?;
         Ok((net, parameters))
     }
 

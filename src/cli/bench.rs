@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use tilewise::Result;
 use tilewise::bench::{self, Comparison, Report, Settings, Table, Workload};
 use tilewise::checkpoint::atomic;
+use tilewise::models::Variant;
 
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
@@ -22,6 +23,9 @@ pub(crate) struct Arguments {
     /// Its number of poolings
     #[arg(long, value_name = "N", default_value_t = 3, requires = "input")]
     depth: usize,
+    /// Which network: unet, unet-release, milesial, milesial-bilinear, brain or semseg
+    #[arg(long, value_name = "NAME", default_value_t, requires = "input")]
+    model: Variant,
     /// Images in a batch, of the presets too
     #[arg(long, value_name = "N", default_value_t = 1)]
     batch: usize,
@@ -41,7 +45,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
     /// Measure nothing, and compare results that were saved: before and after, or one device and another
-    #[arg(long, value_name = "FILE", num_args = 1.., conflicts_with_all = ["preset", "input", "base", "depth", "batch", "repeats", "json"])]
+    #[arg(long, value_name = "FILE", num_args = 1.., conflicts_with_all = ["preset", "input", "base", "depth", "model", "batch", "repeats", "json"])]
     compare: Vec<PathBuf>,
 }
 
@@ -72,13 +76,13 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
 }
 
 fn measure(global: &Global, arguments: &Arguments) -> Result<Report> {
-    let Arguments { input, base, depth, batch, repeats, .. } = *arguments;
+    let Arguments { input, base, depth, model, batch, repeats, .. } = *arguments;
     let mut workloads = arguments.preset.clone();
     for workload in &mut workloads {
         workload.batch = batch;
     }
     if let Some(input) = input {
-        workloads.push(Workload { name: "custom".into(), input, base, depth, batch });
+        workloads.push(Workload { name: "custom".into(), input, base, depth, model, batch });
     }
     if workloads.is_empty() {
         workloads.push(Workload { batch, ..Workload::preset("tiny")? });

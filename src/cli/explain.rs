@@ -10,16 +10,19 @@ use tilewise::data::Augmentation;
 use tilewise::executor::Device;
 use tilewise::gpu::{DeviceChoice, MemoryPlan, Plan, PlanOptions};
 use tilewise::graph::Bank;
-use tilewise::models::{Tiles, Training, TrainingStep, UNet};
+use tilewise::models::{Network, Tiles, Training, TrainingStep, UNet, Variant};
 use tilewise::op::{DeviceProfile, Fill};
 use tilewise::random::Random;
 use tilewise::{Error, Result};
 
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
-    /// Side of the square input in pixels
-    #[arg(long, value_name = "PIXELS", default_value_t = 572)]
-    input: usize,
+    /// The network: unet (the paper's), unet-release (the authors'), milesial, milesial-bilinear, brain or semseg
+    #[arg(long, value_name = "NAME", default_value_t)]
+    model: Variant,
+    /// Side of the square input in pixels [default: the largest legal one up to the paper's 572]
+    #[arg(long, value_name = "PIXELS")]
+    input: Option<usize>,
     /// Channels of the image
     #[arg(long, value_name = "N", default_value_t = 1)]
     channels: usize,
@@ -57,13 +60,14 @@ pub(crate) struct Arguments {
 
 pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
     let net = UNet {
+        variant: arguments.model,
         in_channels: arguments.channels,
         classes: arguments.classes,
         base_channels: arguments.base,
         depth: arguments.depth,
         dropout: arguments.dropout,
     };
-    let side = arguments.input;
+    let side = arguments.input.or_else(|| net.legal_below(572)).unwrap_or_else(|| net.smallest_side());
     let network = net.build(arguments.batch, [side; 2])?;
     let output = net.output_side(side)?;
     let step = network.training_step(&Training::default())?;
@@ -80,8 +84,8 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
         print(&step.graph.to_dot())?;
         return Ok(ExitCode::SUCCESS);
     }
-    let mut inference = network.graph.clone();
-    inference.mark_output("logits", network.logits)?;
+    let Network { graph: mut inference, logits, .. } = net.inference(arguments.batch, [side; 2])?;
+    inference.mark_output("logits", logits)?;
     // Opening a device takes time and may fail, so only one that is named is asked what kernels it gets.
     let device = if global.device == DeviceChoice::Auto { Device::Cpu } else { Device::choose(&global.device)? };
     let (profile, planned_for) = device
@@ -108,9 +112,10 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     print(&format!(
-        "U-Net of depth {}, {} channel(s) to {} classes, base {}: {side}×{side} -> {output}×{output}\n\n{table}\n\
+        "{} of depth {}, {} channel(s) to {} classes, base {}: {side}×{side} -> {output}×{output}\n\n{table}\n\
          {parameters} parameters; forward {:.2} GFLOP, training step {:.2} GFLOP; a multiply-add counts as two\n\
          memory for {planned_for}\nprediction plan {inference_memory}\ntraining plan   {memory}\n",
+        net.title(),
         net.depth,
         net.in_channels,
         net.classes,

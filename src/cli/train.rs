@@ -12,6 +12,7 @@ use tilewise::checkpoint::Metadata;
 use tilewise::data::dataset::Options;
 use tilewise::data::{Augmentation, BorderMap, Dataset, Sample, Sampling};
 use tilewise::executor::Device;
+use tilewise::models::Variant;
 use tilewise::report;
 use tilewise::train::{
     BorderUse, Config, Event, Job, LossKind, Metric, OptimizerKind, Progress, Schedule, Scored, Status, Summary, train,
@@ -46,6 +47,9 @@ pub(crate) struct Arguments {
     /// Stop after this many minutes, if the steps are not done before
     #[arg(long, value_name = "N")]
     minutes: Option<f64>,
+    /// The network: unet (the paper's), unet-release (the authors'), milesial, milesial-bilinear, brain or semseg [default: unet]
+    #[arg(long, value_name = "NAME")]
+    model: Option<Variant>,
     /// Channels of the finest level; the paper has 64 [default: 16]
     #[arg(long, value_name = "CHANNELS")]
     base: Option<usize>,
@@ -156,6 +160,7 @@ impl Arguments {
         set_some(&mut config.hold_out, self.hold_out);
         set(&mut config.steps, self.steps);
         set_some(&mut config.minutes, self.minutes);
+        set(&mut config.model, self.model);
         set(&mut config.base, self.base);
         set(&mut config.depth, self.depth);
         set(&mut config.dropout, self.dropout);
@@ -349,7 +354,8 @@ impl View {
                 let model = trainer.model();
                 let output = tile - model.shrink();
                 note(&format!(
-                    "U-Net of depth {} and base {}, {} parameters; {} tile(s) of {tile}×{tile} a step, {output}×{output} of them scored",
+                    "{} of depth {} and base {}, {} parameters; {} tile(s) of {tile}×{tile} a step, {output}×{output} of them scored",
+                    model.title(),
                     model.depth,
                     model.base_channels,
                     trainer.graph().parameter_count(),

@@ -459,12 +459,12 @@ fn check_limits(gpu: &Gpu, graph: &Graph, memory: &MemoryPlan) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::models::{Training, UNet};
+    use crate::models::{Training, UNet, Variant};
 
     #[test]
     fn running_compiles_nothing_and_leaves_no_allocation_behind() {
         let gpu = Gpu::any().unwrap_or_else(|error| panic!("{error}"));
-        let net = UNet { in_channels: 1, classes: 2, base_channels: 2, depth: 1, dropout: 0.0 };
+        let net = UNet { variant: Variant::Unet, in_channels: 1, classes: 2, base_channels: 2, depth: 1, dropout: 0.0 };
         let step = net.build(1, [net.legal_above(30); 2]).unwrap().training_step(&Training::default()).unwrap();
         let plan = Plan::new(&gpu, &step.graph, PlanOptions::default()).unwrap();
         let run = || {

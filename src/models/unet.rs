@@ -1,24 +1,23 @@
-//! The U-Net of Ronneberger, Fischer and Brox, *U-Net: Convolutional Networks for Biomedical Image Segmentation*, MICCAI 2015
-//! (arXiv 1505.04597), figure 1.
+//! A U-Net's configuration, and which sizes of images it takes.
 
-use super::Network;
+use super::builder::{Builder, Start};
+use super::variant::Sizes;
+use super::{Network, Variant, brain, milesial, paper, release, semseg};
 use crate::error::{Error, Result};
-use crate::graph::{Graph, Init, NodeId};
-use crate::ops::{Conv2d, Dropout};
+use crate::graph::{Graph, NodeId};
 use crate::shape::TensorType;
 use serde::{Deserialize, Serialize};
 
-/// The paper's U-Net: valid 3×3 convolutions with ReLU, 2×2 max pooling, 2×2 transposed convolutions of stride 2 without ReLU, the
-/// cropped skip concatenated before the upsampled map, a 1×1 convolution to the classes.
+/// A U-Net. By default it is that of the paper's figure 1: for 1 channel, 2 classes, base 64 and depth 4 it has 23 convolutions and
+/// 31,030,658 parameters, and maps 572×572 to 388×388.
 ///
-/// Levels count from 0, the finest; level `l` has `base_channels · 2^l` channels, the bottleneck `base_channels · 2^depth`. For
-/// 1 channel, 2 classes, base 64 and depth 4 it has 23 convolutions and 31,030,658 parameters, and maps 572×572 to 388×388.
-///
-/// Weights start as N(0, √(2/N)), where N is the number of terms that one output sums (9·`c_in` for a 3×3 convolution, `c_in` for an
-/// up-convolution, whose outputs do not overlap); biases start at 0.
+/// Levels count from 0, the finest; level `l` has `base_channels · 2^l` channels, the bottleneck `base_channels · 2^depth`.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct UNet {
+    /// Which of the published networks; files of before there were several hold the paper's.
+    #[serde(default)]
+    pub variant: Variant,
     /// Channels of the image.
     pub in_channels: usize,
     /// Classes, background included.
@@ -28,18 +27,23 @@ pub struct UNet {
     /// The number of poolings.
     pub depth: usize,
     /// The dropout rate at the end of the contracting path: after the deepest encoder level (before its pooling and its skip) and
-    /// after the bottleneck, where the authors' release has it. 0 leaves dropout out.
+    /// after the bottleneck, where the authors' release has it. 0 leaves dropout out, as the networks of others have to.
     pub dropout: f32,
 }
 
 impl Default for UNet {
     /// The network of figure 1, without dropout.
     fn default() -> Self {
-        Self { in_channels: 1, classes: 2, base_channels: 64, depth: 4, dropout: 0.0 }
+        Self { variant: Variant::Unet, in_channels: 1, classes: 2, base_channels: 64, depth: 4, dropout: 0.0 }
     }
 }
 
 impl UNet {
+    /// What it is called in a sentence.
+    pub fn title(&self) -> String {
+        if self.variant == Variant::Unet { "U-Net".into() } else { format!("U-Net ({})", self.variant) }
+    }
+
     /// Checks the configuration.
     ///
     /// # Errors
@@ -55,20 +59,30 @@ impl UNet {
             format!("depth must be 1 to 7 poolings, got {}", self.depth)
         } else if !(0.0..1.0).contains(&self.dropout) {
             format!("dropout must be at least 0 and below 1, got {}", self.dropout)
+        } else if self.dropout > 0.0 && !self.variant.has_dropout() {
+            format!("the network {} has no dropout: set it to 0, or take unet or unet-release", self.variant)
         } else {
             return Ok(());
         };
         Err(Error::Usage(problem))
     }
 
-    /// The step of legal sizes, and the shift under which the network is equivariant: 2^depth.
+    /// The shift under which the network is equivariant, but for what padding does: 2^depth.
     pub fn stride(&self) -> usize {
         1 << self.depth
     }
 
-    /// By how much the output is smaller than the input: 4·2^d + 8·(2^d − 1), 184 at depth 4.
+    /// The step of legal sides.
+    pub fn step(&self) -> usize {
+        if self.variant.sizes() == Sizes::Resized { 1 } else { self.stride() }
+    }
+
+    /// By how much the output is smaller than the input: without padding 4·2^d + 8·(2^d − 1), 184 at depth 4; otherwise 0.
     pub fn shrink(&self) -> usize {
-        4 * self.stride() + 8 * (self.stride() - 1)
+        match self.variant.sizes() {
+            Sizes::Shrinking => 4 * self.stride() + 8 * (self.stride() - 1),
+            Sizes::Padded | Sizes::Resized => 0,
+        }
     }
 
     /// The context on each side of the output: half of [`UNet::shrink`], 92 at depth 4.
@@ -76,33 +90,44 @@ impl UNet {
         self.shrink() / 2
     }
 
-    /// The smallest legal side: 188 at depth 4.
-    pub fn smallest_side(&self) -> usize {
-        self.side(if self.depth == 1 { 7 } else { 8 })
+    /// How many pixels along an edge of an output of this side lack context, where the image goes on: without padding none; otherwise
+    /// 6·2^d, which is 96 at depth 4, and of a side that is not four times as long a quarter, rounded down to a multiple of 2^d.
+    pub fn margin(&self, output: usize) -> usize {
+        match self.variant.sizes() {
+            Sizes::Shrinking => 0,
+            Sizes::Padded | Sizes::Resized => (6 * self.stride()).min(output / 4 / self.stride() * self.stride()),
+        }
     }
 
-    /// The input side that has `bottom` pixels after the last pooling: 2^d·m + 4·(2^d − 1).
+    /// The smallest legal side: 188 at depth 4, with padding 32.
+    pub fn smallest_side(&self) -> usize {
+        match self.variant.sizes() {
+            Sizes::Padded => 2 * self.stride(),
+            Sizes::Shrinking | Sizes::Resized => self.side(if self.depth == 1 { 7 } else { 8 }),
+        }
+    }
+
+    /// Without padding, the input side that has `bottom` pixels after the last pooling: 2^d·m + 4·(2^d − 1).
     fn side(&self, bottom: usize) -> usize {
         self.stride() * bottom + 4 * (self.stride() - 1)
     }
 
-    /// Whether every pooling sees an even side and something is left at the end.
+    /// Whether every pooling sees an even side, unless that does not matter, and something is left at the end.
     pub fn is_legal(&self, side: usize) -> bool {
-        side >= self.smallest_side() && (side - self.smallest_side()).is_multiple_of(self.stride())
+        side >= self.smallest_side() && (side - self.smallest_side()).is_multiple_of(self.step())
     }
 
     /// The largest legal side up to `side`, if there is one.
     pub fn legal_below(&self, side: usize) -> Option<usize> {
         let over = side.checked_sub(self.smallest_side())?;
-        Some(side - over % self.stride())
+        Some(side - over % self.step())
     }
 
     /// The smallest legal side from `side` on, or the largest of all where there is none.
     pub fn legal_above(&self, side: usize) -> usize {
         let over = side.saturating_sub(self.smallest_side());
-        let above =
-            over.checked_next_multiple_of(self.stride()).and_then(|over| over.checked_add(self.smallest_side()));
-        above.unwrap_or(side - over % self.stride())
+        let above = over.checked_next_multiple_of(self.step()).and_then(|over| over.checked_add(self.smallest_side()));
+        above.unwrap_or(side - over % self.step())
     }
 
     /// The output side of a legal input side.
@@ -122,7 +147,7 @@ impl UNet {
     }
 
     /// Channels of level `l`; level `depth` is the bottleneck.
-    fn channels(&self, level: usize) -> usize {
+    pub(super) fn channels(&self, level: usize) -> usize {
         self.base_channels << level
     }
 
@@ -134,25 +159,42 @@ impl UNet {
         Ok(())
     }
 
-    /// The graph for a batch of images of one size.
+    /// The graph for a batch of images of one size, in training: with dropout, and batch norms by the batch.
     ///
     /// # Errors
     /// [`Error::Usage`] when the configuration or a side is not legal.
-    pub fn build(&self, batch: usize, [height, width]: [usize; 2]) -> Result<Network> {
+    pub fn build(&self, batch: usize, size: [usize; 2]) -> Result<Network> {
+        self.begin(batch, size, true)
+    }
+
+    /// The graph for a batch of images of one size at inference: without dropout, and batch norms by their running statistics. It has
+    /// the parameters of [`UNet::build`].
+    ///
+    /// # Errors
+    /// As [`UNet::build`].
+    pub fn inference(&self, batch: usize, size: [usize; 2]) -> Result<Network> {
+        self.begin(batch, size, false)
+    }
+
+    fn begin(&self, batch: usize, [height, width]: [usize; 2], training: bool) -> Result<Network> {
         self.check(height, width)?;
         let mut graph = Graph::new();
         let image_type = TensorType::f32([batch, height, width, self.in_channels]).map_err(Error::Usage)?;
         let image = graph.input("image", image_type);
         let generator_type = TensorType::u32([2]).map_err(Error::Usage)?;
-        let generator = (self.dropout > 0.0).then(|| graph.input("generator", generator_type));
-        self.extend(graph, image, generator)
+        let generator = (training && self.dropout > 0.0).then(|| graph.input("generator", generator_type));
+        self.add_to(graph, image, generator, training)
     }
 
-    /// A graph and the network on images that it computes, `[n, h, w, in_channels]`; with dropout it needs a `generator`.
+    /// A graph and the network in training on images that it computes, `[n, h, w, in_channels]`; with dropout it needs a `generator`.
     ///
     /// # Errors
     /// [`Error::Usage`] when the configuration or a side is not legal, or the images have other channels.
     pub fn extend(&self, graph: Graph, image: NodeId, generator: Option<NodeId>) -> Result<Network> {
+        self.add_to(graph, image, generator, true)
+    }
+
+    fn add_to(&self, graph: Graph, image: NodeId, generator: Option<NodeId>, training: bool) -> Result<Network> {
         let [_, height, width, channels] = graph.shape(image).image().map_err(Error::Usage)?;
         self.check(height, width)?;
         if channels != self.in_channels {
@@ -162,75 +204,21 @@ impl UNet {
             )));
         }
         let generator = generator.filter(|_| self.dropout > 0.0);
-        let mut builder = Builder { graph, dropout: self.dropout, generator, dropouts: 0 };
-        let mut skips = Vec::with_capacity(self.depth);
-        let mut x = image;
-        for level in 0..self.depth {
-            x = builder.double_conv(&format!("encoder{level}"), x, self.channels(level))?;
-            if level + 1 == self.depth {
-                x = builder.dropout(&format!("encoder{level}.dropout"), x)?;
-            }
-            skips.push(x);
-            x = builder.graph.max_pool2d(&format!("encoder{level}.pool"), x, 2)?;
-        }
-        x = builder.double_conv("bottleneck", x, self.channels(self.depth))?;
-        x = builder.dropout("bottleneck.dropout", x)?;
-        for (level, skip) in skips.into_iter().enumerate().rev() {
-            x = builder.up_conv(&format!("decoder{level}.up"), x, self.channels(level))?;
-            x = builder.graph.crop_concat(&format!("decoder{level}.concat"), skip, x)?;
-            x = builder.double_conv(&format!("decoder{level}"), x, self.channels(level))?;
-        }
-        let logits = builder.conv("head", x, 1, self.classes)?;
+        let dropout = generator.map(|generator| (self.dropout, generator));
+        let start = match self.variant {
+            Variant::Unet => Start::He,
+            Variant::UnetRelease => Start::Release,
+            _ => Start::PyTorch,
+        };
+        let mut builder = Builder { graph, training, dropout, dropouts: 0, start };
+        let logits = match self.variant {
+            Variant::Unet => paper::logits,
+            Variant::UnetRelease => release::logits,
+            Variant::Milesial | Variant::MilesialBilinear => milesial::logits,
+            Variant::Brain => brain::logits,
+            Variant::Semseg => semseg::logits,
+        }(self, &mut builder, image)?;
         Ok(Network { graph: builder.graph, image, generator, logits })
-    }
-}
-
-/// A graph under construction.
-struct Builder {
-    graph: Graph,
-    dropout: f32,
-    generator: Option<NodeId>,
-    /// How many dropouts there are so far; each draws from a stream of its own.
-    dropouts: u32,
-}
-
-impl Builder {
-    /// Weight and bias of a convolution whose outputs sum `terms` products.
-    fn weights(&mut self, name: &str, weight: [usize; 4], terms: usize) -> Result<(NodeId, NodeId)> {
-        let deviation = (2.0 / terms as f32).sqrt();
-        let bias = [weight[3]];
-        let weight = self.graph.parameter(&format!("{name}.weight"), weight, Init::Normal(deviation))?;
-        Ok((weight, self.graph.parameter(&format!("{name}.bias"), bias, Init::Zeros)?))
-    }
-
-    fn conv(&mut self, name: &str, x: NodeId, kernel_size: usize, channels: usize) -> Result<NodeId> {
-        let c_in = self.graph.shape(x).channels();
-        let terms = kernel_size * kernel_size * c_in;
-        let (weight, bias) = self.weights(name, [kernel_size, kernel_size, c_in, channels], terms)?;
-        self.graph.conv2d(name, x, weight, Some(bias), Conv2d::default())
-    }
-
-    fn conv_relu(&mut self, name: &str, x: NodeId, channels: usize) -> Result<NodeId> {
-        let x = self.conv(name, x, 3, channels)?;
-        self.graph.relu(&format!("{name}.relu"), x)
-    }
-
-    fn double_conv(&mut self, name: &str, x: NodeId, channels: usize) -> Result<NodeId> {
-        let x = self.conv_relu(&format!("{name}.conv1"), x, channels)?;
-        self.conv_relu(&format!("{name}.conv2"), x, channels)
-    }
-
-    fn up_conv(&mut self, name: &str, x: NodeId, channels: usize) -> Result<NodeId> {
-        let c_in = self.graph.shape(x).channels();
-        let (weight, bias) = self.weights(name, [2, 2, c_in, channels], c_in)?;
-        self.graph.conv_transpose2d(name, x, weight, Some(bias))
-    }
-
-    fn dropout(&mut self, name: &str, x: NodeId) -> Result<NodeId> {
-        let Some(generator) = self.generator else { return Ok(x) };
-        let stream = self.dropouts;
-        self.dropouts += 1;
-        self.graph.dropout(name, x, generator, Dropout { rate: self.dropout, stream })
     }
 }
 
@@ -271,6 +259,39 @@ mod tests {
                 assert!(net.legal_below(side).is_none_or(|below| net.is_legal(below) && side - below < net.stride()));
             }
         }
+    }
+
+    #[test]
+    fn the_networks_of_others_have_their_numbers() {
+        let parameters = |variant, in_channels, classes, base_channels, side| {
+            let net = UNet { variant, in_channels, classes, base_channels, ..UNet::default() };
+            let network = net.build(1, [side, side + 16]).unwrap();
+            let inference = net.inference(1, [side, side + 16]).unwrap();
+            let names = |graph: &Graph| graph.parameters().iter().map(|p| p.name.clone()).collect::<Vec<_>>();
+            assert_eq!(names(&network.graph), names(&inference.graph), "{variant}");
+            let output = [net.output_side(side).unwrap(), net.output_side(side + 16).unwrap()];
+            assert_eq!(network.graph.shape(network.logits).extents(), [1, output[0], output[1], classes], "{variant}");
+            (network.graph.parameter_count(), network.graph.parameters().len())
+        };
+        assert_eq!(parameters(Variant::UnetRelease, 1, 2, 64, 188).0, 31_100_354);
+        // Without the count of batches, which has no place here: 18 of 118 and of 110, and 10 of 96 tensors.
+        assert_eq!(parameters(Variant::Milesial, 3, 2, 64, 32), (31_037_698, 100));
+        assert_eq!(parameters(Variant::MilesialBilinear, 3, 2, 64, 32), (17_263_042, 92));
+        assert_eq!(parameters(Variant::Brain, 3, 2, 32, 32), (7_763_041, 100));
+        assert_eq!(parameters(Variant::Semseg, 3, 21, 64, 188), (31_040_981, 86));
+        assert_eq!(parameters(Variant::Semseg, 3, 12, 64, 189).0, 31_040_396);
+    }
+
+    #[test]
+    fn padded_networks_keep_the_size_and_have_margins() {
+        let net = UNet { variant: Variant::Milesial, ..UNet::default() };
+        assert_eq!((net.smallest_side(), net.shrink(), net.output_side(48).unwrap()), (32, 0, 48));
+        assert_eq!([32, 64, 208, 384, 1024].map(|side| net.margin(side)), [0, 16, 48, 96, 96]);
+        let message = net.output_side(50).unwrap_err().to_string();
+        assert!(message.contains("48 and 64"), "{message}");
+        let error = UNet { dropout: 0.5, ..net }.build(1, [32; 2]).unwrap_err().to_string();
+        assert!(error.contains("milesial has no dropout"), "{error}");
+        assert!(UNet { variant: Variant::Semseg, ..net }.is_legal(191));
     }
 
     /// The output side by following every layer.

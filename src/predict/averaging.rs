@@ -1,6 +1,6 @@
 //! Several passes over an image made one prediction: views of it that lie in other ways, and tiles that overlap.
 
-use super::Prediction;
+use super::{Place, Prediction};
 use crate::array::{Array, Tensor};
 use crate::data::sampler::Orientation;
 use crate::error::{Error, Result};
@@ -97,10 +97,18 @@ impl Blend {
     /// By how many pixels tiles of this output advance.
     pub(super) fn step(self, net: &UNet, output: usize) -> usize {
         match self {
-            Self::Exact => output - output % net.stride(),
+            Self::Exact => {
+                let kept = output - 2 * self.margin(net, output);
+                kept - kept % net.stride()
+            }
             Self::Abutting => output,
             Self::Mean | Self::Gaussian => output / 2,
         }
+    }
+
+    /// How many pixels along an edge of a tile's output do not count where the image goes on.
+    pub(super) fn margin(self, net: &UNet, output: usize) -> usize {
+        if self == Self::Exact { net.margin(output) } else { 0 }
     }
 
     /// The weight of each pixel along an axis of a tile's output.
@@ -141,14 +149,14 @@ impl Sums {
         Self { size, classes, averaging, values: vec![0.0; pixels * classes], weights: vec![0.0; pixels] }
     }
 
-    /// Adds the output of a tile that lies at `origin` of the view.
-    pub(super) fn add(&mut self, orientation: Orientation, origin: [usize; 2], output: [usize; 2], values: &[f32]) {
-        let view = orientation.extents(self.size);
+    /// Adds what counts of the output of a tile.
+    pub(super) fn add(&mut self, orientation: Orientation, place: &Place, output: [usize; 2], values: &[f32]) {
         let [along_rows, along_columns] = output.map(|side| self.averaging.blend.weights(side));
-        let [rows, columns] = [0, 1].map(|axis| output[axis].min(view[axis] - origin[axis]));
-        for (y, line) in values.chunks_exact(output[1] * self.classes).enumerate().take(rows) {
-            for (x, values) in line.chunks_exact(self.classes).enumerate().take(columns) {
-                let [row, column] = orientation.source([origin[0] + y, origin[1] + x], self.size);
+        let [rows, columns] = &place.kept;
+        for y in rows.clone() {
+            for x in columns.clone() {
+                let values = &values[(y * output[1] + x) * self.classes..][..self.classes];
+                let [row, column] = orientation.source([place.origin[0] + y, place.origin[1] + x], self.size);
                 let pixel = row * self.size[1] + column;
                 let weight = along_rows[y] * along_columns[x];
                 self.weights[pixel] += weight;
@@ -226,9 +234,9 @@ mod tests {
         for of in [Quantity::Scores, Quantity::Probabilities] {
             let averaging = Averaging { of, blend: Blend::Mean, ..Averaging::default() };
             let mut sums = Sums::new([1, 3], 2, averaging);
-            sums.add(plain, [0, 0], [1, 2], &[1.0, 0.0, 3.0, 2.0]);
-            // Seen from the right, the second tile reaches beyond the image.
-            sums.add(mirrored, [0, 0], [1, 2], &[5.0, 4.0, 1.0, 0.0]);
+            let place = Place { origin: [0, 0], kept: [0..1, 0..2] };
+            sums.add(plain, &place, [1, 2], &[1.0, 0.0, 3.0, 2.0]);
+            sums.add(mirrored, &place, [1, 2], &[5.0, 4.0, 1.0, 0.0]);
             let prediction = sums.finish().unwrap();
             assert_eq!(prediction.labels, [0, 0, 0]);
             for (found, mean) in prediction.logits.iter().zip([1.0_f32, 0.0, 2.0, 1.0, 5.0, 4.0]) {

@@ -3,6 +3,7 @@
 use super::{Progress, Report, Scored};
 use crate::error::Result;
 use crate::metrics::{IOU_THRESHOLDS, InstanceScores, Scores};
+use crate::models::Variant;
 use crate::page::document;
 use crate::picture::Picture;
 use base64::Engine;
@@ -82,7 +83,10 @@ fn tiles(summary: &Value) -> Markup {
     let score = |value: &Value| value.as_f64().map_or("–".to_owned(), |value| format!("{value:.4}"));
     let count = |value: &Value| value.as_u64().map_or("–".to_owned(), |value| value.to_string());
     let model = &summary["model"];
-    let network = format!("base {}, depth {}", count(&model["base_channels"]), count(&model["depth"]));
+    let mut network = format!("base {}, depth {}", count(&model["base_channels"]), count(&model["depth"]));
+    if let Some(variant) = model["variant"].as_str().filter(|variant| *variant != Variant::Unet.name()) {
+        network = format!("{variant}, {network}");
+    }
     let seconds = summary["seconds"].as_f64().map_or("–".to_owned(), |seconds| match seconds {
         ..120.0 => format!("{seconds:.0} s"),
         _ => format!("{:.1} min", seconds / 60.0),

@@ -6,7 +6,7 @@ use crate::data::border::MAX_SIGMA;
 use crate::data::dataset::Options;
 use crate::data::{Augmentation, Border, BorderMap, Sample, Sampling, Truth};
 use crate::error::{Error, Result};
-use crate::models::{Loss, Optimizer, Training, UNet};
+use crate::models::{Loss, Optimizer, Training, UNet, Variant};
 use crate::ops::{AdamSettings, CrossEntropySettings, DiceSettings, Reduction, SgdSettings};
 use serde::{Deserialize, Serialize};
 use std::fs;
@@ -43,6 +43,8 @@ pub struct Config {
     /// Stop after this many minutes of a call, if the steps are not done before. Default: no limit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub minutes: Option<f64>,
+    /// Which network: `unet` (default, the paper's), `unet-release`, `milesial`, `milesial-bilinear`, `brain` or `semseg`.
+    pub model: Variant,
     /// Channels of the finest level; each level below has twice as many. Default 16; the paper has 64.
     pub base: usize,
     /// The number of poolings. Default 3; the paper has 4.
@@ -186,6 +188,7 @@ impl Default for Config {
             ignore: None,
             steps: 2000,
             minutes: None,
+            model: Variant::Unet,
             base: 16,
             depth: 3,
             dropout: 0.0,
@@ -334,7 +337,8 @@ impl Config {
 
     /// The network for images of these channels and labels of these classes.
     pub fn model(&self, in_channels: usize, classes: usize) -> UNet {
-        UNet { in_channels, classes, base_channels: self.base, depth: self.depth, dropout: self.dropout }
+        let (variant, base_channels) = (self.model, self.base);
+        UNet { variant, in_channels, classes, base_channels, depth: self.depth, dropout: self.dropout }
     }
 
     /// The side of the input tiles for these images.
