@@ -2,7 +2,8 @@
 //!
 //! A file holds one tensor per parameter under the parameter's name, convolution weights as OIHW and transposed-convolution
 //! weights as IOHW, so that `safetensors.torch.load_file` followed by `load_state_dict` reads it. What a reader needs to know
-//! besides the numbers is text in the file's metadata ([`Metadata`]). A trainer's file holds its optimiser state too, as
+//! besides the numbers is text in the file's metadata ([`Metadata`]). A file that was written elsewhere says nothing there; if it holds one of the
+//! published networks, its names and shapes tell. A trainer's file holds its optimiser state too, as
 //! tensors whose names begin with `optim.`.
 //!
 //! Reading trusts nothing: see [`Weights::load`]. Writing never leaves a half-written file: see [`atomic::write`].
@@ -11,6 +12,7 @@ pub mod atomic;
 mod difference;
 mod layout;
 mod metadata;
+mod published;
 mod save;
 mod weights;
 

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use tilewise::array::{Array, Tensor};
+use tilewise::checkpoint::Weights;
 use tilewise::cpu::{self, Banks};
 use tilewise::gpu::{Gpu, Plan, PlanOptions};
 use tilewise::graph::{Bank, Graph, Init, NodeId, Parameter};
@@ -698,6 +699,41 @@ fn the_reference_of_every_published_network_equals_pytorch() {
         let outputs = cpu::evaluate(&network.graph, &inputs, &mut banks).unwrap();
         let expected = golden.activation("inference_logits");
         assert_close(&name("inference"), &outputs[&network.logits].float().data, &expected.data, EXACT);
+    }
+}
+
+/// The file that `safetensors.torch.save_file(model.state_dict(), path)` writes.
+#[test]
+fn pytorchs_files_are_loaded_as_they_are() {
+    let folder = tempfile::tempdir().unwrap();
+    for Published { golden, net, batch, size } in Published::all() {
+        let path = folder.path().join(format!("{}.safetensors", net.variant));
+        let parameters =
+            golden.tensors.iter().filter_map(|(name, tensor)| Some((name.strip_prefix("param.")?, tensor)));
+        let mut tensors: Vec<(String, Vec<usize>, Vec<u8>)> = parameters
+            .map(|(name, (shape, values))| {
+                let bytes = values.iter().flat_map(|&value| (value as f32).to_le_bytes()).collect();
+                (name.to_owned(), shape.clone(), bytes)
+            })
+            .collect();
+        tensors.push(("inc.double_conv.1.num_batches_tracked".into(), vec![], 7_i64.to_le_bytes().to_vec()));
+        let views = tensors.iter().map(|(name, shape, bytes)| {
+            let dtype =
+                if bytes.len() == 8 && shape.is_empty() { safetensors::Dtype::I64 } else { safetensors::Dtype::F32 };
+            (name, safetensors::tensor::TensorView::new(dtype, shape.clone(), bytes).unwrap())
+        });
+        safetensors::serialize_to_file(views, None, &path).unwrap();
+        let weights = Weights::load(&path).unwrap();
+        if net.variant == Variant::UnetRelease {
+            let message = weights.network().unwrap_err().to_string();
+            assert!(message.contains("does not say which network"), "{message}");
+            continue;
+        }
+        let (found, bank) = weights.network().unwrap();
+        assert_eq!(found, net);
+        let graph = net.inference(batch, size).unwrap().graph;
+        let expected = golden.bank(&graph, &|parameter| format!("param.{}", parameter.name));
+        assert_eq!(bank, expected.iter().map(|&value| value as f32).collect::<Vec<f32>>(), "{}", net.variant);
     }
 }
 

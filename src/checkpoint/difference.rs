@@ -41,6 +41,16 @@ impl Difference {
         self.lines.push((name.into(), Line::Mistyped(file)));
     }
 
+    /// The unexpected tensor of this shape whose name is most like this one, if it is like it at all.
+    fn nearest(&self, name: &str, shape: &[usize]) -> Option<&str> {
+        let unexpected = self.lines.iter().filter(|(_, line)| matches!(line, Line::Unexpected(file) if file == shape));
+        // Names of any length would take any time.
+        let unexpected = unexpected.filter(|(other, _)| other.len() <= 200);
+        let likeness = unexpected.map(|(other, _)| (strsim::normalized_levenshtein(name, other), other.as_str()));
+        let nearest = likeness.max_by(|(one, _), (other, _)| one.total_cmp(other));
+        nearest.filter(|(likeness, _)| *likeness >= 0.5).map(|(_, name)| name)
+    }
+
     fn count(&self, kind: fn(&Line) -> bool) -> usize {
         self.lines.iter().filter(|(_, line)| kind(line)).count()
     }
@@ -61,7 +71,12 @@ impl fmt::Display for Difference {
         let width = self.lines.iter().take(LISTED).map(|(name, _)| name.len()).max().unwrap_or(0);
         for (name, line) in self.lines.iter().take(LISTED) {
             match line {
-                Line::Missing(network) => write!(f, "\n  missing     {name:width$}  the network has {network:?}")?,
+                Line::Missing(network) => {
+                    write!(f, "\n  missing     {name:width$}  the network has {network:?}")?;
+                    if let Some(near) = self.nearest(name, network) {
+                        write!(f, ", the file `{near}` of that shape")?;
+                    }
+                }
                 Line::Unexpected(file) => write!(f, "\n  unexpected  {name:width$}  the file has {file:?}")?,
                 Line::Misshapen { file, network } => {
                     write!(f, "\n  shape       {name:width$}  the file has {file:?}, the network {network:?}")?;

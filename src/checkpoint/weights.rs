@@ -4,6 +4,7 @@ use super::OPTIMIZER;
 use super::difference::Difference;
 use super::layout::Layout;
 use super::metadata::Metadata;
+use super::published;
 use super::save::held;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Parameter};
@@ -85,6 +86,7 @@ impl Weights {
         }
         let tensors: BTreeMap<String, TensorInfo> =
             header.tensors().into_iter().map(|(name, info)| (name, info.clone())).collect();
+        let tensors = published::unwrapped(tensors);
         if tensors.len() > MOST_TENSORS {
             return Err(fail(format!("the file has {} tensors, at most {MOST_TENSORS} are accepted", tensors.len())));
         }
@@ -117,14 +119,17 @@ impl Weights {
         Self::load(file)
     }
 
-    /// The network that the file says it belongs to, and its parameter bank.
+    /// The network that the file says it belongs to, or, if it says nothing, the published one that has tensors of these names and shapes; and
+    /// its parameter bank.
     ///
     /// # Errors
-    /// [`Error::Weights`] when the file names no network or an impossible one; as [`Weights::bank_for`].
+    /// [`Error::Weights`] when the file names no network and is of none that is known, or of an impossible one; as [`Weights::bank_for`].
     pub fn network(&self) -> Result<(UNet, Vec<f32>)> {
         let net: Option<UNet> = self.metadata.get(Metadata::MODEL).map_err(|problem| self.error(problem))?;
-        let net = net.ok_or_else(|| {
-            self.error("the file does not say which network it belongs to; give weights that `tilewise train` wrote")
+        let shape = |name: &str| self.tensors.get(name).map(|info| info.shape.as_slice());
+        let net = net.or_else(|| published::network(shape)).ok_or_else(|| {
+            let known = "weights that `tilewise train` wrote, or PyTorch's of milesial/Pytorch-UNet, brain-segmentation-pytorch or semseg";
+            self.error(format!("the file does not say which network it belongs to, nor do its tensors' names; give {known}"))
         })?;
         net.validate().map_err(|problem| self.error(problem.to_string()))?;
         let parameters = self.bank_for(&net.inference(1, [net.smallest_side(); 2])?.graph)?;
@@ -211,7 +216,11 @@ impl Weights {
         }
         for (name, info) in &self.tensors {
             let another_section = prefix.is_empty() && name.starts_with(OPTIMIZER);
-            if name.starts_with(prefix) && !another_section && !parameters.contains_key(name) {
+            if name.starts_with(prefix)
+                && !another_section
+                && !published::is_counter(name)
+                && !parameters.contains_key(name)
+            {
                 difference.unexpected(name, &info.shape);
             }
         }
@@ -320,6 +329,29 @@ mod tests {
         assert_eq!(velocity, bank.iter().map(|value| 2.0 * value).collect::<Vec<_>>());
         let shapes: Vec<_> = weights.tensors().map(|(name, shape)| (name.to_owned(), shape.to_vec())).collect();
         assert!(shapes.contains(&("conv.weight".into(), vec![5, 4, 3, 2])), "{shapes:?}");
+    }
+
+    #[test]
+    fn a_missing_tensor_is_named_with_what_is_most_like_it() {
+        let header = r#"{"conv.wieght":{"dtype":"F32","shape":[5,4,3,2],"data_offsets":[0,480]},
+            "bias":{"dtype":"F32","shape":[6],"data_offsets":[480,504]}}"#;
+        let message = refusal(&file(header, &[0; 504]));
+        assert!(message.contains("the network has [5, 4, 3, 2], the file `conv.wieght` of that shape"), "{message}");
+        assert!(!message.contains("`bias` of that shape"), "{message}");
+    }
+
+    #[test]
+    fn a_wrapped_model_with_counters_of_batches_is_loaded() {
+        let header = r#"{"module.conv.weight":{"dtype":"F32","shape":[5,4,3,2],"data_offsets":[0,480]},
+            "module.conv.bias":{"dtype":"F32","shape":[5],"data_offsets":[480,500]},
+            "module.norm.num_batches_tracked":{"dtype":"I64","shape":[],"data_offsets":[500,508]}}"#;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("wrapped.safetensors");
+        fs::write(&path, file(header, &[0; 508])).unwrap();
+        let weights = Weights::load(&path).unwrap();
+        assert!(weights.bank_for(&graph()).unwrap().iter().all(|&value| value == 0.0));
+        let message = weights.network().unwrap_err().to_string();
+        assert!(message.contains("nor do its tensors' names; give weights"), "{message}");
     }
 
     #[test]

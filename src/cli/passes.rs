@@ -1,9 +1,9 @@
 //! How predictions are made: flags that `predict` and `evaluate` share.
 
-use super::{Tile, parse};
+use super::{Tile, note, parse};
 use clap::Args;
 use std::path::PathBuf;
-use tilewise::checkpoint::Weights;
+use tilewise::checkpoint::{Metadata, Weights};
 use tilewise::executor::Device;
 use tilewise::predict::{Averaging, Blend, Predictor, Quantity, Views};
 
@@ -54,6 +54,15 @@ impl PassArguments {
     pub(crate) fn predictor(&self, device: Device, weights: &Weights) -> tilewise::Result<Predictor> {
         let Self { views, average: of, blend, .. } = *self;
         let predictor = Predictor::load(device, weights, self.tile.map(|Tile(tile)| tile))?;
+        if !weights.metadata().entries().contains_key(Metadata::MODEL) {
+            note(&format!(
+                "note: by their names these are weights of {} of depth {}, base {}; it is given images of mean 0 and deviation 1, channel by \
+                 channel, which may not be what it was trained on",
+                predictor.net().title(),
+                predictor.net().depth,
+                predictor.net().base_channels
+            ));
+        }
         let predictor = predictor.averaging(Averaging { views, of, blend });
         Ok(match self.threshold {
             Some(threshold) => predictor.threshold(threshold),
