@@ -11,6 +11,7 @@ use tilewise::data::{Augmentation, BorderMap, Components, Image, LabelMap, Sampl
 use tilewise::executor::Device;
 use tilewise::gpu::Gpu;
 use tilewise::metrics::InstanceScores;
+use tilewise::models::Variant;
 use tilewise::ops::Reduction;
 use tilewise::predict::Predictor;
 use tilewise::random::Random;
@@ -70,6 +71,11 @@ fn other() -> Config {
         augment: Augmentation::RECIPE,
         ..config()
     }
+}
+
+/// The same with a network that has running statistics, which weight decay must not touch.
+fn with_batch_norm() -> Config {
+    Config { model: Variant::Milesial, dropout: 0.0, tile: Some(32), ..other() }
 }
 
 /// A call of [`train`], with `stop_when` deciding at each event whether the user asks to stop.
@@ -183,12 +189,14 @@ fn resumes_exactly(config: &dyn Fn() -> Config, device: &Device) {
 fn a_run_resumes_to_the_same_bytes_on_the_cpu() {
     resumes_exactly(&config, &Device::Cpu);
     resumes_exactly(&other, &Device::Cpu);
+    resumes_exactly(&with_batch_norm, &Device::Cpu);
 }
 
 #[test]
 fn a_run_resumes_to_the_same_bytes_on_a_device() {
     resumes_exactly(&config, &gpu());
     resumes_exactly(&other, &gpu());
+    resumes_exactly(&with_batch_norm, &gpu());
 }
 
 #[test]
@@ -324,6 +332,8 @@ fn a_small_network_learns_on_the_cpu() {
 fn a_small_network_learns_on_a_device() {
     learns(&Config { learning_rate: Some(0.01), ..config() }, &gpu());
     learns(&Config { learning_rate: Some(0.003), best_by: Metric::ForegroundIou, ..other() }, &gpu());
+    let padded = Config { model: Variant::Milesial, tile: Some(32), ..config() };
+    learns(&Config { learning_rate: Some(0.01), ..padded }, &gpu());
 }
 
 #[test]
