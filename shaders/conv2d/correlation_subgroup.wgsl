@@ -1,13 +1,9 @@
-// A convolution as the correlation of a source with a weight:
-// result[n, s, r] = bias[r] + sum over q, c of weight[q, c, r] * source[n, p, c], zero outside of source, where p and s meet at q:
-//   COARSE = 0: source is the fine side,   p = STRIDE * s + q - PADDING (forward pass; input gradient of a transposed convolution)
-//   COARSE = 1: source is the coarse side, STRIDE * p = s + PADDING - q (input gradient; forward pass of a transposed convolution)
-// TURNED, it is weight[q, r, c]: both gradients.
-// Positions s on the fine side fall into STRIDE * STRIDE phases, whose members meet the same q; on the coarse side there is one.
+// result[n, s, r] = bias[r] + sum over q, c of weight[q, c, r] * source[n, p, c], zero outside; TURNED (gradients), weight[q, r, c].
+// COARSE = 0 (convolution): p = STRIDE * s + q - PADDING. COARSE = 1 (its transpose): STRIDE * p = s + PADDING - q, so that positions s
+// fall into STRIDE * STRIDE phases, whose members meet the same q. docs/ops/conv2d.md says why it is fast on software drivers.
 // One invocation owns TILE_HEIGHT x TILE_WIDTH positions of one phase, of two channels; a workgroup, 2 * LANES channels of those.
-// A load takes two neighbouring channels at once. Eight lanes share the loads of source: each reads one of eight columns, and a
-// shuffle hands the value to all. A row of source is read once for all rows of the weight. On a software driver a load costs
-// as much as forty multiplications of all lanes, so that is what counts there; and a row of sums stays in registers until it is done.
+// A load takes two neighbouring channels. Eight lanes share the loads of source: each reads one of eight columns, and a shuffle hands
+// the value to all. A row of source is read once for all rows of the weight, and a row of sums stays in registers until it is done.
 // Right only if the subgroup size is a multiple of 8, LANES a multiple of the subgroup size, and the channels are even in number.
 // Bytes moved per workgroup and two source channels: 64 * VECTORS * ROWS + 16 * LANES * TAPS.
 const KERNEL_HEIGHT = 3u;
