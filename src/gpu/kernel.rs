@@ -152,7 +152,11 @@ impl Gpu {
                 layout: Some(&pipeline_layout),
                 module: &module,
                 entry_point: None,
-                compilation_options: wgpu::PipelineCompilationOptions::default(),
+                // Kernels write workgroup memory before they read it; some drivers clear it with one invocation.
+                compilation_options: wgpu::PipelineCompilationOptions {
+                    zero_initialize_workgroup_memory: false,
+                    ..Default::default()
+                },
                 cache: None,
             });
             Pipeline { interface, layout, program }

@@ -3,6 +3,7 @@
 pub(super) mod fused;
 pub(super) mod launch;
 pub(super) mod loops;
+mod tiled;
 
 use self::fused::ThroughRelu;
 pub use self::fused::{Conv2dRelu, ThenReluGrad};
@@ -109,7 +110,8 @@ impl Conv2d {
         let constants = [tile.constants(), flags].concat();
         let plain = geometry.dispatch(kernel!("conv2d/forward"), &constants, bindings, &[], workgroups);
         let epilogue = if relu { Epilogue::Relu } else { Epilogue::None };
-        candidates(device, plain.into(), geometry.products_by_pairs(Side::Fine, false, bias, epilogue, device))
+        let by_pairs = geometry.products_by_pairs(Side::Fine, false, bias, epilogue, device);
+        candidates(device, plain.into(), by_pairs, geometry.products_by_tiles(Side::Fine, false, bias, epilogue))
     }
 }
 
@@ -233,7 +235,8 @@ impl ThroughRelu for Conv2dGradInput {
         let constants = [tile.constants(), vec![("MASK", usize::from(mask.is_some()))]].concat();
         let plain = geometry.dispatch(kernel!("conv2d/grad_input"), &constants, bindings, &[], workgroups);
         let epilogue = mask.map_or(Epilogue::None, Epilogue::Mask);
-        candidates(device, plain.into(), geometry.products_by_pairs(Side::Coarse, true, None, epilogue, device))
+        let by_pairs = geometry.products_by_pairs(Side::Coarse, true, None, epilogue, device);
+        candidates(device, plain.into(), by_pairs, geometry.products_by_tiles(Side::Coarse, true, None, epilogue))
     }
 }
 
@@ -275,7 +278,8 @@ impl Op for Conv2dGradWeight {
             let workgroups = parts * blocks * out_channels.div_ceil(2 * lanes);
             geometry.dispatch(kernel!("conv2d/grad_weight"), &constants, bindings, &params, workgroups)
         });
-        candidates(device, plain, geometry.weight_gradient_by_pairs(Side::Fine, device))
+        let by_pairs = geometry.weight_gradient_by_pairs(Side::Fine, device);
+        candidates(device, plain, by_pairs, geometry.weight_gradient_by_tiles(Side::Fine))
     }
 
     fn flops(&self, inputs: &[TensorType], _: &TensorType) -> u64 {
@@ -373,6 +377,9 @@ pub(super) fn cases() -> Result<Vec<Case>, String> {
         ("pairs, one over", unit, [1, 7, 9, 18], [3, 3, 18, 18], 1.0),
         ("pairs, padding 1, batch 2", with([1, 1], [1, 1]), [2, 6, 13, 6], [3, 3, 6, 10], 1.0),
         ("pairs, stride 2, padding 1", with([2, 2], [1, 1]), [1, 11, 8, 8], [3, 3, 8, 34], 1.0),
+        ("tiles, wide, padding 1", with([1, 1], [1, 1]), [2, 8, 11, 68], [3, 3, 68, 132], 1.0),
+        ("tiles, oblong", with([3, 2], [2, 1]), [2, 17, 13, 36], [5, 4, 36, 40], 1.0),
+        ("tiles, gradient in two parts", unit, [1, 25, 27, 24], [3, 3, 24, 20], 1.0),
         ("past 65,535 workgroups in the image", unit, [1, 1030, 1021, 1], [1, 1, 1, 1], 1.0),
         ("past 65,535 workgroups in the weight", unit, [1, 1, 1, 2050], [1, 1, 2050, 2070], 1.0),
     ] {

@@ -103,7 +103,9 @@ impl Op for ConvTranspose2d {
         let bindings = vec![Binding::Input(0), Binding::Input(1), bias.unwrap_or(Binding::Input(1)), Binding::Output];
         let workgroups = tile.workgroups(batch, out_extents, self.stride, out_channels);
         let plain = geometry.dispatch(kernel!("conv_transpose2d/forward"), &constants, bindings, &[], workgroups);
-        candidates(device, plain.into(), geometry.products_by_pairs(Side::Coarse, false, bias, Epilogue::None, device))
+        let by_pairs = geometry.products_by_pairs(Side::Coarse, false, bias, Epilogue::None, device);
+        let by_tiles = geometry.products_by_tiles(Side::Coarse, false, bias, Epilogue::None);
+        candidates(device, plain.into(), by_pairs, by_tiles)
     }
 
     fn gradient(&self, backward: &mut Backward<'_>) -> Result<Vec<Option<NodeId>>> {
@@ -197,7 +199,8 @@ impl ThroughRelu for ConvTranspose2dGradInput {
         let kernel = kernel!("conv_transpose2d/grad_input");
         let plain = geometry.dispatch(kernel, &constants, bindings, &[], workgroups);
         let epilogue = mask.map_or(Epilogue::None, Epilogue::Mask);
-        candidates(device, plain.into(), geometry.products_by_pairs(Side::Fine, true, None, epilogue, device))
+        let by_pairs = geometry.products_by_pairs(Side::Fine, true, None, epilogue, device);
+        candidates(device, plain.into(), by_pairs, geometry.products_by_tiles(Side::Fine, true, None, epilogue))
     }
 }
 
@@ -239,7 +242,8 @@ impl Op for ConvTranspose2dGradWeight {
             let workgroups = parts * blocks * out_channels.div_ceil(lanes);
             geometry.dispatch(kernel!("conv_transpose2d/grad_weight"), &constants, bindings, &params, workgroups)
         });
-        candidates(device, plain, geometry.weight_gradient_by_pairs(Side::Coarse, device))
+        let by_pairs = geometry.weight_gradient_by_pairs(Side::Coarse, device);
+        candidates(device, plain, by_pairs, geometry.weight_gradient_by_tiles(Side::Coarse))
     }
 
     fn flops(&self, inputs: &[TensorType], _: &TensorType) -> u64 {
@@ -270,6 +274,9 @@ pub(super) fn cases() -> Result<Vec<Case>, String> {
         ("oblong", [3, 2], [2, 1], [2, 4, 5, 2], [5, 4, 2, 3], 1.0),
         ("pairs, one over", [2, 2], [0, 0], [1, 5, 9, 10], [2, 2, 10, 18], 1.0),
         ("pairs, overlap, cut off", [2, 2], [1, 1], [2, 6, 9, 6], [3, 3, 6, 4], 1.0),
+        ("tiles, one over", [2, 2], [0, 0], [1, 9, 15, 20], [2, 2, 20, 12], 1.0),
+        ("tiles, overlap, cut off", [2, 2], [1, 1], [2, 6, 9, 20], [3, 3, 20, 68], 1.0),
+        ("tiles, gaps", [3, 2], [0, 0], [1, 4, 5, 8], [2, 1, 8, 12], 1.0),
         ("large values", [2, 2], [0, 0], [1, 3, 5, 7], [2, 2, 7, 9], 1e15),
         ("past 65,535 workgroups in the image", [1, 1], [0, 0], [1, 730, 725, 1], [1, 1, 1, 1], 1.0),
         ("past 65,535 workgroups in the weight", [1, 1], [0, 0], [1, 1, 1, 2050], [1, 1, 2050, 2070], 1.0),

@@ -38,7 +38,7 @@ impl Geometry {
     }
 
     /// The window's constants.
-    fn constants(&self, others: &[(&'static str, usize)]) -> Vec<(&'static str, String)> {
+    pub(super) fn constants(&self, others: &[(&'static str, usize)]) -> Vec<(&'static str, String)> {
         let Window { kernel_size, stride, padding } = self.window;
         [
             ("KERNEL_HEIGHT", kernel_size[0]),
@@ -262,18 +262,19 @@ impl Tile {
     }
 }
 
-/// The candidates in order of preference: shuffles save loads, which pays where a load costs more than arithmetic.
+/// The candidates in order of preference: workgroup memory saves loads on a GPU; shuffles do where a load costs more than arithmetic
+/// and a barrier more than both.
 pub(in crate::ops) fn candidates(
     device: &DeviceProfile,
     plain: Candidate,
     subgroup: Option<Candidate>,
+    tiled: impl IntoIterator<Item = Candidate>,
 ) -> Vec<Candidate> {
-    let mut candidates = vec![plain];
-    candidates.extend(subgroup);
     if device.software {
-        candidates.reverse();
+        subgroup.into_iter().chain([plain]).chain(tiled).collect()
+    } else {
+        tiled.into_iter().chain([plain]).chain(subgroup).collect()
     }
-    candidates
 }
 
 /// The number of parts into which a sum over `rows` of `pixels` is cut: enough for some thousand workgroups of `groups` each,
@@ -285,7 +286,7 @@ pub(in crate::ops) fn parts(rows: usize, pixels: usize, groups: usize) -> usize 
 
 /// A sum in parts: `partial` launches the kernel that writes them, into the binding it is given, and a second launch adds them in
 /// order. One part needs no second launch.
-pub(in crate::ops) fn in_parts(parts: usize, elements: usize, partial: impl FnOnce(Binding) -> Dispatch) -> Candidate {
+pub(crate) fn in_parts(parts: usize, elements: usize, partial: impl FnOnce(Binding) -> Dispatch) -> Candidate {
     if parts == 1 {
         return partial(Binding::Output).into();
     }
@@ -334,13 +335,16 @@ mod tests {
     }
 
     #[test]
-    fn the_kernels_with_shuffles_come_first_on_software_only() {
+    fn shuffles_come_first_on_software_and_tiles_everywhere_else() {
         for software in [false, true] {
             let device = DeviceProfile { software, subgroup_size: Some(32), int64: true };
             let empty = |elements| Candidate { dispatches: vec![], workspace: vec![elements] };
-            let order: Vec<usize> =
-                candidates(&device, empty(0), Some(empty(1))).iter().map(|candidate| candidate.workspace[0]).collect();
-            assert_eq!(order, if software { [1, 0] } else { [0, 1] });
+            let order = |tiled| -> Vec<usize> {
+                let candidates = candidates(&device, empty(2), Some(empty(3)), tiled);
+                candidates.iter().map(|candidate| candidate.workspace[0]).collect()
+            };
+            assert_eq!(order(vec![empty(0), empty(1)]), if software { [3, 2, 0, 1] } else { [0, 1, 2, 3] });
+            assert_eq!(order(vec![]), if software { [3, 2] } else { [2, 3] });
         }
     }
 }
