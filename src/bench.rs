@@ -3,6 +3,7 @@
 //! `docs/bench.md` says what is measured and how, and describes the JSON that a [`Report`] is.
 
 mod comparison;
+pub mod ladder;
 mod network;
 mod page;
 mod plot;
@@ -11,6 +12,7 @@ mod table;
 
 pub use crate::gpu::Spread;
 pub use comparison::{Comparison, Named};
+pub use ladder::{LADDERS, Ladder};
 pub use network::{Checked, Layer, Measured, Pass, Phase, Workload};
 pub use roof::Roof;
 pub use table::Table;
@@ -74,6 +76,15 @@ pub struct Settings {
     pub seed: u32,
 }
 
+impl Settings {
+    fn check(self) -> Result<()> {
+        if self.repeats == 0 {
+            return Err(Error::Usage("nothing can be measured in 0 repeats; ask for 5 or more".into()));
+        }
+        Ok(())
+    }
+}
+
 /// What was measured on a device.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -109,9 +120,7 @@ pub fn run(
     settings: Settings,
     progress: &mut dyn FnMut(&str),
 ) -> Result<Report> {
-    if settings.repeats == 0 {
-        return Err(Error::Usage("nothing can be measured in 0 repeats; ask for 5 or more".into()));
-    }
+    settings.check()?;
     workloads.iter().try_for_each(|workload| workload.network().map(drop))?;
     let (mut roof, mut notes) = (None, Vec::new());
     if let Some(gpu) = device.gpu() {

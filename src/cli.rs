@@ -8,6 +8,7 @@ mod devices;
 mod evaluate;
 mod explain;
 mod labels;
+mod ladder;
 mod objects;
 mod passes;
 mod predict;
@@ -86,6 +87,8 @@ enum Command {
     Explain(explain::Arguments),
     /// Measure what your device can do at most, and how near to it networks come: whole, and op by op; compare devices or versions
     Bench(bench::Arguments),
+    /// Compute one thing by kernels that each add one idea to the one before, from the simplest to those in use, on your device
+    Ladder(ladder::Arguments),
 }
 
 impl Global {
@@ -197,5 +200,6 @@ pub(crate) fn run() -> Result<ExitCode> {
         Command::Report(arguments) => report::run(&global, &arguments),
         Command::Explain(arguments) => explain::run(&global, &arguments),
         Command::Bench(arguments) => bench::run(&global, &arguments),
+        Command::Ladder(arguments) => ladder::run(&global, &arguments),
     }
 }

@@ -73,9 +73,19 @@ fn explain_prints_the_papers_figure() {
 
 #[test]
 fn every_command_has_help_and_the_listing_always_offers_the_cpu() {
-    for command in
-        ["demo", "check-data", "augment", "train", "predict", "evaluate", "devices", "selftest", "explain", "bench"]
-    {
+    for command in [
+        "demo",
+        "check-data",
+        "augment",
+        "train",
+        "predict",
+        "evaluate",
+        "devices",
+        "selftest",
+        "explain",
+        "bench",
+        "ladder",
+    ] {
         let help = succeeds(&[command, "--help"]);
         assert!(help.contains("--device") && help.contains("--seed"), "{command}: {help}");
     }

@@ -8,7 +8,7 @@ use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
-use tilewise::bench::DEVICE;
+use tilewise::bench::{DEVICE, LADDERS};
 use tilewise::gpu::source::compose;
 use tilewise::op::{Binding, Candidate, Case, DeviceProfile, Dispatch, Param};
 use tilewise::ops::{Entry, REGISTRY};
@@ -18,15 +18,21 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// Whatever has kernels: the ops, and what measures the device itself, which is no op of a network.
+/// Whatever has kernels: the ops, and what is no op of a network: what measures the device itself, and the ladders that teach.
 fn entries() -> impl Iterator<Item = &'static Entry> {
-    REGISTRY.iter().chain([&DEVICE])
+    REGISTRY.iter().chain([&DEVICE]).chain(LADDERS.iter().map(|ladder| &ladder.entry))
 }
 
 /// The names in a folder without their extension.
 fn names(folder: &str) -> BTreeSet<String> {
     let entries = fs::read_dir(root().join(folder)).unwrap().map(|entry| entry.unwrap().path());
     entries.map(|path| path.file_stem().unwrap().to_str().unwrap().to_owned()).collect()
+}
+
+/// The folders of kernels, as entries name them.
+fn folders() -> BTreeSet<String> {
+    let ladders = names("shaders/ladder").into_iter().map(|name| format!("ladder/{name}"));
+    names("shaders").into_iter().filter(|name| name != "ladder").chain(ladders).collect()
 }
 
 /// Devices that ops may make a difference between.
@@ -96,11 +102,7 @@ fn files_and_registry_agree() {
     assert_eq!(names("src/ops"), registered, "src/ops has one file per entry");
     assert_eq!(names("docs/ops"), registered, "docs/ops has one page per entry");
     let with_kernels: BTreeSet<String> = entries().map(|entry| entry.name.to_owned()).collect();
-    assert_eq!(
-        names("shaders"),
-        with_kernels,
-        "shaders has one folder per entry, and that of the device's own kernels"
-    );
+    assert_eq!(folders(), with_kernels, "shaders has one folder per entry");
 }
 
 #[test]
@@ -118,7 +120,7 @@ fn every_kernel_file_is_offered_for_some_case_of_its_own_op() {
         reached.insert(path.to_owned());
     }
     let mut files = BTreeSet::new();
-    for op in names("shaders") {
+    for op in folders() {
         files.extend(names(&format!("shaders/{op}")).iter().map(|role| format!("{op}/{role}")));
     }
     assert_eq!(reached, files);
@@ -142,9 +144,33 @@ fn every_page_teaches_its_kernels_and_says_the_same_things() {
     }
 }
 
+/// A page for each rung of the convolution, and a section for each of the others', with the same questions answered.
+#[test]
+fn every_rung_is_taught() {
+    for ladder in LADDERS {
+        let page = ladder.entry.page;
+        assert!(page.starts_with(&format!("# {}\n", ladder.name)), "{}", ladder.name);
+        assert!(page.contains(&format!("tilewise ladder {}", ladder.name)), "{}: something to run", ladder.name);
+        for rung in ladder.rungs {
+            let chapter = format!("docs/kernels/{}/{}.md", ladder.name, rung.name.replace(' ', "_"));
+            let text = if let Ok(text) = fs::read_to_string(root().join(&chapter)) {
+                let link = format!("]({}/{}.md)", ladder.name, rung.name.replace(' ', "_"));
+                assert!(page.contains(&link), "{}: no link to {chapter}", ladder.name);
+                text
+            } else {
+                let sections = page.split("\n## ");
+                sections.filter(|section| section.starts_with(&format!("{}\n", rung.name))).collect()
+            };
+            for part in ["```", "**One invocation**", "**Bytes and operations**", "**Measured**"] {
+                assert!(text.contains(part), "{}, {}: no {part}", ladder.name, rung.name);
+            }
+        }
+    }
+}
+
 #[test]
 fn every_kernel_file_is_laid_out_alike() {
-    for op in names("shaders") {
+    for op in folders() {
         for role in names(&format!("shaders/{op}")) {
             let path = format!("shaders/{op}/{role}.wgsl");
             let text = fs::read_to_string(root().join(&path)).unwrap();

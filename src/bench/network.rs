@@ -320,7 +320,7 @@ fn check(gpu: &Gpu, workload: Workload, seed: u32) -> Result<Checked> {
 }
 
 /// Every op of a plan, timed by the device.
-fn layers(plan: &Plan, repeats: usize, roof: Option<&Roof>) -> Result<Vec<Layer>> {
+pub(super) fn layers(plan: &Plan, repeats: usize, roof: Option<&Roof>) -> Result<Vec<Layer>> {
     let graph = plan.computed();
     let update = graph.before_update().nodes().len();
     let mut dispatches: BTreeMap<usize, Vec<_>> = BTreeMap::new();

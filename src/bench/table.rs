@@ -69,7 +69,7 @@ pub(super) fn percent(share: Option<f64>) -> String {
 }
 
 /// Billions a second.
-fn giga(work: u64, seconds: f64) -> String {
+pub(super) fn giga(work: u64, seconds: f64) -> String {
     if work == 0 { String::new() } else { format!("{:.2}", work as f64 / seconds.max(f64::MIN_POSITIVE) / 1e9) }
 }
 
@@ -77,7 +77,7 @@ fn mebibytes(bytes: Option<u64>) -> String {
     bytes.map_or_else(|| "–".into(), |bytes| format!("{:.1}", bytes as f64 / f64::from(1 << 20)))
 }
 
-fn spread(seconds: Spread) -> [String; 3] {
+pub(super) fn spread(seconds: Spread) -> [String; 3] {
     [seconds.median, seconds.least, seconds.most].map(milliseconds)
 }
 
@@ -192,7 +192,8 @@ impl Report {
     }
 }
 
-fn extents(extents: &[usize]) -> String {
+/// As `3×3×16`.
+pub(super) fn extents(extents: &[usize]) -> String {
     extents.iter().map(ToString::to_string).collect::<Vec<_>>().join("×")
 }
 
