@@ -1,5 +1,6 @@
 //! `conv2d`: convolution (cross-correlation) of images with zero padding, and its gradients.
 
+mod few;
 pub(super) mod fused;
 pub(super) mod launch;
 pub(super) mod loops;
@@ -110,8 +111,9 @@ impl Conv2d {
         let constants = [tile.constants(), flags].concat();
         let plain = geometry.dispatch(kernel!("conv2d/forward"), &constants, bindings, &[], workgroups);
         let epilogue = if relu { Epilogue::Relu } else { Epilogue::None };
-        let by_pairs = geometry.products_by_pairs(Side::Fine, false, bias, epilogue, device);
-        candidates(device, plain.into(), by_pairs, geometry.products_by_tiles(Side::Fine, false, bias, epilogue))
+        let subgroup = geometry.products_by_pairs(Side::Fine, false, bias, epilogue, device);
+        let subgroup = subgroup.or_else(|| geometry.forward_of_few(bias, epilogue, device));
+        candidates(device, plain.into(), subgroup, geometry.products_by_tiles(Side::Fine, false, bias, epilogue))
     }
 }
 
@@ -278,8 +280,9 @@ impl Op for Conv2dGradWeight {
             let workgroups = parts * blocks * out_channels.div_ceil(2 * lanes);
             geometry.dispatch(kernel!("conv2d/grad_weight"), &constants, bindings, &params, workgroups)
         });
-        let by_pairs = geometry.weight_gradient_by_pairs(Side::Fine, device);
-        candidates(device, plain, by_pairs, geometry.weight_gradient_by_tiles(Side::Fine))
+        let subgroup = geometry.weight_gradient_by_pairs(Side::Fine, device);
+        let subgroup = subgroup.or_else(|| geometry.weight_gradient_of_few(device));
+        candidates(device, plain, subgroup, geometry.weight_gradient_by_tiles(Side::Fine))
     }
 
     fn flops(&self, inputs: &[TensorType], _: &TensorType) -> u64 {
@@ -379,7 +382,8 @@ pub(super) fn cases() -> Result<Vec<Case>, String> {
         ("pairs, stride 2, padding 1", with([2, 2], [1, 1]), [1, 11, 8, 8], [3, 3, 8, 34], 1.0),
         ("tiles, wide, padding 1", with([1, 1], [1, 1]), [2, 8, 11, 68], [3, 3, 68, 132], 1.0),
         ("tiles, oblong", with([3, 2], [2, 1]), [2, 17, 13, 36], [5, 4, 36, 40], 1.0),
-        ("tiles, gradient in two parts", unit, [1, 25, 27, 24], [3, 3, 24, 20], 1.0),
+        ("tiles, exact, gradient in two parts", unit, [3, 15, 17, 32], [3, 3, 32, 64], 1.0),
+        ("few channels, gradient in two parts", with([2, 1], [1, 1]), [3, 35, 13, 3], [3, 3, 3, 18], 1.0),
         ("past 65,535 workgroups in the image", unit, [1, 1030, 1021, 1], [1, 1, 1, 1], 1.0),
         ("past 65,535 workgroups in the weight", unit, [1, 1, 1, 2050], [1, 1, 2050, 2070], 1.0),
     ] {

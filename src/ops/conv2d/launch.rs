@@ -196,7 +196,12 @@ pub(in crate::ops) fn lanes(channels: usize, outputs: usize, device: &DeviceProf
 /// Lanes of a workgroup for a kernel whose lanes load pairs of channels of either image, own a pair of the second, and shuffle within
 /// groups of eight, where the device allows it: it has integers of 64 bits, every pipeline gets the same subgroup size, eight
 /// divides it, and it divides the workgroup; and where the weight is small enough to be written out.
-fn pair_lanes(window: &Window, channels: usize, own_channels: usize, device: &DeviceProfile) -> Option<usize> {
+pub(super) fn pair_lanes(
+    window: &Window,
+    channels: usize,
+    own_channels: usize,
+    device: &DeviceProfile,
+) -> Option<usize> {
     if window.kernel_size.iter().product::<usize>() > WRITTEN_OUT {
         return None;
     }
@@ -211,7 +216,7 @@ const WRITTEN_OUT: usize = 9;
 
 /// How many pixels side by side have all that they meet of a row of the weight in the eight columns that one shared load brings; but
 /// at least four, which then take more loads.
-fn columns(kernel_width: usize, stride: usize) -> usize {
+pub(super) fn columns(kernel_width: usize, stride: usize) -> usize {
     (8_usize.saturating_sub(kernel_width) / stride + 1).max(4)
 }
 
