@@ -1,20 +1,36 @@
-"""Writes the values that tests/metrics.rs compares with, computed by scikit-image, and where it has no such score, by loops that
-follow the definition.
+"""Writes the values that tests/metrics.rs compares with, computed by scikit-image, scikit-learn, StarDist and py-ctcmetrics; what none of
+them has, the warping error, by loops that follow the definition.
 
-Run from anywhere, with scikit-image from PyPI: python3 tests/golden/metrics.py
+Run from anywhere, with these packages from PyPI:
+
+    python3 tests/golden/metrics.py
+        writes metrics.json beside this file: scores of label maps drawn at random and made like cells and tissue
+    python3 tests/golden/metrics.py --truth DIR --prediction DIR [--regions VALUE] --out FILE.json
+        scores of the label maps of two folders, paired by name: for the test that TILEWISE_METRICS names the file to
 """
 
+import argparse
+import functools
 import json
-import os
+import pathlib
+import tempfile
+from importlib.metadata import version
 
 import numpy as np
-import skimage
-from scipy import ndimage, sparse
+import tifffile
+from ctc_metrics.metrics import seg
+from ctc_metrics.utils.representations import match
+from scipy import ndimage, stats
+from skimage.io import imread
 from skimage.measure import label
-from skimage.metrics import adapted_rand_error, contingency_table, variation_of_information
-from skimage.segmentation import expand_labels
+from skimage.metrics import adapted_rand_error, variation_of_information
+from skimage.segmentation import expand_labels, relabel_sequential, watershed
+from sklearn.metrics import accuracy_score, f1_score, homogeneity_completeness_v_measure, jaccard_score
+from sklearn.metrics.cluster import pair_confusion_matrix
+from stardist.matching import intersection_over_true, label_overlap, matching
 
-FOLDER = os.path.dirname(os.path.abspath(__file__))
+FOLDER = pathlib.Path(__file__).resolve().parent
+PACKAGES = ["scikit-image", "scikit-learn", "stardist", "py-ctcmetrics", "numpy", "scipy"]
 
 
 def random_map(random, shape, labels):
@@ -46,47 +62,68 @@ def spoiled(random, truth):
     return label(foreground, connectivity=1)
 
 
-def objects(labels):
-    return [number for number in np.unique(labels) if number != 0]
+def pixel_scores(truth, prediction):
+    """By scikit-learn, of three classes: the number of the object, modulo 3."""
+    t, p = truth.ravel() % 3, prediction.ravel() % 3
+    iou = jaccard_score(t, p, average=None)
+    return {
+        "iou": iou.tolist(),
+        "dice": f1_score(t, p, average=None).tolist(),
+        "mean_iou": [iou.mean()],
+        "foreground_iou": [jaccard_score(t > 0, p > 0)],
+        "pixel_error": [1 - accuracy_score(t, p)],
+    }
 
 
-def matching(truth, prediction):
-    """SEG, precision at ten thresholds and merged objects, every true object against every predicted one."""
-    rows, columns = objects(truth), objects(prediction)
-    both = np.array([[np.sum((truth == i) & (prediction == j)) for j in columns] for i in rows]).reshape(len(rows), len(columns))
-    either = np.array([[np.sum((truth == i) | (prediction == j)) for j in columns] for i in rows]).reshape(both.shape)
-    sizes = np.array([np.sum(truth == i) for i in rows])
-    covers = 2 * both > sizes[:, None]
-    seg = np.where(covers, both / either, 0).sum() / len(rows)
-    precision = []
-    for twentieths in range(10, 20):
-        hits = np.sum(20 * both > twentieths * either)
-        precision.append(hits / (len(rows) + len(columns) - hits))
-    merges = covers.sum(0)
-    return {"seg": seg, "average_precision": precision, "merged_objects": int(merges[merges > 1].sum())}
+def adapted_rand(truth, prediction):
+    # scikit-image 0.26 divides what it returns second by the pairs of the truth, and what it returns third by those of the
+    # prediction: by its own documentation they are recall and precision. Which is which, scikit-learn says.
+    error, recall, precision = adapted_rand_error(truth, prediction)
+    inside = truth > 0
+    (_, joined), (parted, both) = pair_confusion_matrix(truth[inside], prediction[inside])
+    assert np.isclose(recall, both / (both + parted)) and np.isclose(precision, both / (both + joined))
+    return [error, precision, recall]
 
 
 def foreground_scores(truth, prediction):
-    """V_Rand and V_Info, each pixel predicted background a segment by itself, on the true foreground alone."""
+    """V_Rand and V_Info, each pixel predicted background a segment by itself, on the true foreground alone. By scikit-learn: V_Rand
+    from its counts of pairs, to which the pairs of a pixel with itself are added; V_Info is its V-measure."""
     inside = truth > 0
     s, t = prediction[inside].astype(int), truth[inside].astype(int)
     background = s == 0
     s[background] = s.max() + 1 + np.arange(background.sum())
-    n = t.size
-    table = sparse.csr_array(contingency_table(t, s, ignore_labels=[], normalize=True))
-    sum_p, sum_s, sum_t = np.sum(table.data**2), np.sum(table.sum(0) ** 2), np.sum(table.sum(1) ** 2)
-    splits, merges = variation_of_information(table=table, image0=t, image1=s)
-    entropy = lambda labels: -sum(k / n * np.log2(k / n) for k in np.unique(labels, return_counts=True)[1])
-    information = entropy(t) - merges
-    assert abs(information - (entropy(s) - splits)) < 1e-12
+    (_, joined), (parted, both) = pair_confusion_matrix(t, s)
+    both, of_s, of_t = (int(pairs) + t.size for pairs in (both, both + joined, both + parted))
+    merge, split, score = homogeneity_completeness_v_measure(t, s)
+    entropies = [stats.entropy(np.unique(labels, return_counts=True)[1], base=2) for labels in (s, t)]
+    conditional = np.array(entropies) * (1 - np.array([split, merge]))
+    assert np.allclose(variation_of_information(t, s), conditional), "scikit-image agrees"
+    return {"v_rand": [2 * both / (of_s + of_t), both / of_t, both / of_s], "v_info": [score, split, merge]}
+
+
+def object_scores(truth, prediction):
+    """Average precision and merges by StarDist, SEG by py-ctcmetrics."""
+    # StarDist compares float32 with >=, the next one is >.
+    thresholds = [float(np.nextafter(np.float32(twentieths / 20), np.float32(1))) for twentieths in range(10, 20)]
+    precision = [one.accuracy for one in matching(truth, prediction, thresholds)]
+    shares = intersection_over_true(label_overlap(relabel_sequential(truth)[0], relabel_sequential(prediction)[0]))
+    merges = (shares[1:, 1:] > 0.5).sum(0)
+    with tempfile.TemporaryDirectory() as folder:
+        files = [str(pathlib.Path(folder, name)) for name in ("truth.tif", "prediction.tif")]
+        for file, labels in zip(files, (truth, prediction)):
+            tifffile.imwrite(file, labels.astype(np.int32))
+        labels, _, _, _, overlaps = match(*files)
     return {
-        "v_rand": [sum_p / (sum_s / 2 + sum_t / 2), sum_p / sum_t, sum_p / sum_s],
-        "v_info": [2 * information / (entropy(s) + entropy(t)), information / entropy(s), information / entropy(t)],
+        "average_precision": precision,
+        "merged_objects": [int(merges[merges > 1].sum())],
+        "seg": [seg([labels], [overlaps])],
     }
 
 
+@functools.cache
 def is_simple(patch):
     """One 4-connected piece of foreground that touches the centre by an edge, one 8-connected piece of background."""
+    patch = np.frombuffer(patch, bool).reshape(3, 3)
     ring = np.ones((3, 3), bool)
     ring[1, 1] = False
     foreground = label(patch & ring, connectivity=1)
@@ -94,8 +131,18 @@ def is_simple(patch):
     return len(touching) == 1 and label(~patch & ring, connectivity=2).max() == 1
 
 
+def parted(labels):
+    """Foreground, and a frame around it; of two objects that share an edge the pixel read second is background."""
+    labels = np.pad(labels.astype(int), 1)
+    foreground = np.zeros(labels.shape, bool)
+    for y, x in zip(*np.nonzero(labels)):
+        others = [place for place in ((y, x - 1), (y - 1, x)) if foreground[place] and labels[place] != labels[y, x]]
+        foreground[y, x] = not others
+    return foreground
+
+
 def warping_error(truth, prediction):
-    source, target = np.pad(truth > 0, 1), np.pad(prediction > 0, 1)
+    source, target = parted(truth), parted(prediction)
     remaining = -1
     while True:
         wrong = [(y, x) for x, y in zip(*np.nonzero((source != target).T))]
@@ -103,18 +150,22 @@ def warping_error(truth, prediction):
             return remaining / truth.size
         remaining = len(wrong)
         for y, x in wrong:
-            if is_simple(source[y - 1 : y + 2, x - 1 : x + 2]):
+            if is_simple(source[y - 1 : y + 2, x - 1 : x + 2].tobytes()):
                 source[y, x] = not source[y, x]
 
 
-def case(name, truth, prediction, foreground_touches):
-    # scikit-image 0.26 divides what it returns second by the pairs of the truth, and what it returns third by those of the
-    # prediction: by its own documentation they are recall and precision.
-    error, recall, precision = adapted_rand_error(truth, prediction)
-    assert np.isclose(recall, pairs(truth, prediction, truth)) and np.isclose(precision, pairs(truth, prediction, prediction))
-    expected = {"adapted_rand": [error, precision, recall], **foreground_scores(truth, prediction), **matching(truth, prediction)}
-    if not foreground_touches:
-        expected["warping_error"] = warping_error(truth, prediction)
+def scores(truth, prediction):
+    return {
+        **pixel_scores(truth, prediction),
+        "adapted_rand": adapted_rand(truth, prediction),
+        **foreground_scores(truth, prediction),
+        **object_scores(truth, prediction),
+        "warping_error": [warping_error(truth, prediction)],
+    }  # fmt: skip
+
+
+def drawn(name, truth, prediction):
+    expected = scores(truth, prediction)
     for connectivity in (1, 2):
         classes = (prediction > 0).astype(int)
         expected[f"components{4 * connectivity}"] = label(classes, connectivity=connectivity).ravel().tolist()
@@ -124,32 +175,50 @@ def case(name, truth, prediction, foreground_touches):
     }  # fmt: skip
 
 
-def pairs(truth, prediction, of):
-    """The share of the ordered pairs of distinct pixels of the true foreground joined in `of` that are joined in both."""
-    inside = truth > 0
-    t, s, of = truth[inside], prediction[inside], of[inside]
-    apart = ~np.eye(t.size, dtype=bool)
-    joined = (of[:, None] == of) & apart
-    return np.sum((t[:, None] == t) & (s[:, None] == s) & apart) / np.sum(joined)
+def drawn_cases():
+    random = np.random.default_rng(3)
+    cases = []
+    for name, shape, of_truth, of_prediction in [
+        ("few labels at random", (13, 17), [0, 1, 2], [0, 1, 2, 3]),
+        ("many labels at random", (16, 9), range(40), range(7)),
+        ("labels with gaps", (11, 11), [0, 9, 700, 65000], [0, 5, 301]),
+    ]:
+        cases.append(drawn(name, random_map(random, shape, of_truth), random_map(random, shape, of_prediction)))
+    truth = blobs(random, (40, 52), 2, 0.6)
+    cases.append(drawn("cells", truth, spoiled(random, truth)))
+    truth = territories(random, (44, 48), 24)
+    cases.append(drawn("tissue", truth, spoiled(random, truth)))
+    cases.append(drawn("tissue against itself", truth, truth))
+    return cases
+
+
+def real_cases(truths, predictions, regions):
+    """Label maps of two folders. Where borders are thinned, scikit-image's watershed draws the lines."""
+    for path in sorted(truths.iterdir()):
+        prediction_path = predictions / (path.stem + ".png")
+        truth, prediction = imread(path).astype(int), imread(prediction_path).astype(int)
+        if regions is not None:
+            truth = label(truth == regions, connectivity=1)
+        thinned = watershed(np.zeros(truth.shape), prediction, connectivity=1, watershed_line=True)
+        expected = {**scores(truth, prediction), "thinned": sum(foreground_scores(truth, thinned).values(), [])}
+        files = {"truth": str(path), "prediction": str(prediction_path)}
+        yield {"name": path.stem, **files, "regions": regions, "expected": expected}
 
 
 def main():
-    random = np.random.default_rng(3)
-    cases = [
-        case("few labels at random", random_map(random, (13, 17), [0, 1, 2]), random_map(random, (13, 17), [0, 1, 2, 3]), True),
-        case("many labels at random", random_map(random, (16, 9), range(40)), random_map(random, (16, 9), range(7)), True),
-        case("labels with gaps", random_map(random, (11, 11), [0, 9, 700, 65000]), random_map(random, (11, 11), [0, 5, 301]), True),
-    ]
-    truth = blobs(random, (40, 52), 2, 0.6)
-    cases.append(case("cells", truth, spoiled(random, truth), False))
-    truth = territories(random, (44, 48), 24)
-    cases.append(case("tissue", truth, spoiled(random, truth), False))
-    cases.append(case("tissue against itself", truth, truth, False))
-    path = os.path.join(FOLDER, "metrics.json")
-    with open(path, "w") as file:
-        json.dump({"scikit-image": skimage.__version__, "numpy": np.__version__, "cases": cases}, file, separators=(",", ":"))
-        file.write("\n")
-    print(f"metrics.json: {len(cases)} cases, {os.path.getsize(path):,} bytes")
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--truth", type=pathlib.Path, help="folder of true label maps")
+    arguments.add_argument("--prediction", type=pathlib.Path, help="folder of predicted ones, PNG of the same names")
+    arguments.add_argument("--regions", type=int, help="the objects are the 4-connected regions of this value in the truth")
+    arguments.add_argument("--out", type=pathlib.Path, default=FOLDER / "metrics.json")
+    given = arguments.parse_args()
+    if given.truth is None:
+        cases = drawn_cases()
+    else:
+        cases = list(real_cases(given.truth.resolve(), given.prediction.resolve(), given.regions))
+    packages = {package: version(package) for package in PACKAGES}
+    given.out.write_text(json.dumps({"packages": packages, "cases": cases}, separators=(",", ":")) + "\n")
+    print(f"{given.out}: {len(cases)} cases, {given.out.stat().st_size:,} bytes")
     for one in cases:
         print(one["name"], {k: np.round(v, 4).tolist() for k, v in one["expected"].items() if not k.startswith("components")})
 
