@@ -1,10 +1,10 @@
-// result[n, s, r] = bias[r] + sum over q, c of weight[q, c, r] * source[n, p, c], zero outside; TURNED (gradients), weight[q, r, c].
-// COARSE = 0 (convolution): p = STRIDE * s + q - PADDING. COARSE = 1 (its transpose): STRIDE * p = s + PADDING - q, so that positions s
-// fall into STRIDE * STRIDE phases, whose members meet the same q. docs/ops/conv2d.md says why it is fast on software drivers.
-// One invocation owns TILE_HEIGHT x TILE_WIDTH positions of one phase, of two channels; a workgroup, 2 * LANES channels of those.
-// A load takes two neighbouring channels. Eight lanes share the loads of source: each reads one of eight columns, and a shuffle hands
-// the value to all. A row of source is read once for all rows of the weight, and a row of sums stays in registers until it is done.
-// Right only if the subgroup size is a multiple of 8, LANES a multiple of the subgroup size, and the channels are even in number.
+// result[n, s, r] = bias[r] + sum over q, c of weight[q, c, r] * source[n, p, c], zero outside; TURNED, with weight[q, r, c].
+// COARSE = 0 (convolution): p = STRIDE * s + q - PADDING. COARSE = 1 (its transpose): STRIDE * p = s + PADDING - q, so that
+// positions s fall into STRIDE * STRIDE phases, whose members meet the same q.
+// One invocation owns TILE_HEIGHT x TILE_WIDTH positions of a phase, of two channels; a workgroup, 2 * LANES channels of those.
+// A load takes two channels. Eight lanes share those of source: each reads a column, and a shuffle hands it to all. A row of
+// source is read once for all rows of the weight, and a row of sums stays in registers until it is done.
+// Right only if the subgroup size is a multiple of 8, LANES a multiple of it, and the channels are even in number.
 // Bytes moved per workgroup and two source channels: 64 * VECTORS * ROWS + 16 * LANES * TAPS.
 const KERNEL_HEIGHT = 3u;
 const KERNEL_WIDTH = 3u;
@@ -171,8 +171,9 @@ fn main(
             for (var ky = 0u; ky < TAPS_Y; ky++) { // unroll
                 for (var kx = 0u; kx < TAPS_X; kx++) { // unroll
                     for (var x = 0u; x < TILE_WIDTH; x++) { // unroll
-                        let x0 = subgroupShuffle(window[(y * STEP_Y + ky) * VECTORS + (x * STEP_X + kx) / 8u], (x * STEP_X + kx) % 8u);
-                        let x1 = subgroupShuffle(next_window[(y * STEP_Y + ky) * VECTORS + (x * STEP_X + kx) / 8u], (x * STEP_X + kx) % 8u);
+                        let column = (x * STEP_X + kx) % 8u;
+                        let x0 = subgroupShuffle(window[(y * STEP_Y + ky) * VECTORS + (x * STEP_X + kx) / 8u], column);
+                        let x1 = subgroupShuffle(next_window[(y * STEP_Y + ky) * VECTORS + (x * STEP_X + kx) / 8u], column);
                         sum[y * TILE_WIDTH + x] += w00[ky * TAPS_X + kx] * x0 + w10[ky * TAPS_X + kx] * x1;
                         next_sum[y * TILE_WIDTH + x] += w01[ky * TAPS_X + kx] * x0 + w11[ky * TAPS_X + kx] * x1;
                     }
