@@ -49,7 +49,7 @@ pub use softmax::{Softmax, SoftmaxGrad};
 
 use crate::array::{Array, Real, Tensor};
 use crate::op::{Binding, Candidate, Case, DeviceProfile, Dispatch, Kernel, Op, Param, workgroup_grid};
-use crate::shape::TensorType;
+use crate::shape::{DType, TensorType};
 
 /// What the project knows of an op: tests and `selftest` walk this list.
 #[derive(Clone, Copy, Debug)]
@@ -133,6 +133,29 @@ pub(crate) fn elementwise(
 /// The extents of images that an op's shape rule has admitted.
 pub(crate) fn image(tensor_type: &TensorType) -> [usize; 4] {
     tensor_type.shape.image().unwrap_or_else(|_| unreachable!("the shape rule admits only images here"))
+}
+
+/// The one input of an op that takes floats.
+pub(crate) fn one_float(inputs: &[TensorType]) -> Result<&TensorType, String> {
+    match inputs {
+        [x] if x.dtype == DType::F32 => Ok(x),
+        _ => Err(format!("expected one float tensor, got {inputs:?}")),
+    }
+}
+
+/// The shape rule of a gradient that takes the result, and the result's gradient, and is like both.
+pub(crate) fn like_the_result(inputs: &[TensorType]) -> Result<TensorType, String> {
+    match inputs {
+        [y, grad] if y == grad && y.dtype == DType::F32 => Ok(y.clone()),
+        _ => Err(format!("expected the result and its gradient, of one shape, got {inputs:?}")),
+    }
+}
+
+/// The one result of a reference whose elements were computed in `f64`.
+pub(crate) fn rounded<T: Real>(op: &impl Op, inputs: &[&Tensor<T>], values: Vec<f64>) -> Vec<Tensor<T>> {
+    let mut result = zeros(op, inputs);
+    result.data.iter_mut().zip(values).for_each(|(result, value)| *result = T::from_f64(value));
+    vec![Tensor::Float(result)]
 }
 
 /// Zeros in the shape of the result for inputs that the op's shape rule has admitted.

@@ -19,7 +19,7 @@ use crate::graph::{Graph, NodeId};
 use crate::kernel;
 use crate::op::{AnyOp, Backward, Binding, Bound, Candidate, Case, DeviceProfile, Fill, Op, Param, UNIT_ROUNDOFF};
 use crate::ops::softmax::{FLUSHED, compound};
-use crate::ops::{invocations, turns, zeros};
+use crate::ops::{invocations, rounded, turns, zeros};
 use crate::shape::{DType, TensorType};
 use rayon::prelude::*;
 use std::sync::Arc;
@@ -229,13 +229,13 @@ impl Op for BatchNormMoments {
         let x = &inputs[0].float().data;
         let statistics = (0..extents.sets * extents.groups).into_par_iter();
         let values: Vec<(f64, f64)> = statistics.map(|k| mean_and_variance(elements(extents, x, k))).collect();
-        let mut moments = zeros(self, inputs);
+        let mut moments = vec![0.0; 2 * values.len()];
         for (k, (mean, variance)) in values.into_iter().enumerate() {
             let at = extents.mean(k / extents.groups, k % extents.groups);
-            moments.data[at] = T::from_f64(mean);
-            moments.data[at + extents.groups] = T::from_f64(variance);
+            moments[at] = mean;
+            moments[at + extents.groups] = variance;
         }
-        vec![Tensor::Float(moments)]
+        rounded(self, inputs, moments)
     }
 
     fn candidates(&self, inputs: &[TensorType], _: &TensorType, _: &DeviceProfile) -> Vec<Candidate> {

@@ -10,7 +10,7 @@ use crate::kernel;
 use crate::op::{Binding, Bound, Candidate, Case, DeviceProfile, Fill, Op, UNIT_ROUNDOFF};
 use crate::ops::cross_entropy::{Total, additions, partial_sums, sum_up};
 use crate::ops::softmax::{FLUSHED, compound};
-use crate::ops::{invocations, turns, zeros};
+use crate::ops::{invocations, one_float, turns, zeros};
 use crate::shape::{DType, TensorType};
 use std::sync::Arc;
 
@@ -48,10 +48,8 @@ impl Op for ClipGradNormTotal {
     }
 
     fn output(&self, inputs: &[TensorType]) -> Result<TensorType, String> {
-        match inputs {
-            [gradients] if gradients.dtype == DType::F32 => TensorType::f32([1]),
-            _ => Err(format!("expected one float tensor, got {inputs:?}")),
-        }
+        one_float(inputs)?;
+        TensorType::f32([1])
     }
 
     fn reference<T: Real>(&self, inputs: &[&Tensor<T>]) -> Vec<Tensor<T>> {

@@ -18,7 +18,8 @@ use crate::error::Result;
 use crate::graph::{Graph, NodeId};
 use crate::kernel;
 use crate::op::{Backward, Binding, Bound, Candidate, Case, DeviceProfile, Dispatch, Fill, Op, workgroup_grid};
-use crate::shape::{DType, Shape, TensorType};
+use crate::ops::one_float;
+use crate::shape::{Shape, TensorType};
 use rayon::prelude::*;
 use std::sync::Arc;
 
@@ -302,10 +303,7 @@ impl Op for Conv2dGradBias {
     }
 
     fn output(&self, inputs: &[TensorType]) -> Result<TensorType, String> {
-        match inputs {
-            [grad_output] if grad_output.dtype == DType::F32 => TensorType::f32([grad_output.shape.channels()]),
-            _ => Err(format!("expected one float tensor, got {inputs:?}")),
-        }
+        TensorType::f32([one_float(inputs)?.shape.channels()])
     }
 
     fn reference<T: Real>(&self, inputs: &[&Tensor<T>]) -> Vec<Tensor<T>> {

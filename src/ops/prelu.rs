@@ -7,7 +7,7 @@ use crate::kernel;
 use crate::op::{Backward, Binding, Bound, Candidate, Case, DeviceProfile, Fill, Op, UNIT_ROUNDOFF};
 use crate::ops::cross_entropy::{Total, additions, partial_sums, sum_up};
 use crate::ops::softmax::{FLUSHED, compound};
-use crate::ops::{invocations, turns, zeros};
+use crate::ops::{invocations, rounded, turns};
 use crate::shape::{DType, Shape, TensorType};
 use rayon::prelude::*;
 use std::sync::Arc;
@@ -168,10 +168,7 @@ impl Op for PreluGradSlope {
     }
 
     fn reference<T: Real>(&self, inputs: &[&Tensor<T>]) -> Vec<Tensor<T>> {
-        let mut result: Array<T> = zeros(self, inputs);
-        let sums = self.sums(inputs, |product| product);
-        result.data.iter_mut().zip(sums).for_each(|(result, sum)| *result = T::from_f64(sum));
-        vec![Tensor::Float(result)]
+        rounded(self, inputs, self.sums(inputs, |product| product))
     }
 
     fn candidates(&self, inputs: &[TensorType], _: &TensorType, _: &DeviceProfile) -> Vec<Candidate> {

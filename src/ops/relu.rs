@@ -5,8 +5,8 @@ use crate::error::Result;
 use crate::graph::{Graph, NodeId};
 use crate::kernel;
 use crate::op::{Backward, Binding, Bound, Candidate, Case, DeviceProfile, Fill, Op};
-use crate::ops::elementwise;
-use crate::shape::{DType, TensorType};
+use crate::ops::{elementwise, like_the_result, one_float};
+use crate::shape::TensorType;
 use rayon::prelude::*;
 use std::sync::Arc;
 
@@ -34,10 +34,7 @@ impl Op for Relu {
     }
 
     fn output(&self, inputs: &[TensorType]) -> Result<TensorType, String> {
-        match inputs {
-            [x] if x.dtype == DType::F32 => Ok(x.clone()),
-            _ => Err(format!("expected one float tensor, got {inputs:?}")),
-        }
+        one_float(inputs).cloned()
     }
 
     fn reference<T: Real>(&self, inputs: &[&Tensor<T>]) -> Vec<Tensor<T>> {
@@ -70,10 +67,7 @@ impl Op for ReluGrad {
     }
 
     fn output(&self, inputs: &[TensorType]) -> Result<TensorType, String> {
-        match inputs {
-            [y, grad] if y == grad && y.dtype == DType::F32 => Ok(y.clone()),
-            _ => Err(format!("expected the result and its gradient, of one shape, got {inputs:?}")),
-        }
+        like_the_result(inputs)
     }
 
     fn reference<T: Real>(&self, inputs: &[&Tensor<T>]) -> Vec<Tensor<T>> {

@@ -5,9 +5,9 @@ use crate::error::Result;
 use crate::graph::{Graph, NodeId};
 use crate::kernel;
 use crate::op::{Backward, Binding, Bound, Candidate, Case, DeviceProfile, Fill, Op, UNIT_ROUNDOFF};
-use crate::ops::elementwise;
 use crate::ops::softmax::{FLUSHED, compound};
-use crate::shape::{DType, TensorType};
+use crate::ops::{elementwise, like_the_result, one_float};
+use crate::shape::TensorType;
 use rayon::prelude::*;
 use std::sync::Arc;
 
@@ -35,10 +35,7 @@ impl Op for Sigmoid {
     }
 
     fn output(&self, inputs: &[TensorType]) -> Result<TensorType, String> {
-        match inputs {
-            [x] if x.dtype == DType::F32 => Ok(x.clone()),
-            _ => Err(format!("expected one float tensor, got {inputs:?}")),
-        }
+        one_float(inputs).cloned()
     }
 
     fn reference<T: Real>(&self, inputs: &[&Tensor<T>]) -> Vec<Tensor<T>> {
@@ -79,10 +76,7 @@ impl Op for SigmoidGrad {
     }
 
     fn output(&self, inputs: &[TensorType]) -> Result<TensorType, String> {
-        match inputs {
-            [y, grad] if y == grad && y.dtype == DType::F32 => Ok(y.clone()),
-            _ => Err(format!("expected the result and its gradient, of one shape, got {inputs:?}")),
-        }
+        like_the_result(inputs)
     }
 
     fn reference<T: Real>(&self, inputs: &[&Tensor<T>]) -> Vec<Tensor<T>> {

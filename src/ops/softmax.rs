@@ -5,8 +5,8 @@ use crate::error::Result;
 use crate::graph::{Graph, NodeId};
 use crate::kernel;
 use crate::op::{Backward, Binding, Bound, Candidate, Case, DeviceProfile, Fill, Op, UNIT_ROUNDOFF};
-use crate::ops::{turns, zeros};
-use crate::shape::{DType, TensorType};
+use crate::ops::{like_the_result, one_float, turns, zeros};
+use crate::shape::TensorType;
 use rayon::prelude::*;
 use std::sync::Arc;
 
@@ -76,10 +76,7 @@ impl Op for Softmax {
     }
 
     fn output(&self, inputs: &[TensorType]) -> Result<TensorType, String> {
-        match inputs {
-            [x] if x.dtype == DType::F32 => Ok(x.clone()),
-            _ => Err(format!("expected one float tensor, got {inputs:?}")),
-        }
+        one_float(inputs).cloned()
     }
 
     fn reference<T: Real>(&self, inputs: &[&Tensor<T>]) -> Vec<Tensor<T>> {
@@ -124,10 +121,7 @@ impl Op for SoftmaxGrad {
     }
 
     fn output(&self, inputs: &[TensorType]) -> Result<TensorType, String> {
-        match inputs {
-            [y, grad] if y == grad && y.dtype == DType::F32 => Ok(y.clone()),
-            _ => Err(format!("expected the result and its gradient, of one shape, got {inputs:?}")),
-        }
+        like_the_result(inputs)
     }
 
     fn reference<T: Real>(&self, inputs: &[&Tensor<T>]) -> Vec<Tensor<T>> {

@@ -1,12 +1,12 @@
 //! The partial derivatives of moments and of what is normalised by them.
 
 use super::{BatchNorm, Extents, Over};
-use crate::array::{Array, Real, Tensor};
+use crate::array::{Real, Tensor};
 use crate::kernel;
 use crate::op::{Binding, Bound, Candidate, DeviceProfile, Dispatch, Op, UNIT_ROUNDOFF};
 use crate::ops::cross_entropy::{Total, additions, partial_sums, sum_up};
 use crate::ops::softmax::{FLUSHED, compound};
-use crate::ops::{invocations, turns, zeros};
+use crate::ops::{invocations, rounded, turns, zeros};
 use crate::shape::TensorType;
 use rayon::prelude::*;
 
@@ -191,10 +191,7 @@ impl Op for BatchNormGradSums {
     }
 
     fn reference<T: Real>(&self, inputs: &[&Tensor<T>]) -> Vec<Tensor<T>> {
-        let sums = self.sums(inputs, |grad, distance| [grad, grad * distance]);
-        let mut result: Array<T> = zeros(self, inputs);
-        result.data.iter_mut().zip(sums).for_each(|(result, sum)| *result = T::from_f64(sum));
-        vec![Tensor::Float(result)]
+        rounded(self, inputs, self.sums(inputs, |grad, distance| [grad, grad * distance]))
     }
 
     fn candidates(&self, inputs: &[TensorType], output: &TensorType, _: &DeviceProfile) -> Vec<Candidate> {
@@ -258,10 +255,7 @@ impl Op for BatchNormGradMoments {
     }
 
     fn reference<T: Real>(&self, inputs: &[&Tensor<T>]) -> Vec<Tensor<T>> {
-        let values = self.values(inputs, |weight, sum| weight * sum);
-        let mut result: Array<T> = zeros(self, inputs);
-        result.data.iter_mut().zip(values).for_each(|(result, value)| *result = T::from_f64(value));
-        vec![Tensor::Float(result)]
+        rounded(self, inputs, self.values(inputs, |weight, sum| weight * sum))
     }
 
     fn candidates(&self, inputs: &[TensorType], _: &TensorType, _: &DeviceProfile) -> Vec<Candidate> {
@@ -312,10 +306,7 @@ impl Op for BatchNormGradParameter {
     }
 
     fn reference<T: Real>(&self, inputs: &[&Tensor<T>]) -> Vec<Tensor<T>> {
-        let mut result: Array<T> = zeros(self, inputs);
-        let values = self.values(inputs, |value| value);
-        result.data.iter_mut().zip(values).for_each(|(result, value)| *result = T::from_f64(value));
-        vec![Tensor::Float(result)]
+        rounded(self, inputs, self.values(inputs, |value| value))
     }
 
     fn candidates(&self, inputs: &[TensorType], _: &TensorType, _: &DeviceProfile) -> Vec<Candidate> {

@@ -1,6 +1,6 @@
 //! Launches of the kernels for the few input channels of a first layer, of which there are no pairs.
 
-use super::launch::{Epilogue, Geometry, columns, in_parts, pair_lanes, parts};
+use super::launch::{Epilogue, Geometry, columns, in_parts, pair_lanes, pair_parts};
 use crate::kernel;
 use crate::op::{Binding, Candidate, DeviceProfile};
 
@@ -45,9 +45,7 @@ impl Geometry {
     pub(super) fn weight_gradient_of_few(&self, device: &DeviceProfile) -> Option<Candidate> {
         let lanes = self.few_lanes(device)?;
         let rows = self.batch * self.out_extents[0];
-        // As many parts as the pairs of other layers get.
-        let groups = self.out_channels.div_ceil(16) * if device.software { 64 } else { 1 };
-        let parts = parts(rows, self.out_extents[1], groups);
+        let parts = pair_parts(rows, self.out_extents[1], self.out_channels.div_ceil(16), device);
         let elements = self.window.kernel_size.iter().product::<usize>() * self.in_channels * self.out_channels;
         Some(in_parts(parts, elements, |partial| {
             let constants = [

@@ -92,44 +92,19 @@ impl Geometry {
         epilogue: Epilogue,
         device: &DeviceProfile,
     ) -> Option<Candidate> {
-        let (input, output) = ((self.in_extents, self.in_channels), (self.out_extents, self.out_channels));
-        let ((source_extents, source_channels), (extents, channels)) =
-            if turned { (output, input) } else { (input, output) };
+        let correlation = Correlation::new(self, source_side, turned, bias, epilogue);
+        let Correlation { source, result, phases, .. } = correlation;
         let Window { kernel_size, stride, .. } = self.window;
         // A phase of the fine side meets every STRIDE-th element of the weight.
-        let (phases, columns) = match source_side {
-            Side::Fine => ([1, 1], columns(kernel_size[1], stride[1])),
-            Side::Coarse => (stride, columns(kernel_size[1].div_ceil(stride[1]), 1)),
+        let width = match source_side {
+            Side::Fine => columns(kernel_size[1], stride[1]),
+            Side::Coarse => columns(kernel_size[1].div_ceil(stride[1]), 1),
         };
-        let lanes = pair_lanes(&self.window, source_channels, channels, device)?;
-        let tile = Tile { lanes, height: tile_height(extents[0].div_ceil(phases[0]), device), width: columns };
-        let mask = if let Epilogue::Mask(mask) = epilogue { Some(mask) } else { None };
-        let flags = [
-            ("COARSE", usize::from(source_side == Side::Coarse)),
-            ("TURNED", usize::from(turned)),
-            ("BIAS", usize::from(bias.is_some())),
-            ("RELU", usize::from(epilogue == Epilogue::Relu)),
-            ("MASK", usize::from(mask.is_some())),
-        ];
-        let (source, weight) = if turned { (1, 0) } else { (0, 1) };
-        let (source, weight) = (Binding::Input(source), Binding::Input(weight));
-        let params = [
-            ("batch", self.batch),
-            ("source_height", source_extents[0]),
-            ("source_width", source_extents[1]),
-            ("source_channels", source_channels),
-            ("height", extents[0]),
-            ("width", extents[1]),
-            ("channels", channels),
-        ];
-        let dispatch = Dispatch {
-            kernel: kernel!("conv2d/correlation_subgroup"),
-            constants: self.constants(&[&tile.constants()[..], &flags].concat()),
-            bindings: vec![source, weight, bias.unwrap_or(weight), mask.unwrap_or(weight), Binding::Output],
-            params: params.map(|(name, value)| (name, value.into())).into(),
-            workgroups: workgroup_grid(tile.workgroups(self.batch, extents, phases, channels)),
-        };
-        Some(dispatch.into())
+        let lanes = pair_lanes(&self.window, source.channels, result.channels, device)?;
+        let tile = Tile { lanes, height: tile_height(result.extents[0].div_ceil(phases[0]), device), width };
+        let workgroups = tile.workgroups(self.batch, result.extents, phases, result.channels);
+        let kernel = kernel!("conv2d/correlation_subgroup");
+        Some(correlation.dispatch(kernel, &tile.constants(), workgroups).into())
     }
 
     /// The like for the gradient of the weight, for an op whose input is on this side of the window.
@@ -138,39 +113,159 @@ impl Geometry {
         input_side: Side,
         device: &DeviceProfile,
     ) -> Option<Candidate> {
-        let (input, output) = ((0, self.in_extents, self.in_channels), (1, self.out_extents, self.out_channels));
+        let gradient = WeightGradient::new(self, input_side);
+        let (fine, coarse) = (gradient.fine.channels, gradient.coarse.channels);
+        let lanes = pair_lanes(&self.window, fine, coarse, device)?;
+        let blocks = fine.div_ceil(FINE_CHANNELS);
+        let parts = pair_parts(gradient.rows(), gradient.coarse.extents[1], blocks * coarse.div_ceil(16), device);
+        let constants = [
+            ("LANES", lanes),
+            ("CHANNELS", FINE_CHANNELS),
+            ("PIXELS", columns(self.window.kernel_size[1], self.window.stride[1])),
+        ];
+        let workgroups = parts * blocks * coarse.div_ceil(2 * lanes);
+        Some(gradient.in_parts(parts, kernel!("conv2d/grad_weight_subgroup"), &constants, workgroups))
+    }
+}
+
+/// One of the images of a sum: which input of the op it is, unless it is the result, and its extents.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Operand {
+    input: usize,
+    pub(super) extents: [usize; 2],
+    pub(super) channels: usize,
+}
+
+impl Operand {
+    /// The input and the output of the forward pass.
+    fn of(geometry: &Geometry) -> [Self; 2] {
+        let Geometry { in_extents, in_channels, out_extents, out_channels, .. } = *geometry;
+        [(0, in_extents, in_channels), (1, out_extents, out_channels)].map(|(input, extents, channels)| Self {
+            input,
+            extents,
+            channels,
+        })
+    }
+}
+
+/// A forward pass, or, `turned`, a gradient of the input, whose source is on one side of the window: what the kernels
+/// `conv2d/correlation_*` need to know.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Correlation<'a> {
+    geometry: &'a Geometry,
+    side: Side,
+    turned: bool,
+    bias: Option<Binding>,
+    epilogue: Epilogue,
+    pub(super) source: Operand,
+    pub(super) result: Operand,
+    /// Into how many phases positions fall along each axis.
+    pub(super) phases: [usize; 2],
+}
+
+impl<'a> Correlation<'a> {
+    pub(super) fn new(
+        geometry: &'a Geometry,
+        side: Side,
+        turned: bool,
+        bias: Option<Binding>,
+        epilogue: Epilogue,
+    ) -> Self {
+        let [input, output] = Operand::of(geometry);
+        let (source, result) = if turned { (output, input) } else { (input, output) };
+        let phases = if side == Side::Coarse { geometry.window.stride } else { [1, 1] };
+        Self { geometry, side, turned, bias, epilogue, source, result, phases }
+    }
+
+    /// One launch of a kernel with `constants` of its own.
+    pub(super) fn dispatch(&self, kernel: Kernel, constants: &[(&'static str, usize)], workgroups: usize) -> Dispatch {
+        let Self { geometry, turned, bias, epilogue, source, result, .. } = *self;
+        let mask = if let Epilogue::Mask(mask) = epilogue { Some(mask) } else { None };
+        let flags = [
+            ("COARSE", usize::from(self.side == Side::Coarse)),
+            ("TURNED", usize::from(turned)),
+            ("BIAS", usize::from(bias.is_some())),
+            ("RELU", usize::from(epilogue == Epilogue::Relu)),
+            ("MASK", usize::from(mask.is_some())),
+        ];
+        // The op's other input.
+        let weight = Binding::Input(1 - source.input);
+        let params = [
+            ("batch", geometry.batch),
+            ("source_height", source.extents[0]),
+            ("source_width", source.extents[1]),
+            ("source_channels", source.channels),
+            ("height", result.extents[0]),
+            ("width", result.extents[1]),
+            ("channels", result.channels),
+        ];
+        Dispatch {
+            kernel,
+            constants: geometry.constants(&[&flags, constants].concat()),
+            bindings: vec![
+                Binding::Input(source.input),
+                weight,
+                bias.unwrap_or(weight),
+                mask.unwrap_or(weight),
+                Binding::Output,
+            ],
+            params: params.map(|(name, value)| (name, value.into())).into(),
+            workgroups: workgroup_grid(workgroups),
+        }
+    }
+}
+
+/// A gradient of the weight, from images on the fine and on the coarse side of the window: what the kernels `conv2d/grad_weight_*` need to
+/// know that sum over the pixels of the coarse one.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct WeightGradient<'a> {
+    geometry: &'a Geometry,
+    turned: bool,
+    pub(super) fine: Operand,
+    pub(super) coarse: Operand,
+}
+
+impl<'a> WeightGradient<'a> {
+    /// Of an op whose input is on this side.
+    pub(super) fn new(geometry: &'a Geometry, input_side: Side) -> Self {
+        let [input, output] = Operand::of(geometry);
         let turned = input_side == Side::Coarse;
         let (fine, coarse) = if turned { (output, input) } else { (input, output) };
-        let ((fine, fine_extents, fine_channels), (coarse, coarse_extents, coarse_channels)) = (fine, coarse);
-        let lanes = pair_lanes(&self.window, fine_channels, coarse_channels, device)?;
-        let blocks = fine_channels.div_ceil(FINE_CHANNELS);
-        let rows = self.batch * coarse_extents[0];
-        // A software driver has few cores to feed, and adding parts takes it long.
-        let groups = blocks * coarse_channels.div_ceil(16) * if device.software { 64 } else { 1 };
-        let parts = parts(rows, coarse_extents[1], groups);
-        let elements = self.window.kernel_size[0] * self.window.kernel_size[1] * fine_channels * coarse_channels;
+        Self { geometry, turned, fine, coarse }
+    }
+
+    /// Rows of all coarse images.
+    pub(super) fn rows(&self) -> usize {
+        self.geometry.batch * self.coarse.extents[0]
+    }
+
+    /// The sum in parts, by a kernel with `constants` of its own.
+    pub(super) fn in_parts(
+        &self,
+        parts: usize,
+        kernel: Kernel,
+        constants: &[(&'static str, usize)],
+        workgroups: usize,
+    ) -> Candidate {
+        let Self { geometry, fine, coarse, .. } = *self;
         let params = [
-            ("batch", self.batch),
-            ("fine_height", fine_extents[0]),
-            ("fine_width", fine_extents[1]),
-            ("fine_channels", fine_channels),
-            ("coarse_height", coarse_extents[0]),
-            ("coarse_width", coarse_extents[1]),
-            ("coarse_channels", coarse_channels),
-            ("rows_per_part", rows.div_ceil(parts)),
+            ("batch", geometry.batch),
+            ("fine_height", fine.extents[0]),
+            ("fine_width", fine.extents[1]),
+            ("fine_channels", fine.channels),
+            ("coarse_height", coarse.extents[0]),
+            ("coarse_width", coarse.extents[1]),
+            ("coarse_channels", coarse.channels),
+            ("rows_per_part", self.rows().div_ceil(parts)),
         ];
-        Some(in_parts(parts, elements, |partial| Dispatch {
-            kernel: kernel!("conv2d/grad_weight_subgroup"),
-            constants: self.constants(&[
-                ("LANES", lanes),
-                ("CHANNELS", FINE_CHANNELS),
-                ("PIXELS", columns(self.window.kernel_size[1], self.window.stride[1])),
-                ("TURNED", usize::from(turned)),
-            ]),
-            bindings: vec![Binding::Input(fine), Binding::Input(coarse), partial],
+        let taps = geometry.window.kernel_size.iter().product::<usize>();
+        in_parts(parts, taps * fine.channels * coarse.channels, |partial| Dispatch {
+            kernel,
+            constants: geometry.constants(&[&[("TURNED", usize::from(self.turned))], constants].concat()),
+            bindings: vec![Binding::Input(fine.input), Binding::Input(coarse.input), partial],
             params: params.map(|(name, value)| (name, value.into())).into(),
-            workgroups: workgroup_grid(parts * blocks * coarse_channels.div_ceil(2 * lanes)),
-        }))
+            workgroups: workgroup_grid(workgroups),
+        })
     }
 }
 
@@ -287,6 +382,11 @@ pub(in crate::ops) fn candidates(
 pub(in crate::ops) fn parts(rows: usize, pixels: usize, groups: usize) -> usize {
     let parts = (4096 / groups).min((rows * pixels).div_ceil(512)).clamp(1, rows);
     rows.div_ceil(rows.div_ceil(parts))
+}
+
+/// [`parts`] for a kernel by pairs of channels: a software driver has few cores to feed, and adding parts takes it long.
+pub(super) fn pair_parts(rows: usize, pixels: usize, groups: usize, device: &DeviceProfile) -> usize {
+    parts(rows, pixels, groups * if device.software { 64 } else { 1 })
 }
 
 /// A sum in parts: `partial` launches the kernel that writes them, into the binding it is given, and a second launch adds them in

@@ -1,9 +1,9 @@
 //! Launches of the kernels that pass tiles through workgroup memory, which is what GPUs want.
 
-use super::launch::{Epilogue, Geometry, in_parts, parts};
+use super::launch::{Correlation, Epilogue, Geometry, WeightGradient, parts};
 use super::loops::Side;
 use crate::kernel;
-use crate::op::{Binding, Candidate, Dispatch, workgroup_grid};
+use crate::op::{Binding, Candidate};
 
 /// How `conv2d/correlation_tiled` cuts a result into workgroups, and these into invocations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,84 +74,33 @@ impl Geometry {
         bias: Option<Binding>,
         epilogue: Epilogue,
     ) -> Vec<Candidate> {
-        let (input, output) = ((self.in_extents, self.in_channels), (self.out_extents, self.out_channels));
-        let ((source_extents, source_channels), (extents, channels)) =
-            if turned { (output, input) } else { (input, output) };
+        let correlation = Correlation::new(self, source_side, turned, bias, epilogue);
+        let Correlation { source, result, phases, .. } = correlation;
         let fits = |channels: usize| channels.is_multiple_of(4) && channels >= LEAST_CHANNELS;
-        if !fits(source_channels) || !fits(channels) {
+        if !fits(source.channels) || !fits(result.channels) {
             return Vec::new();
         }
-        let coarse = source_side == Side::Coarse;
-        let phases = if coarse { self.window.stride } else { [1, 1] };
-        let pixels = self.batch * extents[0].div_ceil(phases[0]) * extents[1].div_ceil(phases[1]);
-        let mask = if let Epilogue::Mask(mask) = epilogue { Some(mask) } else { None };
-        let flags = [
-            ("COARSE", usize::from(coarse)),
-            ("TURNED", usize::from(turned)),
-            ("BIAS", usize::from(bias.is_some())),
-            ("RELU", usize::from(epilogue == Epilogue::Relu)),
-            ("MASK", usize::from(mask.is_some())),
-        ];
-        let (source, weight) = if turned { (1, 0) } else { (0, 1) };
-        let (source, weight) = (Binding::Input(source), Binding::Input(weight));
-        let params = [
-            ("batch", self.batch),
-            ("source_height", source_extents[0]),
-            ("source_width", source_extents[1]),
-            ("source_channels", source_channels),
-            ("height", extents[0]),
-            ("width", extents[1]),
-            ("channels", channels),
-        ];
-        let launch = |(tile, workgroups): (Tile, usize)| Dispatch {
-            kernel: kernel!("conv2d/correlation_tiled"),
-            constants: self.constants(&[&flags[..], &tile.constants()].concat()),
-            bindings: vec![source, weight, bias.unwrap_or(weight), mask.unwrap_or(weight), Binding::Output],
-            params: params.map(|(name, value)| (name, value.into())).into(),
-            workgroups: workgroup_grid(workgroups),
+        let pixels = self.batch * result.extents[0].div_ceil(phases[0]) * result.extents[1].div_ceil(phases[1]);
+        let launch = |(tile, workgroups): (Tile, usize)| {
+            correlation.dispatch(kernel!("conv2d/correlation_tiled"), &tile.constants(), workgroups).into()
         };
-        let tiles = Tile::for_result(pixels, phases[0] * phases[1], channels);
-        tiles.into_iter().map(|tile| launch(tile).into()).collect()
+        Tile::for_result(pixels, phases[0] * phases[1], result.channels).into_iter().map(launch).collect()
     }
 
     /// The like for the gradient of the weight, for an op whose input is on this side of the window.
     pub(in crate::ops) fn weight_gradient_by_tiles(&self, input_side: Side) -> Option<Candidate> {
-        let (input, output) = ((0, self.in_extents, self.in_channels), (1, self.out_extents, self.out_channels));
-        let turned = input_side == Side::Coarse;
-        let (fine, coarse) = if turned { (output, input) } else { (input, output) };
-        let ((fine, fine_extents, fine_channels), (coarse, coarse_extents, coarse_channels)) = (fine, coarse);
-        let narrower = fine_channels.min(coarse_channels);
-        let &(tile, channels, _) = WEIGHT_TILES.iter().find(|&&(_, _, least)| narrower >= least)?;
-        if !fine_channels.is_multiple_of(4) || !coarse_channels.is_multiple_of(4) {
+        let gradient = WeightGradient::new(self, input_side);
+        let (fine, coarse) = (gradient.fine.channels, gradient.coarse.channels);
+        let &(tile, channels, _) = WEIGHT_TILES.iter().find(|&&(_, _, least)| fine.min(coarse) >= least)?;
+        if !fine.is_multiple_of(4) || !coarse.is_multiple_of(4) {
             return None;
         }
         let taps = self.window.kernel_size[0] * self.window.kernel_size[1];
-        let groups = taps * fine_channels.div_ceil(tile) * coarse_channels.div_ceil(tile);
-        let rows = self.batch * coarse_extents[0];
+        let groups = taps * fine.div_ceil(tile) * coarse.div_ceil(tile);
         // A quarter of the workgroups that smaller ones have.
-        let parts = parts(rows, coarse_extents[1], 4 * groups);
-        let params = [
-            ("batch", self.batch),
-            ("fine_height", fine_extents[0]),
-            ("fine_width", fine_extents[1]),
-            ("fine_channels", fine_channels),
-            ("coarse_height", coarse_extents[0]),
-            ("coarse_width", coarse_extents[1]),
-            ("coarse_channels", coarse_channels),
-            ("rows_per_part", rows.div_ceil(parts)),
-        ];
-        Some(in_parts(parts, taps * fine_channels * coarse_channels, |partial| Dispatch {
-            kernel: kernel!("conv2d/grad_weight_tiled"),
-            constants: self.constants(&[
-                ("TURNED", usize::from(turned)),
-                ("TILE", tile),
-                ("DEPTH", WEIGHT_DEPTH),
-                ("CHANNELS", channels),
-            ]),
-            bindings: vec![Binding::Input(fine), Binding::Input(coarse), partial],
-            params: params.map(|(name, value)| (name, value.into())).into(),
-            workgroups: workgroup_grid(parts * groups),
-        }))
+        let parts = parts(gradient.rows(), gradient.coarse.extents[1], 4 * groups);
+        let constants = [("TILE", tile), ("DEPTH", WEIGHT_DEPTH), ("CHANNELS", channels)];
+        Some(gradient.in_parts(parts, kernel!("conv2d/grad_weight_tiled"), &constants, parts * groups))
     }
 }
 
