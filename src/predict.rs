@@ -7,7 +7,8 @@ pub use averaging::{Averaging, Blend, Quantity, Views};
 
 use crate::array::{Array, Tensor};
 use crate::checkpoint::Weights;
-use crate::data::sampler::{Orientation, reflect};
+use crate::data::Orientation;
+use crate::data::sampler::reflect;
 use crate::data::{Image, LabelMap, Sample};
 use crate::error::{Error, Result};
 use crate::executor::{Device, Executor};

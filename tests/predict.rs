@@ -3,7 +3,8 @@
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 use tilewise::data::Image;
-use tilewise::data::sampler::{Orientation, reflect};
+use tilewise::data::Orientation;
+use tilewise::data::sampler::reflect;
 use tilewise::executor::{Device, Executor};
 use tilewise::gpu::Gpu;
 use tilewise::models::{UNet, Variant};

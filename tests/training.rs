@@ -3,15 +3,19 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot be set up fails")]
 
+use std::collections::HashSet;
 use std::fs;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
+use tilewise::array::{Array, Tensor};
 use tilewise::checkpoint::{Metadata, Section, Weights, save, state_prefix};
-use tilewise::data::{Augmentation, BorderMap, Components, Image, LabelMap, Sample, Sampling, Truth};
-use tilewise::executor::Device;
+use tilewise::data::augmentation::Change;
+use tilewise::data::{Augmentation, BorderMap, Components, Image, LabelMap, Orientation, Sample, Sampling, Truth};
+use tilewise::executor::{Device, Executor};
 use tilewise::gpu::Gpu;
+use tilewise::graph::Graph;
 use tilewise::metrics::InstanceScores;
-use tilewise::models::Variant;
+use tilewise::models::{Augmented, Tiles, Variant};
 use tilewise::ops::Reduction;
 use tilewise::predict::Predictor;
 use tilewise::random::Random;
@@ -215,6 +219,64 @@ fn the_number_of_workers_changes_nothing_and_may_change() {
         };
         let expected = run(1);
         assert!(run(2) == expected && run(4) == expected);
+    }
+}
+
+/// Flips and quarter turns take the way of everything else through the kernels, and lose nothing on it.
+#[test]
+fn flips_and_quarter_turns_alone_give_the_pixels_of_the_source() {
+    let augmentation = &Augmentation::default();
+    let mut random = Random::new(5, 0);
+    for (frame, window, ways) in [([21, 21], [11, 11], Orientation::COUNT), ([18, 24], [10, 16], Orientation::FLIPS)] {
+        let tiles = Tiles { batch: 1, channels: 2, frame, window, augmentation };
+        let mut graph = Graph::new();
+        let nodes = Augmented::build(&mut graph, &tiles).unwrap();
+        let outputs = [nodes.image, nodes.labels, nodes.weights];
+        for node in outputs {
+            graph.mark_output("result", node).unwrap();
+        }
+        let pixels = frame[0] * frame[1];
+        let image: Vec<f32> = (0..2 * pixels).map(|_| random.normal()).collect();
+        let labels: Vec<u32> = (0..pixels).map(|_| random.below(5)).collect();
+        // Pixels that are ignored have weight 0.
+        let weights: Vec<f32> = (0..pixels).map(|_| random.between(-0.5, 3.0).max(0.0)).collect();
+        for device in [Device::Cpu, gpu()] {
+            let mut executor = Executor::new(&device, &graph, &[]).unwrap();
+            let float = |node, data| Tensor::Float(Array { shape: graph.shape(node).clone(), data });
+            let uint = |node, data| Tensor::Uint(Array { shape: graph.shape(node).clone(), data });
+            let mut seen = HashSet::new();
+            for tile in 0..40 {
+                let Change { transform, displacements, intensities } = augmentation.draw(3, tile, frame, [-1.0, 1.0]);
+                for (node, value) in [
+                    (nodes.source_image, float(nodes.source_image, image.clone())),
+                    (nodes.source_labels, uint(nodes.source_labels, labels.clone())),
+                    (nodes.source_weights, float(nodes.source_weights, weights.clone())),
+                    (nodes.transforms, float(nodes.transforms, transform.to_vec())),
+                    (nodes.displacements, float(nodes.displacements, displacements)),
+                    (nodes.intensities, float(nodes.intensities, intensities.to_vec())),
+                    (nodes.generator, uint(nodes.generator, vec![3, tile])),
+                ] {
+                    executor.write(node, value).unwrap();
+                }
+                executor.run().unwrap();
+                let [found_image, found_labels, found_weights] = outputs.map(|node| executor.read(node).unwrap());
+                let lies = |orientation: &Orientation| {
+                    // The pixels of the source that a window in the middle of the frame shows.
+                    let sources = |[height, width]: [usize; 2]| {
+                        let [top, left] = [(frame[0] - height) / 2, (frame[1] - width) / 2];
+                        let places = (0..height).flat_map(move |y| (0..width).map(move |x| [top + y, left + x]));
+                        places.map(|place| orientation.source(place, frame)).map(|[y, x]| y * frame[1] + x)
+                    };
+                    sources(frame).flat_map(|pixel| &image[2 * pixel..][..2]).eq(&found_image.float().data)
+                        && sources(window).map(|pixel| &labels[pixel]).eq(&found_labels.uint().data)
+                        && sources(window).map(|pixel| &weights[pixel]).eq(&found_weights.float().data)
+                };
+                let orientations: Vec<Orientation> = (0..ways).map(Orientation::of).filter(lies).collect();
+                assert_eq!(orientations.len(), 1, "tile {tile} of {frame:?} on {device:?}");
+                seen.extend(orientations);
+            }
+            assert_eq!(seen.len() as u32, ways, "{frame:?} on {device:?}");
+        }
     }
 }
 
@@ -481,8 +543,8 @@ fn diverges(config: &Config, device: &Device) -> String {
 
 #[test]
 fn the_first_tensor_that_is_not_finite_is_named_though_its_step_was_overwritten() {
-    // Each update makes the weights about 1e8 times what they were: soon a product overflows, long after the checkpoint.
-    let forward = Config { learning_rate: Some(1e8), warmup: 0, save_every: 100, ..config() };
+    // Each update makes the weights about 1e12 times what they were: soon a product overflows, long after the checkpoint.
+    let forward = Config { learning_rate: Some(1e12), warmup: 0, save_every: 100, ..config() };
     let update = Config { learning_rate: Some(3e38), momentum: 0.0, weight_decay: 1e4, ..forward.clone() };
     for device in [Device::Cpu, gpu()] {
         let message = diverges(&forward, &device);
@@ -515,7 +577,7 @@ fn an_image_that_is_not_finite_is_named_and_no_learning_rate_is_blamed() {
         stop: &AtomicBool::new(false),
     };
     let message = train(job, &mut |_| {}).unwrap_err().to_string();
-    assert!(message.contains("`image` is NaN") && message.contains("pixels or weights of discs1"), "{message}");
+    assert!(message.contains("`source.image` is NaN") && message.contains("pixels or weights of discs1"), "{message}");
     assert!(message.contains("Mend") && !message.contains("--lr"), "{message}");
 }
 

@@ -1,6 +1,7 @@
 //! Random changes of training tiles: how far they may go, and what is drawn for a tile. The changes themselves are made on the device, by
 //! the op [`augment`](crate::ops::AugmentPositions).
 
+use super::orientation::Orientation;
 use crate::error::{Error, Result};
 use crate::ops::Interpolation;
 use crate::random::Random;
@@ -40,7 +41,7 @@ pub struct Augmentation {
 }
 
 impl Default for Augmentation {
-    /// Flips and quarter turns, which cost nothing.
+    /// Flips and quarter turns, which move whole pixels.
     fn default() -> Self {
         Self { flips: true, ..Self::NONE }
     }
@@ -143,9 +144,14 @@ impl Augmentation {
         Ok(())
     }
 
-    /// Whether tiles are changed by more than flips and quarter turns, so that their values have to be computed.
-    pub fn resamples(&self) -> bool {
-        Self { flips: false, elastic_grid: 3, interpolation: Interpolation::Cubic, ..*self } != Self::NONE
+    /// Whether tiles stay as they are.
+    pub fn is_none(&self) -> bool {
+        Self { elastic_grid: 3, interpolation: Interpolation::Cubic, ..*self } == Self::NONE
+    }
+
+    /// Whether pixels come from between pixels. Otherwise each is one of the source, whatever the interpolation.
+    pub fn interpolates(&self) -> bool {
+        [self.elastic, self.rotation, self.scale, self.shift].iter().any(|&largest| largest > 0.0)
     }
 
     /// Nodes along a side of the grid: one where there is no elastic deformation.
@@ -171,7 +177,7 @@ impl Augmentation {
 
     /// Height and width of a source tile in which every pixel of a changed frame can be found, larger than the frame by even numbers.
     pub fn source(&self, frame: [usize; 2]) -> [usize; 2] {
-        if !self.resamples() {
+        if !self.interpolates() {
             return frame;
         }
         let (sine, cosine) = self.rotation.min(45.0).to_radians().sin_cos();
@@ -191,9 +197,15 @@ impl Augmentation {
     /// What happens to tile number `tile` of a run, counted over all batches; `range` is the lowest and the highest value of its image.
     pub fn draw(&self, seed: u32, tile: u32, frame: [usize; 2], range: [f32; 2]) -> Change {
         let nodes = 2 * self.grid() * self.grid();
-        // Eight numbers of a word each, and two words a displacement.
-        let counter = tile.wrapping_mul(8 + 2 * nodes as u32);
+        // Nine numbers of a word each, and two words a displacement.
+        let counter = tile.wrapping_mul(9 + 2 * nodes as u32);
         let mut random = Random { seed, stream: STREAM, counter };
+        let ways = match frame {
+            _ if !self.flips => 1,
+            [height, width] if height == width => Orientation::COUNT,
+            _ => Orientation::FLIPS,
+        };
+        let [of_row, of_column] = Orientation::of(random.below(ways)).matrix();
         let mut within = |largest: f32| random.between(-largest, largest);
         let angle = within(self.rotation).to_radians();
         let factor = within(self.scale.ln_1p()).exp();
@@ -204,12 +216,15 @@ impl Augmentation {
         let noise = within(self.noise).abs();
         let (sine, cosine) = angle.sin_cos();
         let [sine, cosine] = [sine / factor, cosine / factor];
+        // The rotation of what the orientation finds. Without a rotation and a scale it is the orientation, exactly.
+        let row = [0, 1].map(|axis| cosine * of_row[axis] - sine * of_column[axis]);
+        let column = [0, 1].map(|axis| sine * of_row[axis] + cosine * of_column[axis]);
         let largest = self.largest_displacement(frame);
         let displacement = |_| (self.elastic * random.normal()).clamp(-largest, largest);
         let displacements = if self.elastic > 0.0 { (0..nodes).map(displacement).collect() } else { vec![0.0; nodes] };
         let [low, high] = range;
         Change {
-            transform: [cosine, -sine, shift[0], sine, cosine, shift[1]],
+            transform: [row[0], row[1], shift[0], column[0], column[1], shift[1]],
             displacements,
             // An image of one value has no range to bend.
             intensities: [low, high - low, if high > low { gamma } else { 1.0 }, contrast, brightness, noise],
@@ -242,11 +257,16 @@ mod tests {
         let draw = |seed, tile| recipe.draw(seed, tile, frame, range);
         assert_eq!(draw(1, 5), draw(1, 5));
         assert!(draw(1, 5) != draw(1, 6) && draw(1, 5) != draw(2, 5));
-        for change in (0..500).map(|tile| draw(3, tile)) {
+        let upright = Augmentation { flips: false, ..recipe };
+        for tile in 0..500 {
+            let change = draw(3, tile);
             let [yy, yx, _, xy, xx, _] = change.transform;
             let factor = yy.hypot(yx);
-            assert!((1.0 / 1.1001..1.1001).contains(&factor) && (yy * xx - yx * xy - factor * factor).abs() < 1e-5);
-            assert!(yy / factor > 0.707, "at most 45 degrees");
+            let area = (yy * xx - yx * xy).abs();
+            assert!((1.0 / 1.1001..1.1001).contains(&factor) && (area - factor * factor).abs() < 1e-5);
+            let upright = upright.draw(3, tile, frame, range);
+            assert!(upright.transform[0] / factor > 0.707, "at most 45 degrees");
+            assert_eq!(upright.displacements, change.displacements, "flips change nothing else");
             let [low, span, gamma, contrast, brightness, noise] = change.intensities;
             assert!((low, span) == (-1.0, 4.0) && (1.0 / 1.3001..1.3001).contains(&gamma));
             assert!(
@@ -255,7 +275,25 @@ mod tests {
             assert!(change.displacements.len() == 18 && change.displacements.iter().all(|d| d.abs() <= 91.0 / 10.0));
         }
         assert_eq!(recipe.draw(1, 5, frame, [2.0, 2.0]).intensities[2], 1.0);
-        assert_eq!(Augmentation::default().draw(1, 5, frame, [0.0, 1.0]).transform, Change::identity(1).transform);
+        assert_eq!(Augmentation::NONE.draw(1, 5, frame, [0.0, 1.0]).transform, Change::identity(1).transform);
+    }
+
+    #[test]
+    fn squares_lie_in_eight_ways_and_others_in_four() {
+        for (frame, expected) in [([8, 8], Orientation::COUNT), ([8, 6], Orientation::FLIPS)] {
+            let drawn = |tile| Augmentation::default().draw(2, tile, frame, [0.0, 1.0]).transform;
+            let mut found: Vec<[f32; 6]> = (0..400).map(drawn).collect();
+            found.sort_by(|a, b| a.partial_cmp(b).unwrap());
+            let ways = found.chunk_by(PartialEq::eq).map(<[_]>::len);
+            assert!(ways.clone().all(|count| count > 20), "all are as likely: {:?}", ways.collect::<Vec<_>>());
+            let mut expected: Vec<[f32; 6]> = (0..expected)
+                .map(|number| Orientation::of(number).matrix())
+                .map(|[[yy, yx], [xy, xx]]| [yy, yx, 0.0, xy, xx, 0.0])
+                .collect();
+            expected.sort_by(|a, b| a.partial_cmp(b).unwrap());
+            found.dedup();
+            assert_eq!(found, expected);
+        }
     }
 
     #[test]
@@ -272,10 +310,13 @@ mod tests {
                     found.iter().zip(&unmirrored).filter(|(found, wider)| (**wider - **found - 100.0).abs() > 0.0);
                 assert_eq!(apart.count(), 0, "{frame:?}, tile {tile}: content is mirrored that the source could hold");
                 let at = |y: usize, x: usize, axis: usize| found[2 * (y * frame[1] + x) + axis];
+                let [yy, yx, _, xy, xx, _] = change.transform;
+                let side = (yy * xx - yx * xy).signum();
                 for (y, x) in (0..frame[0] - 1).flat_map(|y| (0..frame[1] - 1).map(move |x| (y, x))) {
                     let [down, right] =
                         [(y + 1, x), (y, x + 1)].map(|(v, u)| [0, 1].map(|axis| at(v, u, axis) - at(y, x, axis)));
-                    let area = down[0] * right[1] - down[1] * right[0];
+                    // A flip turns all signs.
+                    let area = (down[0] * right[1] - down[1] * right[0]) * side;
                     assert!(area > 0.1, "{frame:?}, tile {tile}: {area} at ({y}, {x})");
                 }
             }
@@ -304,6 +345,7 @@ mod tests {
             assert_eq!(augmentation.in_frame([92, 92]), expected);
         }
         assert_eq!(Augmentation::NONE.in_frame([92, 92]), "no augmentation");
-        assert!(recipe.resamples() && !Augmentation::default().resamples() && !Augmentation::NONE.resamples());
+        assert!(recipe.interpolates() && !Augmentation::default().interpolates());
+        assert!(!recipe.is_none() && !Augmentation::default().is_none() && Augmentation::NONE.is_none());
     }
 }

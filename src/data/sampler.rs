@@ -10,8 +10,8 @@ use std::collections::BTreeMap;
 /// The stream of a seed that tiles are drawn from.
 const STREAM: u32 = 0x7113_5a3e;
 
-/// Words drawn for a tile: image, row, column, orientation.
-const WORDS_PER_TILE: u32 = 4;
+/// Words drawn for a tile: image, row, column.
+const WORDS_PER_TILE: u32 = 3;
 
 /// The stream of a seed that says which tiles are centred on foreground, and where.
 const CENTRE_STREAM: u32 = 0x3f6d_90c1;
@@ -36,10 +36,6 @@ impl Tile {
     fn margin(&self, given: [usize; 2]) -> [isize; 2] {
         [0, 1].map(|axis| (given[axis] - self.output[axis]) as isize / 2)
     }
-
-    fn is_square(&self) -> bool {
-        self.input[0] == self.input[1] && self.output[0] == self.output[1]
-    }
 }
 
 /// How the image of a tile is chosen.
@@ -60,35 +56,6 @@ pub struct Draw {
     pub sample: usize,
     /// Row and column of the sample that the output begins at; negative where the sample is smaller than the output.
     pub origin: [isize; 2],
-    /// How the tile is turned.
-    pub orientation: Orientation,
-}
-
-/// One of the eight ways to lay a square on itself: `transpose` first, then the flips.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Orientation {
-    /// Whether rows become columns.
-    pub transpose: bool,
-    /// Whether the rows run upwards.
-    pub flip_rows: bool,
-    /// Whether the columns run leftwards.
-    pub flip_columns: bool,
-}
-
-impl Orientation {
-    /// Height and width of an image of this size that lies so.
-    pub fn extents(self, [height, width]: [usize; 2]) -> [usize; 2] {
-        if self.transpose { [width, height] } else { [height, width] }
-    }
-
-    /// Row and column of the pixel of an image of this size that is seen at row `y` and column `x` when it lies so.
-    pub fn source(self, [y, x]: [usize; 2], [height, width]: [usize; 2]) -> [usize; 2] {
-        let [row, column] = if self.transpose { [x, y] } else { [y, x] };
-        [
-            if self.flip_rows { height - 1 - row } else { row },
-            if self.flip_columns { width - 1 - column } else { column },
-        ]
-    }
 }
 
 /// What a batch is written into, `n` tiles after another.
@@ -108,8 +75,6 @@ pub struct Sampler {
     samples: Vec<Prepared>,
     tile: Tile,
     seed: u32,
-    /// Whether tiles are flipped and turned.
-    flips: bool,
     /// The lowest and the highest value of each sample.
     ranges: Vec<[f32; 2]>,
     /// For each sample, the largest word that chooses it.
@@ -194,13 +159,7 @@ impl Sampler {
             values.fold([f32::INFINITY, f32::NEG_INFINITY], |[low, high], &value| [low.min(value), high.max(value)])
         };
         let ranges = samples.iter().map(range).collect();
-        Ok(Self { samples, tile, seed, flips: true, ranges, last_words, foreground: 0.0, classes: Vec::new() })
-    }
-
-    /// The sampler with tiles that are neither flipped nor turned, but otherwise the same.
-    #[must_use]
-    pub fn upright(self) -> Self {
-        Self { flips: false, ..self }
+        Ok(Self { samples, tile, seed, ranges, last_words, foreground: 0.0, classes: Vec::new() })
     }
 
     /// The sampler with this share of tiles, drawn at random, whose output has a pixel of foreground in its middle, row `h / 2` and
@@ -224,11 +183,6 @@ impl Sampler {
         let word = random.next_u32();
         let sample = self.last_words.partition_point(|&last| last < word).min(self.samples.len() - 1);
         let size = [self.samples[sample].height, self.samples[sample].width];
-        let orientation_of = |word: u32| {
-            let word = if self.flips { word } else { 0 };
-            let transpose = self.tile.is_square() && word & 4 != 0;
-            Orientation { transpose, flip_rows: word & 2 != 0, flip_columns: word & 1 != 0 }
-        };
         let origin = [0, 1].map(|axis| {
             let free = size[axis] as isize - self.tile.output[axis] as isize;
             let offset = random.below(free.unsigned_abs() as u32 + 1) as isize;
@@ -237,7 +191,7 @@ impl Sampler {
         let origin = self
             .centre(sample, number)
             .map_or(origin, |centre| [0, 1].map(|axis| centre[axis] as isize - (self.tile.output[axis] / 2) as isize));
-        Draw { sample, origin, orientation: orientation_of(random.next_u32()) }
+        Draw { sample, origin }
     }
 
     /// The pixel of foreground that a tile is to have in its middle, if it is to have one and there is one.
@@ -295,11 +249,11 @@ impl Sampler {
 
     /// Writes one tile into a batch of one; what is too short for it is filled as far as it goes.
     pub fn cut(&self, draw: Draw, tile: Batch<'_>) {
-        let Draw { sample, origin, orientation } = draw;
+        let Draw { sample, origin } = draw;
         let sample = &self.samples[sample];
         let from = |given| {
             let margin = self.tile.margin(given);
-            source_pixels(sample, [origin[0] - margin[0], origin[1] - margin[1]], given, orientation)
+            source_pixels(sample, [origin[0] - margin[0], origin[1] - margin[1]], given)
         };
         let channels = sample.channels;
         for (pixel, source) in tile.input.chunks_exact_mut(channels).zip(from(self.tile.input)) {
@@ -332,24 +286,14 @@ fn foreground(sample: &Prepared) -> Vec<ClassPixels> {
 }
 
 /// For each pixel of a window in reading order, the pixel of the sample that it shows.
-fn source_pixels(
-    sample: &Prepared,
-    origin: [isize; 2],
-    [height, width]: [usize; 2],
-    orientation: Orientation,
-) -> impl Iterator<Item = usize> {
-    let mirrored = |start: isize, count: usize, size: usize, flip: bool| -> Vec<usize> {
-        let positions = (start..start + count as isize).map(|position| reflect(position, size));
-        if flip { positions.rev().collect() } else { positions.collect() }
+fn source_pixels(sample: &Prepared, origin: [isize; 2], [height, width]: [usize; 2]) -> impl Iterator<Item = usize> {
+    let mirrored = |start: isize, count: usize, size: usize| -> Vec<usize> {
+        (start..start + count as isize).map(|position| reflect(position, size)).collect()
     };
-    let rows = mirrored(origin[0], height, sample.height, orientation.flip_rows);
-    let columns = mirrored(origin[1], width, sample.width, orientation.flip_columns);
+    let rows = mirrored(origin[0], height, sample.height);
+    let columns = mirrored(origin[1], width, sample.width);
     let stride = sample.width;
-    (0..height * width).map(move |pixel| {
-        let (y, x) = (pixel / width, pixel % width);
-        let (row, column) = if orientation.transpose { (x, y) } else { (y, x) };
-        rows[row] * stride + columns[column]
-    })
+    (0..height * width).map(move |pixel| rows[pixel / width] * stride + columns[pixel % width])
 }
 
 #[cfg(test)]
@@ -432,19 +376,6 @@ mod tests {
     }
 
     #[test]
-    fn squares_lie_in_eight_ways_and_others_in_four() {
-        for (output, expected) in [([4, 4], 8), ([4, 6], 4)] {
-            let tile = tile([output[0] + 2, output[1] + 2], output);
-            let sampler = Sampler::new(vec![sample(20, 20)], tile, Sampling::Images, 2).unwrap();
-            let ways = |sampler: &Sampler| -> HashSet<String> {
-                (0..200).map(|step| format!("{:?}", sampler.draw(step, 1, 0).orientation)).collect()
-            };
-            assert_eq!((ways(&sampler).len(), ways(&sampler.clone().upright()).len()), (expected, 1));
-            assert_eq!(sampler.draw(3, 1, 0).origin, sampler.clone().upright().draw(3, 1, 0).origin);
-        }
-    }
-
-    #[test]
     fn every_image_and_every_origin_is_drawn() {
         let samples = vec![sample(6, 6), sample(4, 7), sample(2, 5)];
         let sampler = Sampler::new(samples, tile([6, 6], [4, 4]), Sampling::Images, 3).unwrap();
@@ -485,7 +416,7 @@ mod tests {
                 let (mut centred, mut of_each) = (0, [0; 4]);
                 for step in 0..4000 {
                     let (draw, before) = (sampler.draw(step, 2, 1), plain.draw(step, 2, 1));
-                    assert_eq!((draw.sample, draw.orientation), (before.sample, before.orientation));
+                    assert_eq!(draw.sample, before.sample);
                     if sampler.centre(draw.sample, 2 * step + 1).is_none() {
                         assert_eq!(draw, before, "a tile that is not centred is where it was");
                         continue;

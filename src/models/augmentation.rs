@@ -4,7 +4,7 @@ use super::{Training, TrainingStep, UNet};
 use crate::data::Augmentation;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, NodeId};
-use crate::ops::AugmentPositions;
+use crate::ops::{AugmentPositions, Interpolation};
 use crate::shape::TensorType;
 
 /// The tiles of a step and how they are changed.
@@ -70,7 +70,9 @@ impl Augmented {
         };
         let (image_positions, window_positions) =
             (positions("image.positions", frame)?, positions("positions", window)?);
-        let interpolation = augmentation.interpolation;
+        // On pixels themselves both are exact, and of 4 loads instead of 16.
+        let interpolation =
+            if augmentation.interpolates() { augmentation.interpolation } else { Interpolation::Linear };
         let image =
             graph.augment_image("image", source_image, image_positions, intensities, generator, interpolation)?;
         let labels = graph.augment_labels("labels", source_labels, window_positions)?;

@@ -2,7 +2,7 @@
 
 use super::{Place, Prediction};
 use crate::array::{Array, Tensor};
-use crate::data::sampler::Orientation;
+use crate::data::Orientation;
 use crate::error::{Error, Result};
 use crate::executor::{Device, Executor};
 use crate::graph::Graph;
@@ -37,17 +37,12 @@ pub enum Views {
 impl Views {
     /// The ways themselves, those that are not transposed first.
     pub fn orientations(self) -> Vec<Orientation> {
-        let transposes: &[bool] = if self == Self::Dihedral { &[false, true] } else { &[false] };
-        let flips: &[bool] = if self == Self::One { &[false] } else { &[false, true] };
-        let mut orientations = Vec::new();
-        for &transpose in transposes {
-            for &flip_rows in flips {
-                for &flip_columns in flips {
-                    orientations.push(Orientation { transpose, flip_rows, flip_columns });
-                }
-            }
-        }
-        orientations
+        let count = match self {
+            Self::One => 1,
+            Self::Flips => Orientation::FLIPS,
+            Self::Dihedral => Orientation::COUNT,
+        };
+        (0..count).map(Orientation::of).collect()
     }
 }
 
@@ -229,7 +224,7 @@ mod tests {
     /// Two tiles of two columns over three, worked by hand.
     #[test]
     fn means_are_weighted_and_of_what_was_asked_for() {
-        let plain = Orientation { transpose: false, flip_rows: false, flip_columns: false };
+        let plain = Orientation::default();
         let mirrored = Orientation { flip_columns: true, ..plain };
         for of in [Quantity::Scores, Quantity::Probabilities] {
             let averaging = Averaging { of, blend: Blend::Mean, ..Averaging::default() };

@@ -4,7 +4,7 @@ use super::config::Config;
 use super::trainer::{sampler, write_changes};
 use crate::array::{Array, Tensor};
 use crate::data::augmentation::Change;
-use crate::data::sampler::{Batch, Draw, Orientation};
+use crate::data::sampler::Batch;
 use crate::data::{Prepared, Sample};
 use crate::error::Result;
 use crate::executor::{Device, Executor};
@@ -64,7 +64,6 @@ fn examples(
     versions: u32,
 ) -> Result<Vec<Example>> {
     let (frame, window, channels, augmentation) = ([tile; 2], [side; 2], sample.channels, &config.augment);
-    // Even flips alone take the way of the whole recipe here, on a source tile that is as large as the frame.
     let tiles = Tiles { batch: 1, channels, frame, window, augmentation };
     let mut graph = Graph::new();
     let nodes = Augmented::build(&mut graph, &tiles)?;
@@ -74,26 +73,23 @@ fn examples(
     }
     let mut executor = Executor::new(device, &graph, &[])?;
     let sampler = sampler(config, vec![sample], frame, window, true)?;
-    let first = sampler.draw(number, 1, 0);
-    let upright = Orientation { transpose: false, flip_rows: false, flip_columns: false };
-    let original = (Draw { orientation: upright, ..first }, Change::identity(augmentation.grid()));
+    let elements = |node: NodeId| graph.shape(node).elements();
+    let mut input = vec![0.0; elements(nodes.source_image)];
+    let mut labels = vec![0; elements(nodes.source_labels)];
+    let mut weights = vec![0.0; elements(nodes.source_weights)];
+    sampler.cut(sampler.draw(number, 1, 0), Batch { input: &mut input, labels: &mut labels, weights: &mut weights });
+    let float = |node: NodeId, data| Tensor::Float(Array { shape: graph.shape(node).clone(), data });
+    let uint = |node: NodeId, data| Tensor::Uint(Array { shape: graph.shape(node).clone(), data });
+    executor.write(nodes.source_image, float(nodes.source_image, input))?;
+    executor.write(nodes.source_labels, uint(nodes.source_labels, labels))?;
+    executor.write(nodes.source_weights, float(nodes.source_weights, weights))?;
+    let original = Change::identity(augmentation.grid());
     let drawn = (0..versions).map(|version| {
         let step = number.wrapping_mul(versions).wrapping_add(version);
-        let change = sampler.changes(step, 1, augmentation, frame).swap_remove(0);
-        (Draw { orientation: sampler.draw(step, 1, 0).orientation, ..first }, change)
+        sampler.changes(step, 1, augmentation, frame).swap_remove(0)
     });
     let mut examples = Vec::new();
-    for (step, (draw, change)) in (0..).zip(std::iter::once(original).chain(drawn)) {
-        let elements = |node: NodeId| graph.shape(node).elements();
-        let mut input = vec![0.0; elements(nodes.source_image)];
-        let mut labels = vec![0; elements(nodes.source_labels)];
-        let mut weights = vec![0.0; elements(nodes.source_weights)];
-        sampler.cut(draw, Batch { input: &mut input, labels: &mut labels, weights: &mut weights });
-        let float = |node: NodeId, data| Tensor::Float(Array { shape: graph.shape(node).clone(), data });
-        let uint = |node: NodeId, data| Tensor::Uint(Array { shape: graph.shape(node).clone(), data });
-        executor.write(nodes.source_image, float(nodes.source_image, input))?;
-        executor.write(nodes.source_labels, uint(nodes.source_labels, labels))?;
-        executor.write(nodes.source_weights, float(nodes.source_weights, weights))?;
+    for (step, change) in (0..).zip(std::iter::once(original).chain(drawn)) {
         executor.write(nodes.generator, uint(nodes.generator, vec![config.seed, step]))?;
         write_changes(&mut executor, &nodes, &[change])?;
         executor.run()?;

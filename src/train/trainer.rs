@@ -23,7 +23,7 @@ pub struct Trainer {
     model: UNet,
     training: Training,
     nodes: TrainingStep,
-    /// The nodes ahead of the network, where tiles are augmented by more than flips.
+    /// The nodes ahead of the network, where tiles are augmented.
     augmented: Option<Augmented>,
     executor: Executor,
     batches: Arc<Batches>,
@@ -76,7 +76,7 @@ struct Batches {
     sampler: Sampler,
     /// Elements of image, labels and weights.
     elements: [usize; 3],
-    /// Tiles a batch, how they are augmented, and the side of what comes out; `None` where only the sampler changes them.
+    /// Tiles a batch, how they are augmented, and the side of what comes out; `None` where they stay as they are.
     changes: Option<(u32, Augmentation, usize)>,
 }
 
@@ -104,8 +104,7 @@ pub(super) fn sampler(
     let source = config.augment.source(frame);
     let truth = if all_truth { source } else { window };
     let tile = Tile { input: source, output: window, truth };
-    let sampler = Sampler::new(samples, tile, config.sampling, config.seed)?.centred(config.foreground);
-    Ok(if config.augment.flips { sampler } else { sampler.upright() })
+    Ok(Sampler::new(samples, tile, config.sampling, config.seed)?.centred(config.foreground))
 }
 
 /// Writes how each tile of a batch is changed.
@@ -168,14 +167,14 @@ impl Trainer {
         config.validate()?;
         let output = model.output_side(tile)?;
         let (frame, window, augmentation) = ([tile; 2], [output; 2], &config.augment);
-        let sampler = sampler(config, samples, frame, window, augmentation.resamples())?;
+        let sampler = sampler(config, samples, frame, window, !augmentation.is_none())?;
         let training = config.training();
-        let (nodes, augmented) = if augmentation.resamples() {
+        let (nodes, augmented) = if augmentation.is_none() {
+            (model.build(config.batch, frame)?.training_step(&training)?, None)
+        } else {
             let tiles = Tiles { batch: config.batch, channels: model.in_channels, frame, window, augmentation };
             let (nodes, augmented) = model.augmented_training_step(&tiles, &training)?;
             (nodes, Some(augmented))
-        } else {
-            (model.build(config.batch, frame)?.training_step(&training)?, None)
         };
         let initial = nodes.graph.initial_parameters(config.seed);
         let executor = Executor::new(device, &nodes.graph, &initial)?;

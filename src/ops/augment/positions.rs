@@ -157,11 +157,13 @@ impl Op for AugmentPositions {
 pub(super) fn cases() -> Result<Vec<Case>, String> {
     const ANY: &[(f32, f32)] = &[(-1.5, 1.5), (-1.5, 1.5), (-20.0, 20.0), (-1.5, 1.5), (-1.5, 1.5), (-20.0, 20.0)];
     const IDENTITY: &[(f32, f32)] = &[(1.0, 1.0), (0.0, 0.0), (0.0, 0.0), (0.0, 0.0), (1.0, 1.0), (0.0, 0.0)];
+    const TURN: &[(f32, f32)] = &[(0.0, 0.0), (-1.0, -1.0), (0.0, 0.0), (1.0, 1.0), (0.0, 0.0), (0.0, 0.0)];
     let mut cases = Vec::new();
     for (batch, frame, window, source, grid, transforms, what) in [
         (1, [1, 1], [1, 1], [1, 1], 1, ANY, "one pixel"),
         (1, [8, 8], [8, 8], [8, 8], 1, IDENTITY, "one workgroup, identity"),
         (1, [5, 13], [5, 13], [9, 17], 2, ANY, "one over"),
+        (2, [14, 14], [8, 8], [14, 14], 1, TURN, "a quarter turn"),
         (2, [21, 15], [11, 7], [30, 27], 3, ANY, "odd sizes, batch 2"),
         (3, [17, 13], [13, 13], [2, 1], 4, ANY, "prime sizes, a tiny source"),
         (1, [64, 64], [64, 64], [400, 300], 64, ANY, "as many nodes as pixels"),
