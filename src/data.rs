@@ -2,6 +2,7 @@
 
 pub mod augmentation;
 pub mod border;
+mod budget;
 pub mod cells;
 pub mod components;
 pub mod dataset;

@@ -22,8 +22,10 @@ pub use inspection::{FileReport, Inspection};
 pub use mapping::{Mapping, ValueMap};
 pub use survey::{ConstantPredictor, InstanceCounts, Survey};
 
+use super::budget::Budget;
 use super::image::Image;
 use super::label::LabelMap;
+use super::raster::{MAX_DECODING_BYTES, Unread};
 use super::sample::{Sample, Truth};
 use crate::error::{Error, Result};
 use crate::random::Random;
@@ -129,12 +131,17 @@ impl Dataset {
                 count - 1
             )));
         }
-        in_order(indices, |&index| self.read_pair(&self.pairs[index]))
+        let budget = Budget::new(MAX_DECODING_BYTES);
+        in_order(indices, |&index| self.read_pair(&self.pairs[index], &budget))
     }
 
-    fn read_pair(&self, pair: &Pair) -> Result<Sample> {
-        let image = Image::read_page(&pair.image)?;
-        let mut labels = LabelMap::read_page(&pair.label)?;
+    /// What is decoded counts until it has become a part of the sample, which stays in memory in any case.
+    fn read_pair(&self, pair: &Pair, budget: &Budget) -> Result<Sample> {
+        let unread = Unread::open_for_colours(&pair.image)?;
+        let image = budget.spend(unread.decoding_bytes(), || Image::of_raster(unread.decode()?, &pair.image))?;
+        let unread = Unread::open(&pair.label)?;
+        let mut labels =
+            budget.spend(unread.decoding_bytes(), || LabelMap::of_raster(unread.decode()?, &pair.label))?;
         files::refuse_other_size(pair, [image.height, image.width], &labels)?;
         let truth = match self.survey.kind {
             LabelKind::Instances => Truth::Instances(labels),

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::finding::{Code, Finding};
-use super::raster::{Page, Raster, colour_channels};
+use super::raster::{Page, Raster, Unread, colour_channels};
 use crate::error::Result;
 
 /// An image of any bit depth, channels last.
@@ -40,7 +40,7 @@ impl Image {
     /// # Errors
     /// As [`Image::read`].
     pub fn read_page(page: &Page) -> Result<Self> {
-        Self::of_raster(Raster::read_for_colours(page)?, page)
+        Self::of_raster(Unread::open_for_colours(page)?.decode()?, page)
     }
 
     /// The image of which a page has the samples.

@@ -37,7 +37,8 @@ impl LabelMap {
         Self::of_raster(Raster::read(page)?, page)
     }
 
-    fn of_raster(raster: Raster, page: &Page) -> Result<Self> {
+    /// The labels of which a page has the samples.
+    pub(super) fn of_raster(raster: Raster, page: &Page) -> Result<Self> {
         if raster.lossy {
             let text = "the labels are compressed with loss, which invents values";
             let fix = "save them uncompressed or with deflate";

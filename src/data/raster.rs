@@ -26,6 +26,10 @@ pub const MAX_SIDE: u64 = 65_535;
 /// as they are in the file are there beside them.
 pub const MAX_SIZE_BYTES: u64 = 1 << 30;
 
+/// The most memory that several images may take together while they are decoded at the same time; one that takes more by itself is decoded
+/// alone.
+pub(super) const MAX_DECODING_BYTES: u64 = 2 * MAX_SIZE_BYTES;
+
 /// The most pages of a TIFF stack.
 pub const MAX_PAGES: usize = 10_000;
 
@@ -130,25 +134,66 @@ impl Raster {
     /// [`Error::Io`] when the file cannot be read; [`Error::Finding`] when it is of another format, damaged, larger than
     /// [`MAX_SIDE`] or [`MAX_SIZE_BYTES`], has several pages and none is named, or stores samples in a way that is not supported.
     pub fn read(page: &Page) -> Result<Self> {
-        Self::decode(page, |_| 1)
-    }
-
-    /// As [`Raster::read`], and an image that is too large with its colours looked up is refused before anything is allocated for it.
-    pub(super) fn read_for_colours(page: &Page) -> Result<Self> {
-        Self::decode(page, colour_channels)
-    }
-
-    fn decode(page: &Page, palette_channels: fn(&[[u8; 3]]) -> usize) -> Result<Self> {
-        match open(page)? {
-            (Format::Png, reader) => png_format::read(page, reader, palette_channels),
-            (Format::Tiff, reader) => tiff_format::read(page, reader, palette_channels),
-        }
+        Unread::open(page)?.decode()
     }
 
     /// Column and row of the pixel that holds a sample.
     pub(super) fn position(&self, sample: usize) -> [usize; 2] {
         let pixel = sample / self.channels;
         [pixel % self.width, pixel / self.width]
+    }
+}
+
+/// An image of a file of which the header has been read and the pixels have not.
+pub(super) struct Unread<'a>(Header<'a>);
+
+enum Header<'a> {
+    Png(Box<png_format::Unread<'a, BufReader<File>>>),
+    Tiff(Box<tiff_format::Unread<'a, BufReader<File>>>),
+}
+
+impl<'a> Unread<'a> {
+    /// What is read as it is stored.
+    ///
+    /// # Errors
+    /// As [`Raster::read`], as far as it shows without reading pixels.
+    pub(super) fn open(page: &'a Page) -> Result<Self> {
+        Self::counting(page, |_| 1)
+    }
+
+    /// What is read to look its colours up: an image that is too large with them is refused before anything is allocated for it.
+    ///
+    /// # Errors
+    /// As [`Unread::open`].
+    pub(super) fn open_for_colours(page: &'a Page) -> Result<Self> {
+        Self::counting(page, colour_channels)
+    }
+
+    fn counting(page: &'a Page, palette_channels: fn(&[[u8; 3]]) -> usize) -> Result<Self> {
+        Ok(Self(match open(page)? {
+            (Format::Png, reader) => Header::Png(Box::new(png_format::open(page, reader, palette_channels)?)),
+            (Format::Tiff, reader) => Header::Tiff(Box::new(tiff_format::open(page, reader, palette_channels)?)),
+        }))
+    }
+
+    /// What decoding it takes: its samples, and beside them its bytes as they are in the file.
+    pub(super) fn decoding_bytes(&self) -> u64 {
+        let (samples, stored) = match &self.0 {
+            Header::Png(image) => (image.samples, image.stored_bytes()),
+            Header::Tiff(image) => (image.samples, image.stored_bytes()),
+        };
+        stored.saturating_add((samples * size_of::<f32>()) as u64)
+    }
+
+    /// Reads the pixels.
+    ///
+    /// # Errors
+    /// As [`Raster::read`].
+    pub(super) fn decode(self) -> Result<Raster> {
+        match self.0 {
+            Header::Png(image) => image.decode(),
+            Header::Tiff(image) => image.decode(),
+        }
     }
 }
 
@@ -275,10 +320,12 @@ mod tests {
         };
         let page = Page::from(path.as_path());
         bomb(&[0, 0, 0, 255, 0, 0]);
-        let Err(Error::Finding(finding)) = Raster::read_for_colours(&page) else { panic!("a bomb was read") };
+        let Err(Error::Finding(finding)) = Unread::open_for_colours(&page) else { panic!("a bomb was opened") };
         assert_eq!(finding.code, Code::TooLarge);
         let expected = "16384 x 16384 pixels of 3 samples take 3072 MiB, above the limit of 1024 MiB";
         assert_eq!(finding.text, expected);
         assert_eq!(colour_channels(&[[0; 3], [9; 3]]), 1);
+        // A gigabyte of samples from 32 MiB of bits.
+        assert_eq!(Unread::open(&page).unwrap().decoding_bytes(), (1 << 30) + (1 << 25));
     }
 }

@@ -12,7 +12,9 @@ use super::mapping::{choose_mapping, refuse_contradictions};
 use super::survey::{self, Summary, Survey, ValueCount, summarise};
 use super::warning::warnings;
 use super::{Dataset, Options};
+use crate::data::budget::Budget;
 use crate::data::finding::{Code, Finding};
+use crate::data::raster::MAX_DECODING_BYTES;
 use crate::error::{Error, Result};
 
 /// A data set and what is wrong with it.
@@ -85,7 +87,8 @@ impl Inspection {
         let (kind, labels) = files::label_folder(&self.folder)?;
         refuse_contradictions(&self.folder, kind, options)?;
         let pairs = files::pairs(&self.folder, (kind, &labels), &options.mask_suffix, &mut self.errors)?;
-        let summaries: Vec<Result<Summary>> = pairs.par_iter().map(|pair| summarise(pair, kind)).collect();
+        let budget = Budget::new(MAX_DECODING_BYTES);
+        let summaries: Vec<Result<Summary>> = pairs.par_iter().map(|pair| summarise(pair, kind, &budget)).collect();
         for (pair, summary) in pairs.into_iter().zip(summaries) {
             match summary {
                 Ok(summary) => {

@@ -11,10 +11,11 @@ use super::files::refuse_other_size;
 use super::histogram::Histogram;
 use super::warning::notes;
 use super::{LabelKind, Mapping, Pair};
+use crate::data::budget::Budget;
 use crate::data::finding::{Code, Finding};
 use crate::data::image::Image;
 use crate::data::label::LabelMap;
-use crate::data::raster::{Page, Raster};
+use crate::data::raster::{Page, Unread};
 use crate::data::sample::IGNORE;
 use crate::error::Result;
 
@@ -42,15 +43,35 @@ pub(super) struct Summary {
     pub(super) values: BTreeMap<u32, ValueCount>,
 }
 
-/// Reads a pair: the image, and when it is out of memory again the truth.
-pub(super) fn summarise(pair: &Pair, kind: LabelKind) -> Result<Summary> {
-    let raster = Raster::read_for_colours(&pair.image)?;
+/// Reads a pair: the image, and when it is out of memory again the truth. Each counts as long as it is in memory.
+pub(super) fn summarise(pair: &Pair, kind: LabelKind, budget: &Budget) -> Result<Summary> {
+    let image = Unread::open_for_colours(&pair.image)?;
+    let mut summary = budget.spend(image.decoding_bytes(), || summarise_image(&pair.image, image))?;
+    let label = Unread::open(&pair.label)?;
+    let size = summary.size;
+    summary.values = budget.spend(label.decoding_bytes(), || {
+        let labels = LabelMap::of_raster(label.decode()?, &pair.label)?;
+        refuse_other_size(pair, size, &labels)?;
+        Ok(count_values(&labels))
+    })?;
+    if kind == LabelKind::Instances && summary.values.len() > usize::from(u16::MAX) {
+        let count = summary.values.len();
+        let text = format!("{count} different values; this is hardly a map of cells");
+        let fix = "give each cell one number, 0 where there is none";
+        return Err(Finding::new(Code::TooManyCells, &pair.label, text, fix).of_value(count).into_error());
+    }
+    Ok(summary)
+}
+
+/// What an image contains, without truth.
+fn summarise_image(page: &Page, unread: Unread<'_>) -> Result<Summary> {
+    let raster = unread.decode()?;
     let palette = raster.palette.is_some();
-    let image = Image::of_raster(raster, &pair.image)?;
+    let image = Image::of_raster(raster, page)?;
     let mut hasher = DefaultHasher::new();
     bytemuck::cast_slice::<f32, u8>(&image.pixels).hash(&mut hasher);
     let range = image.range();
-    let mut summary = Summary {
+    Ok(Summary {
         size: [image.height, image.width],
         channels: image.channels,
         bit_depth: image.bit_depth,
@@ -60,24 +81,19 @@ pub(super) fn summarise(pair: &Pair, kind: LabelKind) -> Result<Summary> {
         palette,
         content: hasher.finish(),
         values: BTreeMap::new(),
-    };
-    drop(image);
-    let label = LabelMap::read_page(&pair.label)?;
-    refuse_other_size(pair, summary.size, &label)?;
+    })
+}
+
+fn count_values(labels: &LabelMap) -> BTreeMap<u32, ValueCount> {
+    let mut values = BTreeMap::new();
     let mut pixel = 0;
     // Neighbours mostly have the same value: one look-up a run is enough.
-    for run in label.values.chunk_by(PartialEq::eq) {
-        let first = [pixel % label.width, pixel / label.width];
-        summary.values.entry(run[0]).or_insert(ValueCount { pixels: 0, first }).pixels += run.len() as u64;
+    for run in labels.values.chunk_by(PartialEq::eq) {
+        let first = [pixel % labels.width, pixel / labels.width];
+        values.entry(run[0]).or_insert(ValueCount { pixels: 0, first }).pixels += run.len() as u64;
         pixel += run.len();
     }
-    if kind == LabelKind::Instances && summary.values.len() > usize::from(u16::MAX) {
-        let count = summary.values.len();
-        let text = format!("{count} different values; this is hardly a map of cells");
-        let fix = "give each cell one number, 0 where there is none";
-        return Err(Finding::new(Code::TooManyCells, &pair.label, text, fix).of_value(count).into_error());
-    }
-    Ok(summary)
+    values
 }
 
 /// Images with another number of channels than the first, which no one network takes.

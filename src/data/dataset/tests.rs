@@ -1,6 +1,9 @@
 //! Every refusal and every choice, on small files in a temporary folder.
 
 use std::fs;
+use std::sync::mpsc::channel;
+use std::thread;
+use std::time::Duration;
 
 use png::{BitDepth, ColorType, Encoder};
 use tempfile::TempDir;
@@ -507,4 +510,27 @@ fn values_of_images_are_counted_by_file_and_in_all() {
     let survey = inspection.survey().unwrap();
     assert_eq!(survey.histogram.counts.iter().sum::<u64>(), 16);
     assert!(survey.to_string().contains("\nvalues    █"), "{survey}");
+}
+
+#[test]
+fn surveys_and_samples_wait_for_their_share_of_the_memory() {
+    let scene = Scene::with_masks(&[BINARY]);
+    let dataset = &scene.open(&unasked()).unwrap();
+    let pair = &dataset.pairs()[0];
+    // Less than any image takes, so that they are decoded one at a time.
+    let (budget, (sender, done)) = (Budget::new(1), channel());
+    thread::scope(|scope| {
+        budget.spend(1, || {
+            let (budget, surveyed, read) = (&budget, sender.clone(), sender.clone());
+            scope.spawn(move || surveyed.send(survey::summarise(pair, LabelKind::Masks, budget).map(drop)));
+            scope.spawn(move || read.send(dataset.read_pair(pair, budget).map(drop)));
+            assert!(
+                done.recv_timeout(Duration::from_millis(200)).is_err(),
+                "something was decoded without memory for it"
+            );
+        });
+        for _ in 0..2 {
+            done.recv().unwrap().unwrap();
+        }
+    });
 }

@@ -4,70 +4,98 @@ use std::fs::File;
 use std::io::{BufRead, BufWriter, Seek, Write};
 use std::path::Path;
 
-use png::{BitDepth, ColorType, Decoder, DecodingError, Encoder, EncodingError, Limits, Transformations};
+use png::{BitDepth, ColorType, Decoder, DecodingError, Encoder, EncodingError, Limits, Reader, Transformations};
 
 use super::{MAX_SIZE_BYTES, Page, Raster, checked_samples, damaged, too_large};
 use crate::error::{Error, Result};
 
-pub(super) fn read(
-    page: &Page,
-    source: impl BufRead + Seek,
-    palette_channels: fn(&[[u8; 3]]) -> usize,
-) -> Result<Raster> {
-    let failed = |error: DecodingError| match error {
+/// A PNG file of which the header has been read.
+pub(super) struct Unread<'a, R: BufRead + Seek> {
+    page: &'a Page,
+    reader: Reader<R>,
+    palette: Option<Vec<[u8; 3]>>,
+    /// Samples in memory, with the colours of the palette if they are to be looked up.
+    pub(super) samples: usize,
+}
+
+fn failed(page: &Page, error: DecodingError) -> Error {
+    match error {
         DecodingError::LimitsExceeded => {
             too_large(page, format!("the PNG file needs more than {} MiB", MAX_SIZE_BYTES >> 20))
         }
         other => damaged(page, "PNG", other),
-    };
-    let mut decoder = Decoder::new_with_limits(source, Limits { bytes: MAX_SIZE_BYTES as usize });
-    decoder.set_transformations(Transformations::IDENTITY);
-    decoder.set_ignore_text_chunk(true);
-    decoder.set_ignore_iccp_chunk(true);
-    let mut reader = decoder.read_info().map_err(failed)?;
+    }
+}
 
-    let info = reader.info();
-    let png_width = info.width;
-    let (height, width) = (info.height as usize, png_width as usize);
-    let (stored, channels) = match info.color_type {
+/// Samples of a pixel in the file, and of these without alpha.
+fn channels(color: ColorType) -> (usize, usize) {
+    match color {
         ColorType::Grayscale | ColorType::Indexed => (1, 1),
         ColorType::GrayscaleAlpha => (2, 1),
         ColorType::Rgb => (3, 3),
         ColorType::Rgba => (4, 3),
-    };
-    let bit_depth = info.bit_depth as u8;
+    }
+}
+
+pub(super) fn open<R: BufRead + Seek>(
+    page: &Page,
+    source: R,
+    palette_channels: fn(&[[u8; 3]]) -> usize,
+) -> Result<Unread<'_, R>> {
+    let mut decoder = Decoder::new_with_limits(source, Limits { bytes: MAX_SIZE_BYTES as usize });
+    decoder.set_transformations(Transformations::IDENTITY);
+    decoder.set_ignore_text_chunk(true);
+    decoder.set_ignore_iccp_chunk(true);
+    let reader = decoder.read_info().map_err(|error| failed(page, error))?;
+    let info = reader.info();
     let palette = (info.color_type == ColorType::Indexed).then(|| {
         let bytes = info.palette.as_deref().unwrap_or_default();
         bytes.as_chunks::<3>().0.to_vec()
     });
-    let counted = palette.as_deref().map_or(stored, palette_channels);
-    checked_samples(page, height as u64, width as u64, counted as u64)?;
+    let counted = palette.as_deref().map_or(channels(info.color_type).0, palette_channels);
+    let samples = checked_samples(page, info.height.into(), info.width.into(), counted as u64)?;
+    Ok(Unread { page, reader, palette, samples })
+}
 
-    let overflow = || damaged(page, "PNG", "its size overflows");
-    let mut bytes = vec![0; reader.output_buffer_size().ok_or_else(overflow)?];
-    let line_size = reader.output_line_size(png_width).ok_or_else(overflow)?;
-    reader.next_frame(&mut bytes).map_err(failed)?;
-    // Reads the trailing checksum and end marker: a file cut off after its last pixel is damaged too.
-    reader.finish().map_err(failed)?;
-
-    let mut samples = Vec::with_capacity(height * width * channels);
-    for line in bytes.chunks_exact(line_size) {
-        for x in 0..width {
-            samples.extend((0..channels).map(|channel| sample(line, x * stored + channel, bit_depth)));
-        }
+impl<R: BufRead + Seek> Unread<'_, R> {
+    /// The bytes of the pixels as they are in the file.
+    pub(super) fn stored_bytes(&self) -> u64 {
+        self.reader.output_buffer_size().map_or(u64::MAX, |bytes| bytes as u64)
     }
-    let alpha_dropped = stored > channels;
-    Ok(Raster {
-        height,
-        width,
-        channels,
-        bit_depth,
-        samples,
-        palette,
-        white_is_zero: false,
-        alpha_dropped,
-        lossy: false,
-    })
+
+    pub(super) fn decode(self) -> Result<Raster> {
+        let Self { page, mut reader, palette, .. } = self;
+        let failed = |error| failed(page, error);
+        let info = reader.info();
+        let (png_width, bit_depth) = (info.width, info.bit_depth as u8);
+        let (height, width) = (info.height as usize, png_width as usize);
+        let (stored, channels) = channels(info.color_type);
+        let overflow = || damaged(page, "PNG", "its size overflows");
+        let mut bytes = vec![0; reader.output_buffer_size().ok_or_else(overflow)?];
+        let line_size = reader.output_line_size(png_width).ok_or_else(overflow)?;
+        reader.next_frame(&mut bytes).map_err(failed)?;
+        // Reads the trailing checksum and end marker: a file cut off after its last pixel is damaged too.
+        reader.finish().map_err(failed)?;
+
+        let mut samples = Vec::with_capacity(height * width * channels);
+        for line in bytes.chunks_exact(line_size) {
+            for x in 0..width {
+                samples.extend((0..channels).map(|channel| sample(line, x * stored + channel, bit_depth)));
+            }
+        }
+        let alpha_dropped = stored > channels;
+        Ok(Raster {
+            height,
+            width,
+            channels,
+            bit_depth,
+            samples,
+            palette,
+            white_is_zero: false,
+            alpha_dropped,
+            lossy: false,
+        })
+    }
 }
 
 /// Sample `index` of a line: big-endian, and from the highest bit down where samples are smaller than a byte.

@@ -51,11 +51,28 @@ pub(super) fn pages(file: &Page, source: impl BufRead + Seek) -> Result<usize> {
     Ok(count)
 }
 
-pub(super) fn read(
+/// A page of a TIFF file of which the directory has been read.
+pub(super) struct Unread<'a, R: Read + Seek> {
+    page: &'a Page,
+    decoder: Decoder<AsStored<R>>,
+    height: usize,
+    width: usize,
+    /// Samples of a pixel in the file.
+    stored: usize,
+    /// Of these, without alpha.
+    channels: usize,
+    bit_depth: u8,
+    palette: Option<Vec<[u8; 3]>>,
+    white_is_zero: bool,
+    /// Samples in memory, with the colours of the palette if they are to be looked up.
+    pub(super) samples: usize,
+}
+
+pub(super) fn open<R: BufRead + Seek>(
     page: &Page,
-    source: impl BufRead + Seek,
+    source: R,
     palette_channels: fn(&[[u8; 3]]) -> usize,
-) -> Result<Raster> {
+) -> Result<Unread<'_, R>> {
     let failed = |error| failed(page, error);
     let mut decoder = decoder(page, source)?;
     match page.index {
@@ -89,54 +106,69 @@ pub(super) fn read(
     };
     let palette = if has_palette { Some(colour_map(&mut decoder).map_err(failed)?) } else { None };
     let counted = palette.as_deref().map_or(stored, |palette| palette_channels(palette).max(stored));
-    checked_samples(page, u64::from(height), u64::from(width), counted as u64)?;
+    let samples = checked_samples(page, u64::from(height), u64::from(width), counted as u64)?;
     let (height, width) = (height as usize, width as usize);
-    let compression = decoder.find_tag_unsigned::<u16>(Tag::Compression).map_err(failed)?;
-    let lossy = [CompressionMethod::JPEG, CompressionMethod::ModernJPEG, CompressionMethod::WebP]
-        .iter()
-        .any(|method| compression == Some(method.to_u16()));
+    Ok(Unread { page, decoder, height, width, stored, channels, bit_depth, palette, white_is_zero, samples })
+}
 
-    let mut decoded = DecodingResult::U8(Vec::new());
-    let layout = decoder.read_image_to_buffer(&mut decoded).map_err(failed)?;
-    let exact = Exact { page, width, stored };
-    let values = match decoded {
-        DecodingResult::U8(values) if bit_depth < 8 => unpacked(&values, width * stored, bit_depth),
-        DecodingResult::U8(values) => values.into_iter().map(f32::from).collect(),
-        DecodingResult::U16(values) => values.into_iter().map(f32::from).collect(),
-        DecodingResult::I8(values) => values.into_iter().map(f32::from).collect(),
-        DecodingResult::I16(values) => values.into_iter().map(f32::from).collect(),
-        DecodingResult::U32(values) => exact.numbers(&values, |value| value as f32)?,
-        DecodingResult::I32(values) => exact.numbers(&values, |value| value as f32)?,
-        DecodingResult::U64(values) => exact.numbers(&values, |value| value as f32)?,
-        DecodingResult::I64(values) => exact.numbers(&values, |value| value as f32)?,
-        DecodingResult::F32(values) => values,
-        DecodingResult::F64(values) => {
-            exact.check(&values, |value| value.fract() == 0.0 && value.abs() > f64::from(LARGEST_EXACT))?;
-            values.into_iter().map(|value| value as f32).collect()
+impl<R: BufRead + Seek> Unread<'_, R> {
+    /// The bytes of the pixels as they are in the file, uncompressed.
+    pub(super) fn stored_bytes(&self) -> u64 {
+        let line_bits = (self.width * self.stored * usize::from(self.bit_depth)) as u64;
+        self.height as u64 * line_bits.div_ceil(8)
+    }
+
+    pub(super) fn decode(self) -> Result<Raster> {
+        let Self { page, mut decoder, height, width, stored, channels, bit_depth, palette, white_is_zero, .. } = self;
+        let failed = |error| failed(page, error);
+        let compression = decoder.find_tag_unsigned::<u16>(Tag::Compression).map_err(failed)?;
+        let lossy = [CompressionMethod::JPEG, CompressionMethod::ModernJPEG, CompressionMethod::WebP]
+            .iter()
+            .any(|method| compression == Some(method.to_u16()));
+
+        let mut decoded = DecodingResult::U8(Vec::new());
+        let layout = decoder.read_image_to_buffer(&mut decoded).map_err(failed)?;
+        let exact = Exact { page, width, stored };
+        let values = match decoded {
+            DecodingResult::U8(values) if bit_depth < 8 => unpacked(&values, width * stored, bit_depth),
+            DecodingResult::U8(values) => values.into_iter().map(f32::from).collect(),
+            DecodingResult::U16(values) => values.into_iter().map(f32::from).collect(),
+            DecodingResult::I8(values) => values.into_iter().map(f32::from).collect(),
+            DecodingResult::I16(values) => values.into_iter().map(f32::from).collect(),
+            DecodingResult::U32(values) => exact.numbers(&values, |value| value as f32)?,
+            DecodingResult::I32(values) => exact.numbers(&values, |value| value as f32)?,
+            DecodingResult::U64(values) => exact.numbers(&values, |value| value as f32)?,
+            DecodingResult::I64(values) => exact.numbers(&values, |value| value as f32)?,
+            DecodingResult::F32(values) => values,
+            DecodingResult::F64(values) => {
+                exact.check(&values, |value| value.fract() == 0.0 && value.abs() > f64::from(LARGEST_EXACT))?;
+                values.into_iter().map(|value| value as f32).collect()
+            }
+            DecodingResult::F16(_) => return Err(unsupported(page, "a TIFF with 16-bit floating-point samples")),
+        };
+        let count = height * width * stored;
+        if values.len() != count {
+            return Err(damaged(page, "TIFF", format!("{} samples instead of {count}", values.len())));
         }
-        DecodingResult::F16(_) => return Err(unsupported(page, "a TIFF with 16-bit floating-point samples")),
-    };
-    let count = height * width * stored;
-    if values.len() != count {
-        return Err(damaged(page, "TIFF", format!("{} samples instead of {count}", values.len())));
-    }
-    let values = if layout.planes > 1 { interleaved(&values, stored) } else { values };
-    let samples: Vec<f32> = if stored == channels {
-        values
-    } else {
-        values.chunks(stored).flat_map(|pixel| &pixel[..channels]).copied().collect()
-    };
+        let values = if layout.planes > 1 { interleaved(&values, stored) } else { values };
+        let samples: Vec<f32> = if stored == channels {
+            values
+        } else {
+            values.chunks(stored).flat_map(|pixel| &pixel[..channels]).copied().collect()
+        };
 
-    let alpha_dropped = stored > channels;
-    let raster = Raster { height, width, channels, bit_depth, samples, palette, white_is_zero, alpha_dropped, lossy };
-    if let Some(at) = raster.samples.iter().position(|value| !value.is_finite()) {
-        let ([x, y], value) = (raster.position(at), raster.samples[at]);
-        let text = format!("the value at x={x}, y={y} is {value}");
-        return Err(Finding::new(Code::NotFinite, page, text, "replace what is not a number")
-            .at(value, [x, y])
-            .into_error());
+        let alpha_dropped = stored > channels;
+        let raster =
+            Raster { height, width, channels, bit_depth, samples, palette, white_is_zero, alpha_dropped, lossy };
+        if let Some(at) = raster.samples.iter().position(|value| !value.is_finite()) {
+            let ([x, y], value) = (raster.position(at), raster.samples[at]);
+            let text = format!("the value at x={x}, y={y} is {value}");
+            return Err(Finding::new(Code::NotFinite, page, text, "replace what is not a number")
+                .at(value, [x, y])
+                .into_error());
+        }
+        Ok(raster)
     }
-    Ok(raster)
 }
 
 /// The colours of a palette: all reds, all greens, all blues, of 16 bits. Some programs write 8-bit values there.
