@@ -344,10 +344,10 @@ mod tests {
     fn an_input_is_named_with_the_images_it_comes_from() {
         let infinite = trainer(&config(), |sample| sample.pixels.fill(f32::INFINITY));
         let message = said(found(&infinite, |_, _| {}).0);
-        for part in ["`image` is inf at [0, 0, 0, 0], 324 of 324", "pixels or weights of a"] {
+        for part in ["`source.image` is inf at [0, 0, 0, 0], 324 of 324", "pixels or weights of a"] {
             assert!(message.contains(part), "{part}: {message}");
         }
         let unknown = trainer(&config(), |sample| sample.weights.fill(f32::NAN));
-        assert!(said(found(&unknown, |_, _| {}).0).contains("`weights` is NaN"));
+        assert!(said(found(&unknown, |_, _| {}).0).contains("`source.weights` is NaN"));
     }
 }
