@@ -20,7 +20,7 @@ pub use table::Table;
 use crate::checkpoint::atomic;
 use crate::error::{Error, Result};
 use crate::executor::Device;
-use crate::gpu::{DeviceChoice, Gpu};
+use crate::gpu::Gpu;
 use crate::ops::Entry;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
@@ -135,8 +135,7 @@ pub fn run(
     let mut networks = Vec::new();
     for workload in workloads {
         // A device that has compiled nothing yet, so that the first step is one.
-        let fresh = device.gpu().map(|gpu| Gpu::choose(&DeviceChoice::Index(gpu.adapter().index))).transpose()?;
-        let fresh = fresh.flatten().map_or(Device::Cpu, Device::Gpu);
+        let fresh = device.gpu().map(Gpu::reopen).transpose()?.map_or(Device::Cpu, Device::Gpu);
         networks.push(Measured::new(&fresh, workload, settings, roof.as_ref(), progress)?);
     }
     Ok(Report {

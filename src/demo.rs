@@ -225,7 +225,7 @@ fn compare(predictor: &mut Predictor, samples: &[Sample], sheet: &Path) -> Resul
     for sample in samples {
         let Image { height, width, channels, pixels, .. } = &sample.image;
         let size = [*height, *width];
-        let prediction = predictor.predict(&sample.image, &mut |_, _| {})?;
+        let prediction = predictor.predict(&sample.image)?;
         let truth = &sample.classes().values;
         let threshold = otsu_threshold(pixels);
         let thresholded: Vec<u32> = pixels.iter().map(|&value| u32::from(value > threshold)).collect();

@@ -60,7 +60,7 @@ pub enum Error {
     /// The loss is no longer finite.
     #[error("{0}")]
     Diverged(String),
-    /// The user asked to stop; the work so far is saved.
+    /// The user, or a callback of the host, asked to stop; what training did so far is saved.
     #[error("interrupted")]
     Interrupted,
 }

@@ -1,13 +1,15 @@
-//! The GPU executor. Only this module and its children know wgpu.
+//! The GPU executor. Only this module and its children know wgpu, and [`Segmenter`](crate::predict::Segmenter), whose users do.
 
 pub mod device;
 pub mod kernel;
 pub mod memory;
 pub mod plan;
 pub mod profile;
+pub mod requirements;
 pub mod source;
 
 pub use device::{AdapterSummary, DeviceChoice, Gpu, adapters};
 pub use memory::MemoryPlan;
 pub use plan::{Plan, PlanOptions};
 pub use profile::{Profile, Spread};
+pub use requirements::{Limit, Need, Requirements};

@@ -13,6 +13,7 @@ pub mod error;
 pub mod executor;
 pub mod fuse;
 pub mod gpu;
+pub mod gradcheck;
 pub mod graph;
 pub mod metrics;
 pub mod models;
@@ -28,4 +29,6 @@ pub mod shape;
 pub mod train;
 
 pub use error::{Error, Result};
+pub use gpu::Gpu;
 pub use graph::Graph;
+pub use wgpu;

@@ -13,6 +13,7 @@ mod cross_entropy;
 mod dice;
 mod dropout;
 mod max_pool2d;
+mod mirror;
 mod pad;
 mod prelu;
 mod relu;
@@ -20,6 +21,7 @@ mod resize;
 mod sgd;
 mod sigmoid;
 mod softmax;
+mod unpack;
 
 pub use adam::{Adam, AdamSettings};
 pub use add::Add;
@@ -39,6 +41,7 @@ pub use cross_entropy::{CrossEntropy, CrossEntropyGrad, CrossEntropyScale, Cross
 pub use dice::{Dice, DiceGrad, DiceSettings};
 pub use dropout::Dropout;
 pub use max_pool2d::{MaxPool2d, MaxPool2dGrad, MaxPool2dGradSkip};
+pub use mirror::Mirror;
 pub use pad::Pad;
 pub use prelu::{Prelu, PreluGradInput, PreluGradSlope};
 pub use relu::{Relu, ReluGrad};
@@ -46,6 +49,7 @@ pub use resize::{Resize, ResizeGrad, ResizeMode};
 pub use sgd::{Sgd, SgdSettings};
 pub use sigmoid::{Sigmoid, SigmoidGrad};
 pub use softmax::{Softmax, SoftmaxGrad};
+pub use unpack::Unpack;
 
 use crate::array::{Array, Real, Tensor};
 use crate::op::{Binding, Candidate, Case, DeviceProfile, Dispatch, Kernel, Op, Param, workgroup_grid};
@@ -81,6 +85,7 @@ pub const REGISTRY: &[Entry] = &[
     Entry { name: "dice", page: include_str!("../docs/ops/dice.md"), cases: dice::cases },
     Entry { name: "dropout", page: include_str!("../docs/ops/dropout.md"), cases: dropout::cases },
     Entry { name: "max_pool2d", page: include_str!("../docs/ops/max_pool2d.md"), cases: max_pool2d::cases },
+    Entry { name: "mirror", page: include_str!("../docs/ops/mirror.md"), cases: mirror::cases },
     Entry { name: "pad", page: include_str!("../docs/ops/pad.md"), cases: pad::cases },
     Entry { name: "prelu", page: include_str!("../docs/ops/prelu.md"), cases: prelu::cases },
     Entry { name: "relu", page: include_str!("../docs/ops/relu.md"), cases: relu::cases },
@@ -88,6 +93,7 @@ pub const REGISTRY: &[Entry] = &[
     Entry { name: "sgd", page: include_str!("../docs/ops/sgd.md"), cases: sgd::cases },
     Entry { name: "sigmoid", page: include_str!("../docs/ops/sigmoid.md"), cases: sigmoid::cases },
     Entry { name: "softmax", page: include_str!("../docs/ops/softmax.md"), cases: softmax::cases },
+    Entry { name: "unpack", page: include_str!("../docs/ops/unpack.md"), cases: unpack::cases },
 ];
 
 /// One dispatch of `count` invocations in workgroups of 64; `count` is the first of the kernel's params.

@@ -2,8 +2,10 @@
 //! every output pixel has its full context, and context beyond the image is its mirror image.
 
 mod averaging;
+mod segmenter;
 
 pub use averaging::{Averaging, Blend, Quantity, Views};
+pub use segmenter::{Segmenter, Texels};
 
 use crate::array::{Array, Tensor};
 use crate::checkpoint::Weights;
@@ -20,7 +22,7 @@ use crate::op::DeviceProfile;
 use crate::ops::{Argmax, Softmax};
 use crate::shape::Shape;
 use averaging::Sums;
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
 
 /// What a network says about an image, at the image's own size.
 #[derive(Clone, Debug, PartialEq)]
@@ -275,8 +277,7 @@ impl Predictor {
         Ok(memory.total_bytes() - memory.bank <= MEMORY_BUDGET_BYTES && largest <= binding)
     }
 
-    /// Segments an image as it was read: it is normalised first, as in training. `progress` hears the number of tiles done and in
-    /// total.
+    /// Segments an image as it was read: it is normalised first, as in training.
     ///
     /// Unless [`Averaging`] says otherwise, tiles advance by a multiple of 2^depth, under which the network is equivariant. So without
     /// padding the result is the same for every tile size: that of a single pass over the whole mirrored image. With padding, what is
@@ -285,7 +286,19 @@ impl Predictor {
     ///
     /// # Errors
     /// [`Error::Usage`] when the image has no pixels or another number of channels than the network, or the device fails.
-    pub fn predict(&mut self, image: &Image, progress: &mut dyn FnMut(usize, usize)) -> Result<Prediction> {
+    pub fn predict(&mut self, image: &Image) -> Result<Prediction> {
+        self.predict_with_progress(image, &mut |_, _| ControlFlow::Continue(()))
+    }
+
+    /// As [`Predictor::predict`]; after each tile `progress` hears how many are done and how many there are, and may break off.
+    ///
+    /// # Errors
+    /// [`Error::Interrupted`] when it did; as [`Predictor::predict`].
+    pub fn predict_with_progress(
+        &mut self,
+        image: &Image,
+        progress: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
+    ) -> Result<Prediction> {
         let Image { height, width, channels, .. } = *image;
         if channels != self.net.in_channels {
             return Err(Error::Usage(format!(
@@ -306,7 +319,7 @@ impl Predictor {
         let (mut done, total) = (0, passes.iter().map(Pass::tiles).sum());
         let mut advance = || {
             done += 1;
-            progress(done, total);
+            if progress(done, total).is_break() { Err(Error::Interrupted) } else { Ok(()) }
         };
         let (classes, averaging) = (self.net.classes, self.averaging);
         let mut prediction = if averaging.is_single() {
@@ -314,8 +327,7 @@ impl Predictor {
             for pass in &passes {
                 self.run(&image, pass, &mut |loaded, place| {
                     prediction.place(place, pass.output[1], loaded)?;
-                    advance();
-                    Ok(())
+                    advance()
                 })?;
             }
             prediction
@@ -328,8 +340,7 @@ impl Predictor {
                         Quantity::Probabilities => loaded.probabilities,
                     };
                     sums.add(pass.orientation, place, pass.output, &loaded.executor.read(node)?.float().data);
-                    advance();
-                    Ok(())
+                    advance()
                 })?;
             }
             sums.finish()?
@@ -414,7 +425,7 @@ impl Predictor {
             Error::Usage(problem) => Error::data(&sample.name, problem),
             other => other,
         };
-        let prediction = self.predict(&sample.image, &mut |_, _| {}).map_err(named)?;
+        let prediction = self.predict(&sample.image).map_err(named)?;
         let mut confusion = Confusion::new(self.net.classes);
         confusion.add(&sample.classes().values, &prediction.labels).map_err(named)?;
         Ok((prediction, confusion))

@@ -105,7 +105,7 @@ pub fn write(
     let mut pictures = |entries: &[(Option<f64>, f64, usize)]| -> Result<Vec<Scored>> {
         let show = |&(foreground_iou, pixel_error, index): &(Option<f64>, f64, usize)| {
             let sample = &validation[index];
-            let prediction = predictor.predict(&sample.image, &mut |_, _| {})?;
+            let prediction = predictor.predict(&sample.image)?;
             let pictures = comparison(sample, &prediction);
             Ok(Scored { name: sample.name.clone(), foreground_iou, pixel_error, pictures })
         };

@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
+use std::ops::ControlFlow;
+use tilewise::Error;
 use tilewise::data::Image;
 use tilewise::data::Orientation;
 use tilewise::data::sampler::reflect;
@@ -38,7 +40,7 @@ fn image(height: usize, width: usize) -> Image {
 
 fn predict(device: &Device, tile: Option<[usize; 2]>, image: &Image) -> Vec<f32> {
     let mut predictor = Predictor::new(device.clone(), NET, parameters(), tile).unwrap();
-    let prediction = predictor.predict(image, &mut |_, _| {}).unwrap();
+    let prediction = predictor.predict(image).unwrap();
     for (pixel, &label) in prediction.labels.iter().enumerate() {
         let scores = &prediction.logits[3 * pixel..][..3];
         assert!(scores.iter().all(|&score| score <= scores[label as usize]));
@@ -84,7 +86,7 @@ fn tiles_of_a_padded_network_do_not_show_their_padding() {
     assert_eq!(net.margin(tile), 6 * net.stride());
     let predict = |tile: [usize; 2], averaging: Averaging| {
         let predictor = Predictor::new(Device::Cpu, net, parameters.clone(), Some(tile)).unwrap();
-        predictor.averaging(averaging).predict(&image, &mut |_, _| {}).unwrap().logits
+        predictor.averaging(averaging).predict(&image).unwrap().logits
     };
     let exact = Averaging::default();
     let expected = predict([152, 104], exact);
@@ -150,10 +152,10 @@ fn unusable_tiles_and_images_are_refused_with_what_would_do() {
     assert!(message.contains(&smallest_tile(&NET).to_string()), "{message}");
     let mut predictor = Predictor::new(Device::Cpu, NET, parameters(), None).unwrap();
     let mut colour = Image { channels: 3, pixels: vec![0.0; 12], ..image(2, 2) };
-    let message = predictor.predict(&colour, &mut |_, _| {}).unwrap_err().to_string();
+    let message = predictor.predict(&colour).unwrap_err().to_string();
     assert!(message.contains("3 channel") && message.contains("trained on 1"), "{message}");
     colour.channels = 1;
-    let message = predictor.predict(&colour, &mut |_, _| {}).unwrap_err().to_string();
+    let message = predictor.predict(&colour).unwrap_err().to_string();
     assert!(message.contains("needs 4 values") && message.contains("has 12"), "{message}");
     assert!(Predictor::new(Device::Cpu, NET, vec![0.0; 3], None).is_err());
 }
@@ -174,13 +176,26 @@ fn averaged(device: &Device, tile: Option<[usize; 2]>, averaging: Averaging, ima
     let (mut calls, mut last) = (0, (0, 0));
     let prediction = predictor
         .averaging(averaging)
-        .predict(image, &mut |done, total| {
+        .predict_with_progress(image, &mut |done, total| {
             calls += 1;
             last = (done, total);
+            ControlFlow::Continue(())
         })
         .unwrap();
     assert_eq!(last, (calls, calls), "progress ends where it said that it would");
     prediction
+}
+
+#[test]
+fn progress_may_break_off() {
+    let image = image(50, 50);
+    let mut predictor = Predictor::new(Device::Cpu, NET, parameters(), Some([smallest_tile(&NET); 2])).unwrap();
+    let mut calls = 0;
+    let outcome = predictor.predict_with_progress(&image, &mut |done, _| {
+        calls += 1;
+        if done == 2 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
+    assert!(matches!(outcome, Err(Error::Interrupted)) && calls == 2, "{calls} tiles");
 }
 
 /// By definition: each view predicted as an image of its own, laid back, and averaged in f64.

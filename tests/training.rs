@@ -428,7 +428,7 @@ fn objects_are_scored_as_evaluate_scores_them() {
     let mut predictor = Predictor::load(Device::Cpu, &weights, None).unwrap();
     let score = |seed| {
         let sample = discs(seed);
-        let found = Components::default().label(&predictor.predict(&sample.image, &mut |_, _| {}).unwrap().label_map());
+        let found = Components::default().label(&predictor.predict(&sample.image).unwrap().label_map());
         InstanceScores::new(&sample.instances(), &found).unwrap()
     };
     let expected = InstanceScores::mean(&(10..12).map(score).collect::<Vec<_>>());

@@ -13,7 +13,7 @@ pub(crate) fn run(global: &Global) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let mut text = String::new();
-    for adapter in &adapters {
+    for (index, adapter) in adapters.iter().enumerate() {
         let subgroup = match adapter.subgroup_size {
             None => "no subgroups".to_owned(),
             Some((least, most)) if least == most => format!("subgroups of {least}"),
@@ -24,7 +24,7 @@ pub(crate) fn run(global: &Global) -> Result<ExitCode> {
             text,
             "{} {}\n    {} on {}, driver {}\n    bindings to {} MiB, buffers to {} MiB, {} storage buffers, {} KiB workgroup memory, \
              {} invocations, {subgroup}, f16 {}, timestamps {}",
-            adapter.index,
+            index,
             adapter.name,
             if adapter.is_software() { "software driver, not a GPU," } else { adapter.kind },
             adapter.backend,

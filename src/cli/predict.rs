@@ -7,6 +7,7 @@ use clap::Args;
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::fs::OpenOptions;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use tilewise::checkpoint::atomic;
@@ -244,9 +245,10 @@ fn segment(global: &Global, predictor: &mut Predictor, page: &Page) -> Result<(I
     let image = Image::read_page(page)?;
     let bar = global.progress("{msg} {bar:30} {pos}/{len} tiles, {eta} left");
     bar.set_message(page.name());
-    let prediction = predictor.predict(&image, &mut |done, total| {
+    let prediction = predictor.predict_with_progress(&image, &mut |done, total| {
         bar.set_length(total as u64);
         bar.set_position(done as u64);
+        ControlFlow::Continue(())
     });
     bar.finish_and_clear();
     match prediction {

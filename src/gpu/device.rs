@@ -1,8 +1,10 @@
 //! Choosing a device, and the handle to it.
 
+use super::requirements::Need;
 use crate::error::{Error, Result};
 use crate::op::DeviceProfile;
 use serde::Serialize;
+use std::cmp::Reverse;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -49,8 +51,6 @@ impl fmt::Display for DeviceChoice {
 /// One line of the adapter listing.
 #[derive(Clone, Debug, Serialize)]
 pub struct AdapterSummary {
-    /// What `--device N` takes.
-    pub index: usize,
     /// The adapter's name.
     pub name: String,
     /// `discrete`, `integrated`, `virtual`, `software` or `other`.
@@ -78,11 +78,9 @@ pub struct AdapterSummary {
 }
 
 impl AdapterSummary {
-    fn new(index: usize, adapter: &wgpu::Adapter) -> Self {
-        let (info, limits, features) = (adapter.get_info(), adapter.limits(), adapter.features());
+    fn new(info: wgpu::AdapterInfo, limits: &wgpu::Limits, features: wgpu::Features) -> Self {
         let subgroups = features.contains(wgpu::Features::SUBGROUP);
         Self {
-            index,
             kind: match info.device_type {
                 wgpu::DeviceType::DiscreteGpu => "discrete",
                 wgpu::DeviceType::IntegratedGpu => "integrated",
@@ -139,19 +137,21 @@ fn backends(named: Option<&str>) -> Result<wgpu::Backends> {
 }
 
 /// The adapters of this machine, as `WGPU_BACKEND` limits them, in the order that `--device N` counts.
-fn enumerate() -> Result<Vec<(AdapterSummary, wgpu::Adapter)>> {
+async fn enumerate() -> Result<Vec<(AdapterSummary, wgpu::Adapter)>> {
     let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
     descriptor.backends = backends(std::env::var("WGPU_BACKEND").ok().as_deref())?;
     // Debug layers and labels in the driver cost time; they come back with WGPU_DEBUG and WGPU_VALIDATION.
     descriptor.flags = wgpu::InstanceFlags::empty().with_env();
     descriptor.backend_options = descriptor.backend_options.with_env();
     let enabled = descriptor.backends;
-    let adapters = pollster::block_on(wgpu::Instance::new(descriptor).enumerate_adapters(enabled));
+    let adapters = wgpu::Instance::new(descriptor).enumerate_adapters(enabled).await;
     let compute = |adapter: &wgpu::Adapter| {
         adapter.get_downlevel_capabilities().flags.contains(wgpu::DownlevelFlags::COMPUTE_SHADERS)
     };
-    let usable = adapters.into_iter().filter(compute).enumerate();
-    Ok(usable.map(|(index, adapter)| (AdapterSummary::new(index, &adapter), adapter)).collect())
+    let listed = |adapter: wgpu::Adapter| {
+        (AdapterSummary::new(adapter.get_info(), &adapter.limits(), adapter.features()), adapter)
+    };
+    Ok(adapters.into_iter().filter(compute).map(listed).collect())
 }
 
 /// The adapter listing.
@@ -159,14 +159,14 @@ fn enumerate() -> Result<Vec<(AdapterSummary, wgpu::Adapter)>> {
 /// # Errors
 /// [`Error::Usage`] when `WGPU_BACKEND` names what is no backend here.
 pub fn adapters() -> Result<Vec<AdapterSummary>> {
-    Ok(enumerate()?.into_iter().map(|(summary, _)| summary).collect())
+    Ok(pollster::block_on(enumerate())?.into_iter().map(|(summary, _)| summary).collect())
 }
 
 /// The first candidate that opens, and for each one before it what it failed with.
-fn first_that_opens<C, G>(candidates: Vec<C>, open: impl Fn(C) -> Result<G>) -> (Option<G>, Vec<Error>) {
+async fn first_that_opens<C, G>(candidates: Vec<C>, open: impl AsyncFn(C) -> Result<G>) -> (Option<G>, Vec<Error>) {
     let mut failures = Vec::new();
     for candidate in candidates {
-        match open(candidate) {
+        match open(candidate).await {
             Ok(opened) => return (Some(opened), failures),
             Err(failure) => failures.push(failure),
         }
@@ -178,13 +178,16 @@ fn first_that_opens<C, G>(candidates: Vec<C>, open: impl Fn(C) -> Result<G>) -> 
 pub const DRIVER_ADVICE: &str = "install your GPU's Vulkan driver, or a software one: `scripts/ensure-vulkan` does it on Linux \
      (Debian and Ubuntu: package mesa-vulkan-drivers; Fedora: mesa-vulkan-drivers; Arch: vulkan-swrast)";
 
-/// A cheap handle to an opened GPU: device, queue, compiled kernels.
+/// A cheap handle to an opened GPU: device, queue, compiled kernels. Its clones share them, from any thread.
 #[derive(Clone)]
 pub struct Gpu {
     pub(crate) device: wgpu::Device,
     pub(crate) queue: wgpu::Queue,
     pub(crate) pipelines: super::kernel::PipelineCache,
     summary: Arc<AdapterSummary>,
+    adapter: wgpu::Adapter,
+    /// Whether device and queue belong to a host program.
+    borrowed: bool,
     profile: DeviceProfile,
     failure: Arc<Mutex<Option<String>>>,
 }
@@ -196,8 +199,19 @@ impl fmt::Debug for Gpu {
 }
 
 /// Features that kernels or profiles use where an adapter has them.
-const USED: wgpu::Features =
+pub(super) const USED: wgpu::Features =
     wgpu::Features::SUBGROUP.union(wgpu::Features::SHADER_INT64).union(wgpu::Features::TIMESTAMP_QUERY);
+
+/// What ops may know of a device with these features.
+pub(super) fn profile_of(info: &wgpu::AdapterInfo, features: wgpu::Features) -> DeviceProfile {
+    let one_size = info.subgroup_min_size == info.subgroup_max_size;
+    let subgroups = features.contains(wgpu::Features::SUBGROUP) && one_size;
+    DeviceProfile {
+        software: info.device_type == wgpu::DeviceType::Cpu,
+        subgroup_size: subgroups.then_some(info.subgroup_min_size),
+        int64: features.contains(wgpu::Features::SHADER_INT64),
+    }
+}
 
 impl Gpu {
     /// Opens the adapter that `choice` names, or `None` where the choice is, or falls back to, the CPU executor.
@@ -209,13 +223,21 @@ impl Gpu {
     /// [`DeviceChoice::Auto`] finds adapters but can open none; it warns of each one that it skips. [`Error::Usage`] when
     /// `WGPU_BACKEND` names what is no backend here.
     pub fn choose(choice: &DeviceChoice) -> Result<Option<Self>> {
+        pollster::block_on(Self::choose_async(choice))
+    }
+
+    /// As [`Gpu::choose`], without blocking.
+    ///
+    /// # Errors
+    /// As [`Gpu::choose`].
+    pub async fn choose_async(choice: &DeviceChoice) -> Result<Option<Self>> {
         if *choice == DeviceChoice::Cpu {
             return Ok(None);
         }
-        let adapters = enumerate()?;
+        let adapters = enumerate().await?;
         let listing = || {
             let lines: Vec<String> =
-                adapters.iter().map(|(summary, _)| format!("\n  {} {summary}", summary.index)).collect();
+                adapters.iter().enumerate().map(|(index, (summary, _))| format!("\n  {index} {summary}")).collect();
             if lines.is_empty() { format!(" none; {DRIVER_ADVICE}") } else { lines.concat() }
         };
         let named = |name: &str| {
@@ -252,8 +274,10 @@ impl Gpu {
                     );
                     return Err(Error::Device(problem));
                 }
-                let open = |(summary, adapter): &(AdapterSummary, wgpu::Adapter)| Self::open(summary.clone(), adapter);
-                let (opened, failures) = first_that_opens(candidates, open);
+                let open = async |(summary, adapter): &(AdapterSummary, wgpu::Adapter)| {
+                    Self::open(summary.clone(), adapter).await
+                };
+                let (opened, failures) = first_that_opens(candidates, open).await;
                 if opened.is_none() && !failures.is_empty() {
                     let reasons: Vec<String> = failures.iter().map(|failure| format!("\n  {failure}")).collect();
                     let problem = format!("no adapter could be opened; use `--device cpu`:{}", reasons.concat());
@@ -265,7 +289,10 @@ impl Gpu {
                 return Ok(opened);
             }
         };
-        chosen.map(|(summary, adapter)| Self::open(summary.clone(), adapter)).transpose()
+        match chosen {
+            Some((summary, adapter)) => Self::open(summary.clone(), adapter).await.map(Some),
+            None => Ok(None),
+        }
     }
 
     /// Opens an adapter for tests: the best there is.
@@ -277,7 +304,7 @@ impl Gpu {
             .ok_or_else(|| Error::Device(format!("no GPU adapter was found, and this needs one: {DRIVER_ADVICE}")))
     }
 
-    fn open(summary: AdapterSummary, adapter: &wgpu::Adapter) -> Result<Self> {
+    async fn open(summary: AdapterSummary, adapter: &wgpu::Adapter) -> Result<Self> {
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("tilewise"),
             required_features: adapter.features() & USED,
@@ -285,25 +312,99 @@ impl Gpu {
             memory_hints: wgpu::MemoryHints::MemoryUsage,
             ..Default::default()
         };
-        let (device, queue) = pollster::block_on(adapter.request_device(&descriptor))
-            .map_err(|error| Error::Device(format!("{summary} could not be opened: {error}")))?;
-        let failure = Arc::new(Mutex::new(None));
+        let requested = adapter.request_device(&descriptor).await;
+        let (device, queue) =
+            requested.map_err(|error| Error::Device(format!("{summary} could not be opened: {error}")))?;
+        let gpu = Self::with(summary, adapter, device, queue, false);
         let record = |failure: &Arc<Mutex<Option<String>>>, text: String| {
             // The first failure is the cause; what follows is its echo.
             failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(text);
         };
-        let sink = Arc::clone(&failure);
-        device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| record(&sink, error.to_string())));
-        let sink = Arc::clone(&failure);
-        device.set_device_lost_callback(move |reason, message| {
+        let sink = Arc::clone(&gpu.failure);
+        gpu.device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| record(&sink, error.to_string())));
+        let sink = Arc::clone(&gpu.failure);
+        gpu.device.set_device_lost_callback(move |reason, message| {
             record(&sink, format!("device lost ({reason:?}): {message}"));
         });
-        let profile = DeviceProfile {
-            software: summary.is_software(),
-            subgroup_size: summary.subgroup_size.and_then(|(least, most)| (least == most).then_some(least)),
-            int64: device.features().contains(wgpu::Features::SHADER_INT64),
-        };
-        Ok(Self { device, queue, pipelines: Arc::default(), summary: Arc::new(summary), profile, failure })
+        Ok(gpu)
+    }
+
+    /// A host program's own device and queue, which belong to this adapter.
+    ///
+    /// The device stays the host's: no handler is set on it, so that what it reports outside of any call here, its loss included, goes
+    /// to the host alone. Kernels use the features that the device was requested with, of those that [`Requirements`] names, and
+    /// [`Plan::new`] says which limits are too low for a graph. A call that waits ([`Plan::wait`], [`Plan::read`], and what is built
+    /// on them) polls the device, and so runs callbacks of the host that have become due.
+    ///
+    /// [`Requirements`]: super::Requirements
+    /// [`Plan::new`]: super::Plan::new
+    /// [`Plan::wait`]: super::Plan::wait
+    /// [`Plan::read`]: super::Plan::read
+    pub fn from_device(adapter: &wgpu::Adapter, device: wgpu::Device, queue: wgpu::Queue) -> Self {
+        let summary = AdapterSummary::new(adapter.get_info(), &device.limits(), device.features());
+        Self::with(summary, adapter, device, queue, true)
+    }
+
+    fn with(
+        summary: AdapterSummary,
+        adapter: &wgpu::Adapter,
+        device: wgpu::Device,
+        queue: wgpu::Queue,
+        borrowed: bool,
+    ) -> Self {
+        Self {
+            profile: profile_of(&adapter.get_info(), device.features()),
+            adapter: adapter.clone(),
+            borrowed,
+            pipelines: Arc::default(),
+            summary: Arc::new(summary),
+            failure: Arc::default(),
+            device,
+            queue,
+        }
+    }
+
+    /// A device of its own on the same adapter, with nothing compiled yet.
+    ///
+    /// # Errors
+    /// [`Error::Device`] when it cannot be opened.
+    pub fn reopen(&self) -> Result<Self> {
+        pollster::block_on(Self::open((*self.summary).clone(), &self.adapter))
+    }
+
+    /// The device, to be used beside the plans on it.
+    pub fn device(&self) -> &wgpu::Device {
+        &self.device
+    }
+
+    /// The queue that plans submit to.
+    pub fn queue(&self) -> &wgpu::Queue {
+        &self.queue
+    }
+
+    /// What the device lacks of these needs, in words, with what to do; `otherwise` is what helps if the adapter lacks it, too.
+    pub(super) fn lacks(&self, needs: &[Need], otherwise: &str) -> Option<String> {
+        let (limits, most) = (self.device.limits(), self.adapter.limits());
+        let mut lacking: Vec<&Need> = needs.iter().filter(|need| need.amount > need.limit.of(&limits)).collect();
+        // Of each limit, what needs most of it.
+        lacking.sort_by_key(|need| (need.limit.field(), Reverse(need.amount)));
+        lacking.dedup_by_key(|need| need.limit);
+        let lines: Vec<String> = lacking
+            .into_iter()
+            .map(|Need { limit, amount, of }| {
+                let (unit, offered, name) = (limit.unit(), limit.of(&limits), &self.summary.name);
+                let advice = if limit.of(&most) < *amount {
+                    otherwise.to_owned()
+                } else {
+                    let field = limit.field();
+                    format!(
+                        "the adapter has enough: request the device with {field}: {amount} (gpu::Requirements tells)"
+                    )
+                };
+                format!("{of} needs {amount} {unit}, {name} offers {offered}; {advice}")
+            })
+            .collect();
+        (!lines.is_empty()).then(|| lines.join("\n"))
     }
 
     /// The adapter.
@@ -344,6 +445,16 @@ impl Gpu {
         Ok(value)
     }
 
+    /// Sees to it that what was written so far arrives, so that the driver's copies of it are freed. Nothing is submitted to a host's
+    /// queue behind its back: there it waits.
+    pub(crate) fn flush(&self) -> Result<()> {
+        if self.borrowed {
+            return Ok(());
+        }
+        self.queue.submit([]);
+        self.wait()
+    }
+
     /// Waits until everything submitted has run.
     pub(crate) fn wait(&self) -> Result<()> {
         // A lost device may never signal, so the wait is cut into slices and looks for a failure after each.
@@ -379,11 +490,11 @@ mod tests {
 
     #[test]
     fn an_adapter_that_does_not_open_is_skipped_for_the_next() {
-        let open = |works: bool| if works { Ok(works) } else { Err(Error::Device("broken".into())) };
+        let open = async |works: bool| if works { Ok(works) } else { Err(Error::Device("broken".into())) };
         for (candidates, opens, failures) in
             [(vec![false, true, false], true, 1), (vec![false, false], false, 2), (vec![], false, 0)]
         {
-            let (opened, found) = first_that_opens(candidates, open);
+            let (opened, found) = pollster::block_on(first_that_opens(candidates, open));
             assert_eq!((opened.is_some(), found.len()), (opens, failures));
         }
     }

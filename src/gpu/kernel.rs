@@ -1,6 +1,7 @@
 //! From WGSL text to a pipeline: what the text declares is read back and held against what the host assumes.
 
 use super::device::Gpu;
+use super::requirements::of_kernel;
 use super::source::compose;
 use crate::error::{Error, Result};
 use crate::op::{Binding, Dispatch, Param};
@@ -16,6 +17,8 @@ pub struct Interface {
     pub params: Vec<(String, naga::Scalar)>,
     /// Invocations in a workgroup.
     pub workgroup_size: [u32; 3],
+    /// Bytes of workgroup memory.
+    pub workgroup_bytes: u64,
 }
 
 impl Interface {
@@ -35,7 +38,14 @@ impl Interface {
             .filter_map(|(_, variable)| variable.binding.map(|binding| (binding.group, binding.binding, variable)))
             .collect();
         bindings.sort_by_key(|&(group, binding, _)| (group, binding));
-        let mut interface = Self { writable: Vec::new(), params: Vec::new(), workgroup_size: entry.workgroup_size };
+        let shared =
+            module.global_variables.iter().filter(|(_, variable)| variable.space == naga::AddressSpace::WorkGroup);
+        // As WebGPU counts them: each at a multiple of 16.
+        let workgroup_bytes = shared
+            .map(|(_, variable)| u64::from(module.types[variable.ty].inner.size(module.to_ctx())).next_multiple_of(16))
+            .sum();
+        let workgroup_size = entry.workgroup_size;
+        let mut interface = Self { writable: Vec::new(), params: Vec::new(), workgroup_size, workgroup_bytes };
         let last = bindings.len().saturating_sub(1);
         for (position, &(group, binding, variable)) in bindings.iter().enumerate() {
             if group != 0 || binding as usize != position {
@@ -121,7 +131,9 @@ impl Gpu {
 
     fn compile(&self, path: &str, wgsl: &str) -> Result<Pipeline> {
         let interface = Interface::of(path, wgsl)?;
-        self.check_needs(path, &interface)?;
+        if let Some(lacking) = self.lacks(&of_kernel(path, &interface), "try another `--device`") {
+            return Err(Error::Device(lacking));
+        }
         let storage =
             interface.writable.iter().map(|&writable| wgpu::BufferBindingType::Storage { read_only: !writable });
         let uniform = (!interface.params.is_empty()).then_some(wgpu::BufferBindingType::Uniform);
@@ -161,28 +173,5 @@ impl Gpu {
             });
             Pipeline { interface, layout, program }
         })
-    }
-
-    /// Names a limit that the kernel needs and the device lacks.
-    fn check_needs(&self, path: &str, interface: &Interface) -> Result<()> {
-        let limits = self.device.limits();
-        let invocations = interface.workgroup_size.iter().product::<u32>();
-        let needs = [
-            (
-                "storage buffers per kernel",
-                interface.writable.len() as u32,
-                limits.max_storage_buffers_per_shader_stage,
-            ),
-            ("invocations per workgroup", invocations, limits.max_compute_invocations_per_workgroup),
-        ];
-        for (what, needed, offered) in needs {
-            if needed > offered {
-                let name = &self.adapter().name;
-                let problem =
-                    format!("kernel {path} needs {needed} {what}, {name} offers {offered}; try another `--device`");
-                return Err(Error::Device(problem));
-            }
-        }
-        Ok(())
     }
 }

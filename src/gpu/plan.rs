@@ -2,15 +2,17 @@
 
 use super::device::Gpu;
 use super::kernel::Pipeline;
-use super::memory::{Buffer, MemoryPlan, UNIFORM_ALIGNMENT};
+use super::memory::{Buffer, MemoryPlan, STAGING_BYTES, UNIFORM_ALIGNMENT};
+use super::requirements::of_buffers;
 use crate::array::{Array, Tensor};
 use crate::error::{Error, Result};
 use crate::graph::{Bank, Graph, NodeId, NodeKind};
 use crate::op::{Binding, Dispatch};
 use crate::shape::{DType, TensorType};
+use futures_channel::oneshot;
 use rayon::prelude::*;
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Choices that do not change what a plan computes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -62,7 +64,7 @@ pub struct Plan {
     inputs: Vec<wgpu::Buffer>,
     banks: BTreeMap<Bank, wgpu::Buffer>,
     uniform: wgpu::Buffer,
-    staging: wgpu::Buffer,
+    staging: Mutex<wgpu::Buffer>,
     pub(super) steps: Vec<Step>,
 }
 
@@ -82,7 +84,10 @@ impl Plan {
     pub fn new(gpu: &Gpu, graph: &Graph, options: PlanOptions) -> Result<Self> {
         let computed = if options.unfused { graph.clone() } else { graph.fused() };
         let memory = MemoryPlan::new(&computed, gpu.profile(), options.candidate, options.guarded)?;
-        check_limits(gpu, &computed, &memory)?;
+        let advice = "use a smaller tile, batch, base or depth, or `--device cpu`";
+        if let Some(lacking) = gpu.lacks(&of_buffers(&computed, &memory), advice) {
+            return Err(Error::Memory(lacking));
+        }
         let storage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
         let create = |label: &str, size: u64, usage: wgpu::BufferUsages| {
             gpu.scoped(&format!("{label} buffer of {size} bytes, of {} planned", memory.total_bytes()), || {
@@ -102,8 +107,7 @@ impl Plan {
             .collect::<Result<BTreeMap<_, _>>>()?;
         let uniform_usage = wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST;
         let uniform = create("params", memory.uniform, uniform_usage)?;
-        let staging_usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
-        let staging = create("staging", memory.staging, staging_usage)?;
+        let staging = Mutex::new(gpu.scoped("staging buffer", || staging_buffer(gpu, memory.staging))?);
         let mut plan = Self {
             gpu: gpu.clone(),
             graph: graph.clone(),
@@ -267,7 +271,8 @@ impl Plan {
 
     /// The bytes of the buffers that were created; equal to [`MemoryPlan::total_bytes`].
     pub fn allocated_bytes(&self) -> u64 {
-        let settings = [&self.uniform, &self.staging];
+        let staging = self.staging.lock().unwrap_or_else(PoisonError::into_inner);
+        let settings = [&self.uniform, &*staging];
         let buffers = self.transient.iter().chain(&self.inputs).chain(self.banks.values()).chain(settings);
         buffers.map(wgpu::Buffer::size).sum()
     }
@@ -290,7 +295,8 @@ impl Plan {
         self.gpu.check()
     }
 
-    /// Writes a whole bank, piece by piece: the driver keeps a copy of each piece until it has arrived.
+    /// Writes a whole bank, piece by piece: the driver keeps a copy of each piece until it has arrived, on a host's device until the host
+    /// has submitted something.
     ///
     /// # Errors
     /// When the graph has no such bank, it has another length, or the device has failed.
@@ -302,8 +308,7 @@ impl Plan {
         }
         for (piece, values) in values.chunks(WRITE_BYTES / 4).enumerate() {
             if piece > 0 {
-                self.gpu.queue.submit([]);
-                self.gpu.wait()?;
+                self.gpu.flush()?;
             }
             self.gpu.queue.write_buffer(buffer, (piece * WRITE_BYTES) as u64, bytemuck::cast_slice(values));
         }
@@ -318,6 +323,13 @@ impl Plan {
         })
     }
 
+    /// Records everything that one run computes, in a compute pass of its own, into an encoder of the device: for a host that submits
+    /// by itself. What was written to inputs and banks before the submit counts.
+    pub fn record_into(&self, encoder: &mut wgpu::CommandEncoder) {
+        let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+        self.steps.iter().for_each(|step| step.record(&mut pass));
+    }
+
     /// Computes everything once: one submit, no allocation, no compilation. Returns without waiting.
     ///
     /// # Errors
@@ -325,9 +337,7 @@ impl Plan {
     pub fn run(&self) -> Result<()> {
         let commands = self.gpu.scoped("recording a run", || {
             let mut encoder = self.gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-            let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-            self.steps.iter().for_each(|step| step.record(&mut pass));
-            drop(pass);
+            self.record_into(&mut encoder);
             encoder.finish()
         })?;
         self.gpu.queue.submit([commands]);
@@ -342,23 +352,64 @@ impl Plan {
         self.gpu.wait()
     }
 
+    /// Where an input, an output or a parameter is on the device, as NHWC of `f32` or `u32`: to be copied into, copied from, or bound as
+    /// storage by the host's own passes. An output holds the result of the last run until the next one; other tensors share memory and
+    /// have no lasting place.
+    ///
+    /// # Errors
+    /// [`Error::Graph`] when the node is none of these, or an input that nothing depends on.
+    pub fn slice(&self, node: NodeId) -> Result<wgpu::BufferSlice<'_>> {
+        let target = self.computed.find("slice", "input, output or parameter", node)?;
+        let lasting = self.is_output(node) || !matches!(self.memory.nodes[node.index()], Some(Buffer::Transient(_)));
+        let Some((buffer, offset, bytes)) = self.location(node.index()).filter(|_| lasting) else {
+            let problem = "only inputs, outputs and parameters have a lasting place; mark it with `mark_output`".into();
+            return Err(Error::Graph { op: "slice".into(), node: target.name.clone(), problem });
+        };
+        Ok(buffer.slice(offset..offset + bytes))
+    }
+
+    fn is_output(&self, node: NodeId) -> bool {
+        self.computed.outputs().iter().any(|&(_, output)| output == node)
+    }
+
+    /// Type and place of an output.
+    fn output(&self, node: NodeId) -> Result<(TensorType, wgpu::BufferSlice<'_>)> {
+        let target = self.computed.find("read", "output", node)?;
+        if !self.is_output(node) {
+            let problem = "only outputs can be read; mark it with `mark_output`".into();
+            return Err(Error::Graph { op: "read".into(), node: target.name.clone(), problem });
+        }
+        Ok((target.tensor_type.clone(), self.slice(node)?))
+    }
+
     /// Reads an output after the runs so far.
     ///
     /// # Errors
     /// When the node is not an output or its device has failed.
     pub fn read(&self, node: NodeId) -> Result<Tensor<f32>> {
-        let target = self.computed.find("read", "output", node)?;
-        let TensorType { dtype, shape } = target.tensor_type.clone();
-        let readable = self.computed.outputs().iter().any(|&(_, output)| output == node);
-        let Some((buffer, offset, bytes)) = self.location(node.index()).filter(|_| readable) else {
-            let problem = "only outputs can be read; mark it with `mark_output`".into();
-            return Err(Error::Graph { op: "read".into(), node: target.name.clone(), problem });
-        };
-        let words = self.read_words(buffer, offset, bytes)?;
-        Ok(match dtype {
-            DType::F32 => Tensor::Float(Array { shape, data: words.into_iter().map(f32::from_bits).collect() }),
-            DType::U32 => Tensor::Uint(Array { shape, data: words }),
-        })
+        let (tensor_type, slice) = self.output(node)?;
+        Ok(decoded(tensor_type, self.read_words(slice.buffer(), slice.offset(), slice.size())?))
+    }
+
+    /// As [`Plan::read`], without blocking: through a buffer of its own, which is ready once somebody has polled the device
+    /// ([`wgpu::Device::poll`]), as hosts with a loop of their own do.
+    ///
+    /// # Errors
+    /// As [`Plan::read`].
+    pub async fn read_async(&self, node: NodeId) -> Result<Tensor<f32>> {
+        let (tensor_type, slice) = self.output(node)?;
+        let staging =
+            self.gpu.scoped("staging buffer", || staging_buffer(&self.gpu, slice.size().min(STAGING_BYTES)))?;
+        let mut words = Vec::with_capacity(slice.size() as usize / 4);
+        for (start, piece) in pieces(slice.size(), staging.size()) {
+            let (mapped, ready) = oneshot::channel();
+            self.fetch(slice.buffer(), slice.offset() + start, &staging, piece, |outcome| drop(mapped.send(outcome)))?;
+            let failed =
+                |error: &dyn std::fmt::Display| Error::Device(format!("{}: reading back: {error}", self.gpu.adapter()));
+            ready.await.map_err(|error| failed(&error))?.map_err(|error| failed(&error))?;
+            self.take(&staging, piece, &mut words)?;
+        }
+        Ok(decoded(tensor_type, words))
     }
 
     /// Reads a whole bank after the runs so far.
@@ -406,54 +457,65 @@ impl Plan {
     }
 
     pub(super) fn read_words(&self, buffer: &wgpu::Buffer, offset: u64, bytes: u64) -> Result<Vec<u32>> {
+        let staging = self.staging.lock().unwrap_or_else(PoisonError::into_inner);
         let mut words = Vec::with_capacity(bytes as usize / 4);
-        let mut done = 0;
-        while done < bytes {
-            let piece = (bytes - done).min(self.staging.size());
-            self.gpu.scoped("reading back", || {
-                let mut encoder = self.gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-                encoder.copy_buffer_to_buffer(buffer, offset + done, &self.staging, 0, Some(piece));
-                self.gpu.queue.submit([encoder.finish()]);
-                self.staging.map_async(wgpu::MapMode::Read, ..piece, |_| {});
-            })?;
+        for (start, piece) in pieces(bytes, staging.size()) {
+            self.fetch(buffer, offset + start, &staging, piece, |_| {})?;
             self.gpu.wait()?;
-            let view = self.staging.get_mapped_range(..piece);
-            let view = view.map_err(|error| Error::Device(format!("{}: reading back: {error}", self.gpu.adapter())))?;
-            words.extend(view.chunks_exact(4).map(|word| u32::from_ne_bytes([word[0], word[1], word[2], word[3]])));
-            drop(view);
-            self.staging.unmap();
-            done += piece;
+            self.take(&staging, piece, &mut words)?;
         }
         Ok(words)
     }
+
+    /// Copies bytes into a staging buffer, and maps that.
+    fn fetch(
+        &self,
+        source: &wgpu::Buffer,
+        offset: u64,
+        staging: &wgpu::Buffer,
+        bytes: u64,
+        mapped: impl FnOnce(Result<(), wgpu::BufferAsyncError>) + Send + 'static,
+    ) -> Result<()> {
+        self.gpu.scoped("reading back", || {
+            let mut encoder = self.gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+            encoder.copy_buffer_to_buffer(source, offset, staging, 0, Some(bytes));
+            self.gpu.queue.submit([encoder.finish()]);
+            staging.map_async(wgpu::MapMode::Read, ..bytes, mapped);
+        })
+    }
+
+    /// Appends what a mapped staging buffer holds, and gives it back.
+    fn take(&self, staging: &wgpu::Buffer, bytes: u64, words: &mut Vec<u32>) -> Result<()> {
+        let view = staging.get_mapped_range(..bytes);
+        let view = view.map_err(|error| Error::Device(format!("{}: reading back: {error}", self.gpu.adapter())))?;
+        words.extend(view.chunks_exact(4).map(|word| u32::from_ne_bytes([word[0], word[1], word[2], word[3]])));
+        drop(view);
+        staging.unmap();
+        Ok(())
+    }
 }
 
-/// Names the first tensor that the device's limits do not admit.
-fn check_limits(gpu: &Gpu, graph: &Graph, memory: &MemoryPlan) -> Result<()> {
-    let limits = gpu.device.limits();
-    let binding = limits.max_storage_buffer_binding_size.min(limits.max_buffer_size);
-    let lacks = |what: &str, needed: u64, offered: u64, smaller: &str| {
-        Err(Error::Memory(format!(
-            "{what} needs {needed} bytes in one buffer, {} offers {offered}; use a smaller {smaller}, or `--device cpu`",
-            gpu.adapter().name
-        )))
-    };
-    let tensor = "tile, batch or base";
-    for (index, node) in graph.nodes().iter().enumerate() {
-        let bytes = node.tensor_type.size_bytes();
-        if memory.nodes[index].is_some() && bytes > binding {
-            return lacks(&format!("`{}` ({})", node.name, node.tensor_type), bytes, binding, tensor);
-        }
-        let workspace = memory.candidates[index].iter().flat_map(|candidate| &candidate.workspace);
-        if let Some(&elements) = workspace.max().filter(|&&elements| 4 * elements as u64 > binding) {
-            return lacks(&format!("the scratch space of `{}`", node.name), 4 * elements as u64, binding, tensor);
-        }
+/// A buffer to read results through.
+fn staging_buffer(gpu: &Gpu, size: u64) -> wgpu::Buffer {
+    gpu.device.create_buffer(&wgpu::BufferDescriptor {
+        label: Some("staging"),
+        size,
+        usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
+        mapped_at_creation: false,
+    })
+}
+
+/// Start and size of the pieces of so many bytes that fit a buffer of `size`.
+fn pieces(bytes: u64, size: u64) -> impl Iterator<Item = (u64, u64)> {
+    (0..bytes).step_by(size as usize).map(move |start| (start, size.min(bytes - start)))
+}
+
+/// A tensor of these words.
+fn decoded(TensorType { dtype, shape }: TensorType, words: Vec<u32>) -> Tensor<f32> {
+    match dtype {
+        DType::F32 => Tensor::Float(Array { shape, data: words.into_iter().map(f32::from_bits).collect() }),
+        DType::U32 => Tensor::Uint(Array { shape, data: words }),
     }
-    let bank = memory.bank + memory.guard;
-    if bank > limits.max_buffer_size {
-        return lacks("the parameter bank", bank, limits.max_buffer_size, "base or depth");
-    }
-    Ok(())
 }
 
 #[cfg(test)]

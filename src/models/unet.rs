@@ -194,6 +194,14 @@ impl UNet {
         self.add_to(graph, image, generator, true)
     }
 
+    /// A graph and the network at inference on images that it computes, `[n, h, w, in_channels]`.
+    ///
+    /// # Errors
+    /// As [`UNet::extend`].
+    pub fn inference_on(&self, graph: Graph, image: NodeId) -> Result<Network> {
+        self.add_to(graph, image, None, false)
+    }
+
     fn add_to(&self, graph: Graph, image: NodeId, generator: Option<NodeId>, training: bool) -> Result<Network> {
         let [_, height, width, channels] = graph.shape(image).image().map_err(Error::Usage)?;
         self.check(height, width)?;

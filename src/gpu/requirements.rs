@@ -1,0 +1,175 @@
+//! What a graph asks of a device: known before there is one, so that a host program can request it.
+
+use super::device::{USED, profile_of};
+use super::kernel::Interface;
+use super::memory::MemoryPlan;
+use super::source::compose;
+use crate::error::Result;
+use crate::graph::Graph;
+use std::collections::BTreeSet;
+
+macro_rules! limits {
+    ($($(#[$text:meta])* $limit:ident = $field:ident, $unit:literal;)*) => {
+        /// A limit of devices that buffers or kernels can come up against.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Limit {
+            $($(#[$text])* $limit,)*
+        }
+
+        impl Limit {
+            /// The field of [`wgpu::Limits`].
+            pub fn field(self) -> &'static str {
+                match self {
+                    $(Self::$limit => stringify!($field),)*
+                }
+            }
+
+            /// What it counts.
+            pub(super) fn unit(self) -> &'static str {
+                match self {
+                    $(Self::$limit => $unit,)*
+                }
+            }
+
+            /// Its value.
+            pub fn of(self, limits: &wgpu::Limits) -> u64 {
+                match self {
+                    $(Self::$limit => limits.$field.into(),)*
+                }
+            }
+
+            fn raise(self, limits: &mut wgpu::Limits, amount: u64) {
+                match self {
+                    // What exceeds the field's type, no device has.
+                    $(Self::$limit => limits.$field = limits.$field.max(amount.try_into().unwrap_or_default()),)*
+                }
+            }
+        }
+    };
+}
+
+limits! {
+    /// Bytes of one buffer.
+    Buffer = max_buffer_size, "bytes in one buffer";
+    /// Bytes that a kernel sees of a buffer.
+    Binding = max_storage_buffer_binding_size, "bytes in one binding";
+    /// Storage buffers of a kernel.
+    StorageBuffers = max_storage_buffers_per_shader_stage, "storage buffers per kernel";
+    /// Invocations in a workgroup.
+    Invocations = max_compute_invocations_per_workgroup, "invocations per workgroup";
+    /// Bytes that the invocations of a workgroup share.
+    WorkgroupMemory = max_compute_workgroup_storage_size, "bytes of workgroup memory";
+    /// Workgroups of a dispatch along one dimension.
+    Workgroups = max_compute_workgroups_per_dimension, "workgroups along one dimension";
+}
+
+/// So much of a limit that something needs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Need {
+    /// The limit.
+    pub limit: Limit,
+    /// Its least value.
+    pub amount: u64,
+    /// What needs it, such as a tensor with its shape, or a kernel.
+    pub of: String,
+}
+
+/// What a graph, compiled for an adapter, asks of the device.
+///
+/// ```no_run
+/// # fn open(adapter: &wgpu::Adapter, graph: &tilewise::Graph) -> Result<(), Box<dyn std::error::Error>> {
+/// let needs = tilewise::gpu::Requirements::of(graph, adapter)?;
+/// let (device, queue) = pollster::block_on(adapter.request_device(&wgpu::DeviceDescriptor {
+///     required_features: needs.features,
+///     required_limits: needs.raise(wgpu::Limits::default()),
+///     ..Default::default()
+/// }))?;
+/// let gpu = tilewise::Gpu::from_device(adapter, device, queue);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Requirements {
+    /// Features of the adapter that make kernels faster. A device without them runs the graph, too.
+    pub features: wgpu::Features,
+    /// The least of each limit, with what needs it.
+    pub needs: Vec<Need>,
+}
+
+impl Requirements {
+    /// What `graph` asks of a device of this adapter with [`Requirements::features`].
+    ///
+    /// # Errors
+    /// When an op offers no kernel for the adapter, or a kernel's text cannot be read.
+    pub fn of(graph: &Graph, adapter: &wgpu::Adapter) -> Result<Self> {
+        let features = adapter.features() & USED;
+        let computed = graph.fused();
+        let memory = MemoryPlan::new(&computed, &profile_of(&adapter.get_info(), features), 0, false)?;
+        let mut needs = of_buffers(&computed, &memory);
+        let dispatches = memory.candidates.iter().flatten().flat_map(|candidate| &candidate.dispatches);
+        let mut seen = BTreeSet::new();
+        for dispatch in dispatches {
+            let path = dispatch.kernel.path;
+            if seen.insert((path, &dispatch.constants)) {
+                let interface = Interface::of(path, &compose(path, dispatch.kernel.source, &dispatch.constants)?)?;
+                needs.extend(of_kernel(path, &interface));
+            }
+        }
+        let mut largest: Vec<Need> = Vec::new();
+        for need in needs {
+            match largest.iter_mut().find(|other| other.limit == need.limit) {
+                Some(other) if other.amount >= need.amount => {}
+                Some(other) => *other = need,
+                None => largest.push(need),
+            }
+        }
+        Ok(Self { features, needs: largest })
+    }
+
+    /// These limits, raised where the graph needs more.
+    #[must_use]
+    pub fn raise(&self, mut limits: wgpu::Limits) -> wgpu::Limits {
+        for need in &self.needs {
+            need.limit.raise(&mut limits, need.amount);
+        }
+        limits
+    }
+}
+
+/// What buffers, bindings and grids of a planned graph need.
+pub(super) fn of_buffers(graph: &Graph, memory: &MemoryPlan) -> Vec<Need> {
+    let mut needs = Vec::new();
+    let bound = |needs: &mut Vec<Need>, of: &str, amount: u64| {
+        needs.extend([Limit::Buffer, Limit::Binding].map(|limit| Need { limit, amount, of: of.into() }));
+    };
+    for (index, node) in graph.nodes().iter().enumerate() {
+        if memory.nodes[index].is_some() {
+            let of = format!("`{}` ({})", node.name, node.tensor_type);
+            bound(&mut needs, &of, node.tensor_type.size_bytes());
+        }
+        let workspace = memory.candidates[index].iter().flat_map(|candidate| &candidate.workspace);
+        if let Some(&elements) = workspace.max() {
+            bound(&mut needs, &format!("the scratch space of `{}`", node.name), 4 * elements as u64);
+        }
+        for dispatch in memory.candidates[index].iter().flat_map(|candidate| &candidate.dispatches) {
+            let amount = dispatch.workgroups.iter().copied().max().unwrap_or(0).into();
+            let of = format!("kernel {} for `{}`", dispatch.kernel.path, node.name);
+            needs.push(Need { limit: Limit::Workgroups, amount, of });
+        }
+    }
+    let bank = memory.bank + memory.guard;
+    needs.push(Need { limit: Limit::Buffer, amount: bank, of: "the parameter bank".into() });
+    needs
+}
+
+/// What a kernel needs, whatever it is applied to.
+pub(super) fn of_kernel(path: &str, interface: &Interface) -> Vec<Need> {
+    let of = format!("kernel {path}");
+    [
+        (Limit::StorageBuffers, interface.writable.len() as u64),
+        (Limit::Invocations, interface.workgroup_size.iter().map(|&size| u64::from(size)).product()),
+        (Limit::WorkgroupMemory, interface.workgroup_bytes),
+    ]
+    .map(|(limit, amount)| Need { limit, amount, of: of.clone() })
+    .into()
+}

@@ -1,0 +1,110 @@
+//! `unpack`: pixels of four bytes, as textures and screens have them, to floats.
+
+use crate::array::{Array, Real, Tensor};
+use crate::error::Result;
+use crate::graph::{Graph, NodeId};
+use crate::kernel;
+use crate::op::{Binding, Bound, Candidate, Case, DeviceProfile, Fill, Op, Param};
+use crate::ops::{image, turns, zeros};
+use crate::shape::{DType, TensorType};
+use std::sync::Arc;
+
+/// y[n, y, x, c] = byte `order[c]` of x[n, y, x, 0], from 0 to 255; byte 0 is the lowest, the first in memory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unpack {
+    /// The byte of each channel, 0 to 3; `[0, 1, 2]` are red, green and blue of RGBA.
+    pub order: Vec<u8>,
+}
+
+impl Graph {
+    /// Pixels of four bytes as floats.
+    ///
+    /// # Errors
+    /// When x is not a batch of images of one integer a pixel, or the order is not of one to four bytes from 0 to 3.
+    pub fn unpack(&mut self, name: &str, x: NodeId, unpack: Unpack) -> Result<NodeId> {
+        self.apply(name, unpack, &[x])
+    }
+}
+
+impl Op for Unpack {
+    fn name(&self) -> &'static str {
+        "unpack"
+    }
+
+    fn output(&self, inputs: &[TensorType]) -> Result<TensorType, String> {
+        let [x] = inputs else { return Err(format!("expected one tensor, got {inputs:?}")) };
+        let [n, h, w, c] = x.shape.image()?;
+        if x.dtype != DType::U32 || c != 1 {
+            return Err(format!("expected images of one integer a pixel, got {x}"));
+        }
+        if !(1..=4).contains(&self.order.len()) || self.order.iter().any(|&byte| byte > 3) {
+            return Err(format!("expected one to four bytes from 0 to 3, got {:?}", self.order));
+        }
+        TensorType::f32([n, h, w, self.order.len()])
+    }
+
+    fn reference<T: Real>(&self, inputs: &[&Tensor<T>]) -> Vec<Tensor<T>> {
+        let Array { shape, .. } = zeros(self, inputs);
+        let bytes = |&pixel: &u32| pixel.to_le_bytes();
+        let channels = |bytes: [u8; 4]| self.order.iter().map(move |&byte| T::from_f64(bytes[byte as usize].into()));
+        let data = inputs[0].uint().data.iter().map(bytes).flat_map(channels).collect();
+        vec![Array { shape, data }.into()]
+    }
+
+    fn candidates(&self, _: &[TensorType], output: &TensorType, device: &DeviceProfile) -> Vec<Candidate> {
+        let [.., channels] = image(output);
+        let order = self.order.iter().rev().fold(0, |order, &byte| order << 8 | u32::from(byte));
+        let params = [("channels", channels.into()), ("order", Param::U32(order))];
+        let bindings = vec![Binding::Input(0), Binding::Output];
+        vec![turns(kernel!("unpack/forward"), bindings, output.shape.elements(), &params, device).into()]
+    }
+
+    fn flops(&self, _: &[TensorType], _: &TensorType) -> u64 {
+        0
+    }
+
+    fn bound(&self, _: &[&Tensor<f64>], _: &Tensor<f64>, _: usize) -> Bound {
+        Bound::Exact
+    }
+}
+
+pub(super) fn cases() -> Result<Vec<Case>, String> {
+    [
+        ([1, 1, 1, 1], vec![0], "one byte"),
+        ([1, 8, 8, 1], vec![0], "grey, one workgroup"),
+        ([2, 5, 13, 1], vec![0, 1, 2], "RGBA without alpha, batch 2"),
+        ([3, 7, 11, 1], vec![2, 1, 0], "BGRA without alpha, batch 3"),
+        ([1, 3, 3, 1], vec![3, 3], "a byte twice"),
+        ([1, 1021, 1031, 1], vec![3, 0, 2, 1], "past 65,535 workgroups"),
+    ]
+    .into_iter()
+    .map(|(extents, order, what)| {
+        let inputs = vec![(TensorType::u32(extents)?, Fill::Bits)];
+        Ok(Case { name: format!("{extents:?} {what}"), op: Arc::new(Unpack { order }), inputs })
+    })
+    .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_are_in_the_order_of_memory() {
+        let x = Array::new(TensorType::u32([1, 1, 2, 1]).unwrap().shape, vec![0x4433_2211, 0xff00_00fe]).unwrap();
+        let y = Unpack { order: vec![0, 1, 3] }.reference::<f32>(&[&Tensor::Uint(x)]);
+        assert_eq!(y[0].float().data, [17.0, 34.0, 68.0, 254.0, 0.0, 255.0]);
+    }
+
+    #[test]
+    fn other_orders_and_types_are_refused() {
+        let mut graph = Graph::new();
+        let pixels = graph.input("pixels", TensorType::u32([1, 4, 4, 1]).unwrap());
+        for order in [vec![], vec![4], vec![0; 5]] {
+            let message = graph.unpack("floats", pixels, Unpack { order }).unwrap_err().to_string();
+            assert!(message.contains("one to four bytes"), "{message}");
+        }
+        let floats = graph.input("floats", TensorType::f32([1, 4, 4, 1]).unwrap());
+        assert!(graph.unpack("again", floats, Unpack { order: vec![0] }).is_err());
+    }
+}

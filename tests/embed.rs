@@ -1,0 +1,314 @@
+//! In other people's programs: on a host's device, in its submits, from its threads, with images that are on the device.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot be set up fails")]
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use tilewise::array::{Array, Tensor};
+use tilewise::checkpoint::Weights;
+use tilewise::data::Image;
+use tilewise::executor::{Device, Executor};
+use tilewise::gpu::{Limit, Plan, PlanOptions, Requirements};
+use tilewise::graph::{Graph, NodeId};
+use tilewise::models::{UNet, Variant};
+use tilewise::predict::{Predictor, Segmenter, Texels};
+use tilewise::random::Random;
+use tilewise::shape::TensorType;
+use tilewise::train::Trainer;
+use tilewise::{Error, Gpu, wgpu};
+
+const fn shared_between_threads<T: Send + Sync>() {}
+const _: () = {
+    shared_between_threads::<Gpu>();
+    shared_between_threads::<Graph>();
+    shared_between_threads::<Plan>();
+    shared_between_threads::<Executor>();
+    shared_between_threads::<Predictor>();
+    shared_between_threads::<Segmenter>();
+    shared_between_threads::<Weights>();
+    shared_between_threads::<Error>();
+};
+const fn sent_between_threads<T: Send>() {}
+const _: () = sent_between_threads::<Trainer>();
+
+fn adapter() -> wgpu::Adapter {
+    let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
+    let options = wgpu::RequestAdapterOptions::default();
+    pollster::block_on(instance.request_adapter(&options)).unwrap()
+}
+
+/// A device as a host would have it that knows nothing of this library: default limits, no features.
+fn host(limits: wgpu::Limits) -> (wgpu::Adapter, wgpu::Device, wgpu::Queue) {
+    let adapter = adapter();
+    let descriptor = wgpu::DeviceDescriptor { required_limits: limits, ..Default::default() };
+    let (device, queue) = pollster::block_on(adapter.request_device(&descriptor)).unwrap();
+    (adapter, device, queue)
+}
+
+fn encoder(device: &wgpu::Device) -> wgpu::CommandEncoder {
+    device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default())
+}
+
+fn net(variant: Variant, in_channels: usize) -> UNet {
+    UNet { variant, in_channels, classes: 2, base_channels: 4, depth: 2, dropout: 0.0 }
+}
+
+fn parameters(net: &UNet) -> Vec<f32> {
+    net.inference(1, [net.legal_above(60); 2]).unwrap().graph.initial_parameters(3)
+}
+
+fn image([height, width]: [usize; 2], channels: usize) -> Image {
+    let mut random = Random::new(5, 0);
+    let pixels = (0..height * width * channels).map(|_| random.below(256) as f32).collect();
+    Image { height, width, channels, bit_depth: 8, pixels, alpha_dropped: false }
+}
+
+/// y = relu(x) with x to be written.
+fn relu() -> (Graph, NodeId, NodeId) {
+    let mut graph = Graph::new();
+    let x = graph.input("x", TensorType::f32([1, 4, 4, 1]).unwrap());
+    let y = graph.relu("y", x).unwrap();
+    graph.mark_output("y", y).unwrap();
+    (graph, x, y)
+}
+
+fn sixteen(value: impl Fn(usize) -> f32) -> Tensor<f32> {
+    let shape = TensorType::f32([1, 4, 4, 1]).unwrap().shape;
+    Array::new(shape, (0..16).map(value).collect()).unwrap().into()
+}
+
+#[test]
+fn a_host_records_and_submits_by_itself() {
+    let (adapter, device, queue) = host(wgpu::Limits::default());
+    let gpu = Gpu::from_device(&adapter, device.clone(), queue.clone());
+    let (graph, x, y) = relu();
+    let plan = Plan::new(&gpu, &graph, PlanOptions::default()).unwrap();
+    plan.write(x, &sixteen(|i| i as f32 - 8.0)).unwrap();
+    // The result goes into a buffer of the host's, in the same submit.
+    let result = plan.slice(y).unwrap();
+    let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
+    let descriptor = wgpu::BufferDescriptor { label: None, size: result.size(), usage, mapped_at_creation: false };
+    let own = device.create_buffer(&descriptor);
+    let mut encoder = encoder(&device);
+    plan.record_into(&mut encoder);
+    encoder.copy_buffer_to_buffer(result.buffer(), result.offset(), &own, 0, Some(result.size()));
+    queue.submit([encoder.finish()]);
+    own.map_async(wgpu::MapMode::Read, .., |outcome| outcome.unwrap());
+    device.poll(wgpu::PollType::wait_indefinitely()).unwrap();
+    let found: Vec<f32> = bytemuck::pod_collect_to_vec(&own.get_mapped_range(..).unwrap());
+    assert_eq!(found, sixteen(|i| (i as f32 - 8.0).max(0.0)).float().data);
+}
+
+#[test]
+fn a_host_keeps_its_handlers() {
+    let (adapter, device, queue) = host(wgpu::Limits::default());
+    let heard = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&heard);
+    device.on_uncaptured_error(Arc::new(move |_| {
+        counter.fetch_add(1, Ordering::SeqCst);
+    }));
+    let gpu = Gpu::from_device(&adapter, device.clone(), queue);
+    let (graph, x, y) = relu();
+    let plan = Plan::new(&gpu, &graph, PlanOptions::default()).unwrap();
+    let mistake = || {
+        let descriptor = wgpu::BufferDescriptor {
+            label: None,
+            size: 4,
+            usage: wgpu::BufferUsages::empty(),
+            mapped_at_creation: false,
+        };
+        drop(device.create_buffer(&descriptor));
+    };
+    mistake();
+    assert_eq!(heard.load(Ordering::SeqCst), 1, "the host hears of its own mistakes");
+    // They are none of ours: what is done here goes on.
+    plan.write(x, &sixteen(|_| 1.0)).unwrap();
+    plan.run().unwrap();
+    assert_eq!(plan.read(y).unwrap(), sixteen(|_| 1.0));
+    assert_eq!(heard.load(Ordering::SeqCst), 1);
+}
+
+#[test]
+fn what_a_device_lacks_is_named_with_what_to_ask_for() {
+    let mut graph = Graph::new();
+    let x = graph.input("x", TensorType::f32([1, 256, 256, 40]).unwrap());
+    let y = graph.relu("y", x).unwrap();
+    graph.mark_output("y", y).unwrap();
+    let low = wgpu::Limits { max_storage_buffer_binding_size: 1 << 20, ..Default::default() };
+    let (adapter, device, queue) = host(low.clone());
+    let error = Plan::new(&Gpu::from_device(&adapter, device, queue), &graph, PlanOptions::default()).unwrap_err();
+    let message = error.to_string();
+    let bytes = 4 * 40 * 256 * 256;
+    for part in ["`x`", &format!("needs {bytes}"), &format!("max_storage_buffer_binding_size: {bytes}"), "Requirements"]
+    {
+        assert!(message.contains(part), "{part}: {message}");
+    }
+    let needs = Requirements::of(&graph, &adapter).unwrap();
+    let limits = needs.raise(low);
+    assert_eq!(limits.max_storage_buffer_binding_size, bytes);
+    assert_eq!(limits.max_compute_workgroup_storage_size, wgpu::Limits::default().max_compute_workgroup_storage_size);
+    let binding = needs.needs.iter().find(|need| need.limit == Limit::Binding).unwrap();
+    assert!(binding.amount == bytes && binding.of.contains("`x`"));
+    let (adapter, device, queue) = host(limits);
+    Plan::new(&Gpu::from_device(&adapter, device, queue), &graph, PlanOptions::default()).unwrap();
+}
+
+#[test]
+fn plans_share_a_device_from_several_threads() {
+    let (adapter, device, queue) = host(wgpu::Limits::default());
+    let gpu = Gpu::from_device(&adapter, device, queue);
+    thread::scope(|scope| {
+        for number in 0..4 {
+            let gpu = &gpu;
+            scope.spawn(move || {
+                let (graph, x, y) = relu();
+                let plan = Plan::new(gpu, &graph, PlanOptions::default()).unwrap();
+                for round in 0..20 {
+                    let value = (number * 100 + round) as f32;
+                    plan.write(x, &sixteen(|i| value - i as f32)).unwrap();
+                    plan.run().unwrap();
+                    assert_eq!(plan.read(y).unwrap(), sixteen(|i| (value - i as f32).max(0.0)));
+                }
+            });
+        }
+    });
+    // And one plan is read from several threads.
+    let (graph, x, y) = relu();
+    let plan = Plan::new(&gpu, &graph, PlanOptions::default()).unwrap();
+    plan.write(x, &sixteen(|i| i as f32)).unwrap();
+    plan.run().unwrap();
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| assert_eq!(plan.read(y).unwrap(), sixteen(|i| i as f32)));
+        }
+    });
+}
+
+#[test]
+fn a_result_is_awaited_while_the_host_polls() {
+    let (adapter, device, queue) = host(wgpu::Limits::default());
+    let gpu = Gpu::from_device(&adapter, device.clone(), queue);
+    let (graph, x, y) = relu();
+    let plan = Plan::new(&gpu, &graph, PlanOptions::default()).unwrap();
+    plan.write(x, &sixteen(|i| i as f32)).unwrap();
+    plan.run().unwrap();
+    let found = Mutex::new(None);
+    thread::scope(|scope| {
+        let reading = scope.spawn(|| *found.lock().unwrap() = Some(pollster::block_on(plan.read_async(y)).unwrap()));
+        while !reading.is_finished() {
+            device.poll(wgpu::PollType::Poll).unwrap();
+            thread::yield_now();
+        }
+    });
+    assert_eq!(found.into_inner().unwrap(), Some(sixteen(|i| i as f32)));
+    assert!(pollster::block_on(plan.read_async(x)).unwrap_err().to_string().contains("only outputs"));
+}
+
+/// The texels of an image, rows aligned as textures have them.
+fn texels(image: &Image, order: [usize; 3]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for row in image.pixels.chunks(image.width * image.channels) {
+        for pixel in row.chunks(image.channels) {
+            bytes.extend(order.map(|channel| pixel[channel.min(image.channels - 1)] as u8));
+            bytes.push(255);
+        }
+    }
+    bytes
+}
+
+fn texture(gpu: &Gpu, [height, width]: [usize; 2], format: wgpu::TextureFormat, bytes: &[u8]) -> wgpu::Texture {
+    let size = wgpu::Extent3d { width: width as u32, height: height as u32, depth_or_array_layers: 1 };
+    let texture = gpu.device().create_texture(&wgpu::TextureDescriptor {
+        label: None,
+        size,
+        mip_level_count: 1,
+        sample_count: 1,
+        dimension: wgpu::TextureDimension::D2,
+        format,
+        usage: wgpu::TextureUsages::COPY_SRC | wgpu::TextureUsages::COPY_DST,
+        view_formats: &[],
+    });
+    let layout = wgpu::TexelCopyBufferLayout { offset: 0, bytes_per_row: Some(4 * width as u32), rows_per_image: None };
+    gpu.queue().write_texture(texture.as_image_copy(), bytes, layout, size);
+    texture
+}
+
+#[test]
+fn what_is_on_the_device_is_segmented_as_what_is_in_memory() {
+    let (adapter, device, queue) = host(wgpu::Limits::default());
+    let gpu = Gpu::from_device(&adapter, device, queue);
+    for (variant, channels, size) in
+        [(Variant::Unet, 1, [61, 90]), (Variant::Unet, 3, [1, 1]), (Variant::Milesial, 3, [70, 33])]
+    {
+        let (net, image) = (net(variant, channels), image(size, channels));
+        let mut predictor = Predictor::new(Device::Gpu(gpu.clone()), net, parameters(&net), None).unwrap();
+        assert_eq!(predictor.tiles_for(size[0], size[1]).unwrap(), 1);
+        let expected = predictor.predict(&image).unwrap();
+        for how in [Texels::Floats, Texels::Rgba8, Texels::Bgra8] {
+            let segmenter = Segmenter::new(&gpu, &net, &parameters(&net), size, how).unwrap();
+            let mut encoder = encoder(gpu.device());
+            if how == Texels::Floats {
+                let input = segmenter.input().unwrap();
+                gpu.queue().write_buffer(input.buffer(), input.offset(), bytemuck::cast_slice(&image.pixels));
+            } else {
+                let (format, order) = match how {
+                    Texels::Rgba8 => (wgpu::TextureFormat::Rgba8UnormSrgb, [0, 1, 2]),
+                    _ => (wgpu::TextureFormat::Bgra8Unorm, [2, 1, 0]),
+                };
+                let texture = texture(&gpu, size, format, &texels(&image, order));
+                segmenter.copy_from(&mut encoder, &texture).unwrap();
+            }
+            segmenter.record_into(&mut encoder);
+            gpu.queue().submit([encoder.finish()]);
+            let [logits, probabilities, labels] = ["logits", "probabilities", "labels"].map(|name| {
+                let outputs = segmenter.plan().graph().outputs();
+                let &(_, node) = outputs.iter().find(|(output, _)| output == name).unwrap();
+                segmenter.plan().read(node).unwrap()
+            });
+            // Both round, and not in the same order; an image of one pixel is all zeros once it is normalised.
+            let largest = expected.logits.iter().fold(0.0f32, |largest, logit| largest.max(logit.abs()));
+            for (found, expected) in [(&logits, &expected.logits), (&probabilities, &expected.probabilities)] {
+                assert_eq!(found.float().data.len(), expected.len());
+                for (found, expected) in found.float().data.iter().zip(expected) {
+                    assert!(
+                        (found - expected).abs() <= 1e-4 * largest.max(1.0),
+                        "{variant} {how:?}: {found}, {expected}"
+                    );
+                }
+            }
+            let apart = labels.uint().data.iter().zip(&expected.labels).filter(|(one, other)| one != other).count();
+            assert!(apart * 100 <= expected.labels.len(), "{variant} {how:?}: {apart} labels differ");
+        }
+    }
+}
+
+#[test]
+fn what_does_not_fit_a_segmenter_is_refused() {
+    let (adapter, device, queue) = host(wgpu::Limits::default());
+    let gpu = Gpu::from_device(&adapter, device, queue);
+    let one = net(Variant::Unet, 1);
+    let segmenter = |net: &UNet, size| Segmenter::new(&gpu, net, &parameters(net), size, Texels::Rgba8);
+    assert!(segmenter(&one, [0, 5]).unwrap_err().to_string().contains("nothing to segment"));
+    assert!(segmenter(&net(Variant::Unet, 4), [8, 8]).unwrap_err().to_string().contains("3 colours"));
+    let segmenter = segmenter(&one, [8, 8]).unwrap();
+    let refused = |size, format, usage: wgpu::TextureUsages| {
+        let descriptor = wgpu::TextureDescriptor {
+            label: None,
+            size,
+            mip_level_count: 1,
+            sample_count: 1,
+            dimension: wgpu::TextureDimension::D2,
+            format,
+            usage,
+            view_formats: &[],
+        };
+        let texture = gpu.device().create_texture(&descriptor);
+        segmenter.copy_from(&mut encoder(gpu.device()), &texture).unwrap_err().to_string()
+    };
+    let size = |side| wgpu::Extent3d { width: side, height: side, depth_or_array_layers: 1 };
+    let (rgba, copied) = (wgpu::TextureFormat::Rgba8Unorm, wgpu::TextureUsages::COPY_SRC);
+    assert!(refused(size(9), rgba, copied).contains("9×9 pixels"));
+    assert!(refused(size(8), wgpu::TextureFormat::Bgra8Unorm, copied).contains("Bgra8Unorm"));
+    assert!(refused(size(8), rgba, wgpu::TextureUsages::COPY_DST).contains("COPY_SRC"));
+}
