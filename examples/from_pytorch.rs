@@ -1,0 +1,36 @@
+//! Weights that PyTorch wrote, `safetensors.torch.save_file(model.state_dict(), FILE)`: which network they are of, and what it says.
+//!
+//! `cargo run --release --example from_pytorch -- STATE_DICT.safetensors [IMAGE.png OUT.png]`
+
+use tilewise::checkpoint::Weights;
+use tilewise::data::Image;
+use tilewise::executor::Device;
+use tilewise::gpu::DeviceChoice;
+use tilewise::predict::Predictor;
+use tilewise::{Error, Result};
+
+fn main() -> Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let (weights, images) = match arguments.as_slice() {
+        [weights] => (weights, None),
+        [weights, image, out] => (weights, Some((image, out))),
+        _ => return Err(Error::Usage("expected STATE_DICT.safetensors [IMAGE.png OUT.png]".into())),
+    };
+    // Tensors are matched by name and shape; what is missing, unexpected or misshapen is listed in the error.
+    let weights = Weights::load(weights)?;
+    let (net, parameters) = weights.network()?;
+    let count: usize = weights.tensors().map(|(_, shape)| shape.iter().product::<usize>()).sum();
+    println!(
+        "{}: {} channel(s) in, {} classes, {} channels at the finest level, {} poolings, {count} numbers",
+        net.title(),
+        net.in_channels,
+        net.classes,
+        net.base_channels,
+        net.depth
+    );
+    if let Some((image, out)) = images {
+        let mut predictor = Predictor::new(Device::choose(&DeviceChoice::Auto)?, net, parameters, None)?;
+        predictor.predict(&Image::read(image)?)?.label_map().write_classes(out)?;
+    }
+    Ok(())
+}
