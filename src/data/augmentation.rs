@@ -284,8 +284,8 @@ mod tests {
             let drawn = |tile| Augmentation::default().draw(2, tile, frame, [0.0, 1.0]).transform;
             let mut found: Vec<[f32; 6]> = (0..400).map(drawn).collect();
             found.sort_by(|a, b| a.partial_cmp(b).unwrap());
-            let ways = found.chunk_by(PartialEq::eq).map(<[_]>::len);
-            assert!(ways.clone().all(|count| count > 20), "all are as likely: {:?}", ways.collect::<Vec<_>>());
+            let ways: Vec<usize> = found.chunk_by(PartialEq::eq).map(<[_]>::len).collect();
+            assert!(ways.iter().all(|&count| count > 20), "all are as likely: {ways:?}");
             let mut expected: Vec<[f32; 6]> = (0..expected)
                 .map(|number| Orientation::of(number).matrix())
                 .map(|[[yy, yx], [xy, xx]]| [yy, yx, 0.0, xy, xx, 0.0])

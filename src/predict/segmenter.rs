@@ -55,7 +55,7 @@ const EPSILON: f32 = 1e-8;
 /// # fn frame(gpu: &tilewise::Gpu, texture: &wgpu::Texture) -> tilewise::Result<()> {
 /// use tilewise::predict::{Segmenter, Texels};
 ///
-/// let weights = tilewise::checkpoint::Weights::load("best.safetensors".as_ref())?;
+/// let weights = tilewise::checkpoint::Weights::load("best.safetensors")?;
 /// let segmenter = Segmenter::load(gpu, &weights, [480, 640], Texels::Rgba8)?;
 ///
 /// // In each frame, before the host's passes that read `segmenter.probabilities()`:

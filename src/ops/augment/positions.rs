@@ -73,22 +73,28 @@ impl Op for AugmentPositions {
                 return Err(format!("a window of {window} pixels has no place in the middle of a frame of {frame}"));
             }
         }
-        match inputs {
-            [transforms, displacements]
-                if let ([n, 6], [batch, rows, columns, 2]) =
-                    (transforms.shape.extents(), displacements.shape.extents())
-                    && n == batch
+        let fits = |transforms: &TensorType, displacements: &TensorType| match (
+            transforms.shape.extents(),
+            displacements.shape.extents(),
+        ) {
+            (&[n, 6], &[batch, rows, columns, 2])
+                if n == batch
                     && rows == columns
-                    && *rows <= LARGEST[1]
+                    && rows <= LARGEST[1]
                     && [transforms.dtype, displacements.dtype] == [DType::F32; 2] =>
             {
-                TensorType::f32([*n, window[0], window[1], 2])
+                Some(n)
             }
-            _ => Err(format!(
-                "expected transforms [n, 6] and displacements [n, grid, grid, 2] with a grid up to {}, got {inputs:?}",
-                LARGEST[1]
-            )),
-        }
+            _ => None,
+        };
+        let batch = if let [transforms, displacements] = inputs { fits(transforms, displacements) } else { None };
+        let expected = || {
+            let largest = LARGEST[1];
+            format!(
+                "expected transforms [n, 6] and displacements [n, grid, grid, 2] with a grid up to {largest}, got {inputs:?}"
+            )
+        };
+        TensorType::f32([batch.ok_or_else(expected)?, window[0], window[1], 2])
     }
 
     fn reference<T: Real>(&self, inputs: &[&Tensor<T>]) -> Vec<Tensor<T>> {
