@@ -16,6 +16,7 @@ mod published;
 mod save;
 mod weights;
 
+pub(crate) use layout::Layout;
 pub use metadata::Metadata;
 pub use save::{Section, save};
 pub use weights::Weights;

@@ -7,6 +7,7 @@ mod demo;
 mod devices;
 mod evaluate;
 mod explain;
+mod export;
 mod labels;
 mod ladder;
 mod objects;
@@ -15,6 +16,7 @@ mod predict;
 mod report;
 mod selftest;
 mod train;
+mod weights;
 
 use clap::{ArgAction, Args, Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -83,6 +85,8 @@ enum Command {
     Evaluate(evaluate::Arguments),
     /// Write report.html into the folder of a run: curves, scores, best and worst images, weights in the loss
     Report(report::Arguments),
+    /// Write trained weights for other programs: ONNX, or safetensors with the names of PyTorch
+    Export(export::Arguments),
     /// Print a U-Net's layers: kernels, shapes, parameters, work and memory, as in figure 1 of the paper
     Explain(explain::Arguments),
     /// Measure what your device can do at most, and how near to it networks come: whole, and op by op; compare devices or versions
@@ -198,6 +202,7 @@ pub(crate) fn run() -> Result<ExitCode> {
         Command::Predict(arguments) => predict::run(&global, &arguments),
         Command::Evaluate(arguments) => evaluate::run(&global, &arguments),
         Command::Report(arguments) => report::run(&global, &arguments),
+        Command::Export(arguments) => export::run(&global, &arguments),
         Command::Explain(arguments) => explain::run(&global, &arguments),
         Command::Bench(arguments) => bench::run(&global, &arguments),
         Command::Ladder(arguments) => ladder::run(&global, &arguments),

@@ -77,6 +77,7 @@ pub mod gradcheck;
 pub mod graph;
 pub mod metrics;
 pub mod models;
+pub mod onnx;
 pub mod op;
 pub mod ops;
 mod page;

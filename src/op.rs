@@ -6,6 +6,7 @@
 use crate::array::{Real, Tensor};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, NodeId};
+use crate::onnx::{Translation, Value};
 use crate::shape::TensorType;
 use std::any::Any;
 use std::fmt::Debug;
@@ -50,6 +51,14 @@ pub trait Op: Debug + Send + Sync + 'static {
             node: backward.name.clone(),
             problem: "this op has no gradient; compute it outside the path from the parameters to the loss".into(),
         })
+    }
+
+    /// The translation rule: adds the operators that are the op in ONNX.
+    ///
+    /// # Errors
+    /// When the op has no counterpart there, or not for these inputs.
+    fn onnx(&self, translation: &mut Translation<'_>) -> Result<Value> {
+        Err(translation.error("this op has no counterpart in ONNX, so its network cannot be exported"))
     }
 
     /// Floating-point operations of one evaluation (a multiply-add counts as two).

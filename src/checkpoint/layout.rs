@@ -5,7 +5,7 @@ use crate::shape::Shape;
 
 /// How `PyTorch` lays out a tensor that we store channels last. `k…` are the extents of the kernel, of any number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Layout {
+pub(crate) enum Layout {
     /// As we do: biases and other vectors.
     Same,
     /// Ours `[k…, c_in, c_out]`, theirs `[c_out, c_in, k…]`: convolutions (OIHW) and linear maps.
@@ -16,7 +16,7 @@ pub(super) enum Layout {
 
 impl Layout {
     /// The layout of a parameter, by the op that takes it as its weight.
-    pub(super) fn of(graph: &Graph, parameter: &Parameter) -> Self {
+    pub(crate) fn of(graph: &Graph, parameter: &Parameter) -> Self {
         let transposed = graph.nodes().iter().any(|node| match &node.kind {
             NodeKind::Op { op, inputs } => op.name() == "conv_transpose2d" && inputs.get(1) == Some(&parameter.node),
             _ => false,
@@ -29,7 +29,7 @@ impl Layout {
     }
 
     /// Our extents in their order.
-    pub(super) fn shape(self, ours: &Shape) -> Vec<usize> {
+    pub(crate) fn shape(self, ours: &Shape) -> Vec<usize> {
         match (self, ours.extents()) {
             (Self::Conv, [kernel @ .., c_in, c_out]) => [&[*c_out, *c_in], kernel].concat(),
             (Self::ConvTranspose, [kernel @ .., c_in, c_out]) => [&[*c_in, *c_out], kernel].concat(),
@@ -38,14 +38,14 @@ impl Layout {
     }
 
     /// Our elements in their order.
-    pub(super) fn to_pytorch(self, shape: &Shape, ours: &[f32]) -> Vec<f32> {
+    pub(crate) fn to_pytorch(self, shape: &Shape, ours: &[f32]) -> Vec<f32> {
         let mut theirs = vec![0.0; ours.len()];
         self.pairs(shape, |our, their| theirs[their] = ours[our]);
         theirs
     }
 
     /// Their elements in our order.
-    pub(super) fn to_ours(self, shape: &Shape, theirs: &[f32], ours: &mut [f32]) {
+    pub(crate) fn to_ours(self, shape: &Shape, theirs: &[f32], ours: &mut [f32]) {
         self.pairs(shape, |our, their| ours[our] = theirs[their]);
     }
 

@@ -1,7 +1,6 @@
 //! Which of the published networks a file from `PyTorch` belongs to, told by the names and shapes of its tensors.
 
 use crate::models::{UNet, Variant};
-use safetensors::tensor::TensorInfo;
 use std::collections::BTreeMap;
 
 /// The published network that begins with a tensor of such a name, in the size that a few shapes tell; whether all tensors fit is for others to
@@ -27,18 +26,25 @@ pub(super) fn network<'a>(shape: impl Fn(&str) -> Option<&'a [usize]>) -> Option
         let classes = outputs("conv.weight")?.max(2);
         return Some(UNet { variant: Variant::Brain, depth, classes, ..net });
     }
+    if let Some(net) = first("encoder0.conv1.weight") {
+        // The release's last up-convolution keeps its channels.
+        let released = matches!(shape("decoder0.up.weight")?, [c_in, c_out, ..] if c_in == c_out);
+        let variant = if released { Variant::UnetRelease } else { Variant::Unet };
+        let depth = levels(|level| format!("encoder{}.conv1.weight", level - 1));
+        return Some(UNet { variant, depth, classes: outputs("head.weight")?, ..net });
+    }
     let net = first("down1.conv1.0.weight")?;
     let depth = levels(|level| format!("down{level}.conv1.0.weight"));
     Some(UNet { variant: Variant::Semseg, depth, classes: outputs("classifier.weight")?, ..net })
 }
 
 /// The tensors by the names that they have within the model: a wrapper of `PyTorch`'s for several devices puts `module.` before every one.
-pub(super) fn unwrapped(tensors: BTreeMap<String, TensorInfo>) -> BTreeMap<String, TensorInfo> {
+pub(super) fn unwrapped<T>(tensors: BTreeMap<String, T>) -> BTreeMap<String, T> {
     const WRAPPER: &str = "module.";
     if !tensors.keys().all(|name| name.starts_with(WRAPPER)) {
         return tensors;
     }
-    tensors.into_iter().map(|(name, info)| (name[WRAPPER.len()..].to_owned(), info)).collect()
+    tensors.into_iter().map(|(name, tensor)| (name[WRAPPER.len()..].to_owned(), tensor)).collect()
 }
 
 /// Whether a tensor counts the batches that a batch norm has seen, which only a cumulative average needs.
@@ -54,7 +60,7 @@ mod tests {
     #[test]
     fn a_file_without_a_word_is_recognised_and_loaded() {
         let folder = tempfile::tempdir().unwrap();
-        for variant in [Variant::Milesial, Variant::MilesialBilinear, Variant::Brain, Variant::Semseg] {
+        for variant in Variant::ALL {
             for classes in [2, 3] {
                 let net = UNet { variant, in_channels: 3, classes, base_channels: 4, depth: 2, dropout: 0.0 };
                 let graph = net.inference(1, [net.smallest_side(); 2]).unwrap().graph;
@@ -69,9 +75,8 @@ mod tests {
 
     #[test]
     fn a_wrapper_is_taken_off_only_where_all_tensors_have_it() {
-        let info = || TensorInfo { dtype: safetensors::Dtype::F32, shape: vec![1], data_offsets: (0, 4) };
-        let tensors = |names: &[&str]| names.iter().map(|name| ((*name).to_owned(), info())).collect();
-        let names = |tensors: BTreeMap<String, TensorInfo>| tensors.into_keys().collect::<Vec<_>>();
+        let tensors = |names: &[&str]| names.iter().map(|name| ((*name).to_owned(), 1)).collect();
+        let names = |tensors: BTreeMap<String, u8>| tensors.into_keys().collect::<Vec<_>>();
         assert_eq!(names(unwrapped(tensors(&["module.a", "module.b"]))), ["a", "b"]);
         assert_eq!(names(unwrapped(tensors(&["module.a", "b"]))), ["b", "module.a"]);
     }

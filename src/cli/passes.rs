@@ -1,8 +1,8 @@
 //! How predictions are made: flags that `predict` and `evaluate` share.
 
+use super::weights::WeightsArguments;
 use super::{Tile, note, parse};
 use clap::Args;
-use std::path::PathBuf;
 use tilewise::checkpoint::{Metadata, Weights};
 use tilewise::executor::Device;
 use tilewise::predict::{Averaging, Blend, Predictor, Quantity, Views};
@@ -10,9 +10,8 @@ use tilewise::predict::{Averaging, Blend, Predictor, Quantity, Views};
 /// Weights, tiles, and the passes over an image.
 #[derive(Debug, Args)]
 pub(crate) struct PassArguments {
-    /// A weights file, or the folder of a run (its best weights are taken)
-    #[arg(long, value_name = "FILE|RUN")]
-    weights: PathBuf,
+    #[command(flatten)]
+    weights: WeightsArguments,
     /// Side of the input tiles, as N or HEIGHTxWIDTH; by default what covers the image and fits the device
     #[arg(long, value_name = "PIXELS")]
     tile: Option<Tile>,
@@ -39,7 +38,7 @@ fn probability(text: &str) -> Result<f32, String> {
 impl PassArguments {
     /// The weights file.
     pub(crate) fn weights(&self) -> tilewise::Result<Weights> {
-        Weights::find(&self.weights)
+        self.weights.load()
     }
 
     /// What to say where tiles were to be averaged and none of the images has as many as two.

@@ -4,6 +4,7 @@ use crate::array::{Array, Real, Tensor};
 use crate::error::Result;
 use crate::graph::{Graph, NodeId};
 use crate::kernel;
+use crate::onnx::{Translation, Value};
 use crate::op::{Backward, Binding, Bound, Candidate, Case, DeviceProfile, Fill, Op};
 use crate::ops::elementwise;
 use crate::shape::{DType, TensorType};
@@ -49,6 +50,11 @@ impl Op for Add {
 
     fn gradient(&self, backward: &mut Backward<'_>) -> Result<Vec<Option<NodeId>>> {
         Ok(vec![Some(backward.grad_output); 2])
+    }
+
+    fn onnx(&self, translation: &mut Translation<'_>) -> Result<Value> {
+        let [a, b] = [translation.tensor(0)?, translation.tensor(1)?];
+        Ok(translation.result("Add", &[&a, &b], vec![]))
     }
 
     fn flops(&self, _: &[TensorType], output: &TensorType) -> u64 {

@@ -4,6 +4,7 @@ use crate::array::{Array, Real, Tensor};
 use crate::error::Result;
 use crate::graph::{Graph, NodeId};
 use crate::kernel;
+use crate::onnx::{Attribute, Translation, Value};
 use crate::op::{Binding, Bound, Candidate, Case, DeviceProfile, Fill, Op};
 use crate::ops::turns;
 use crate::shape::{DType, TensorType};
@@ -54,6 +55,11 @@ impl Op for Argmax {
         let (pixels, params) = (inputs[0].shape.pixels(), [("channels", inputs[0].shape.channels().into())]);
         let bindings = vec![Binding::Input(0), Binding::Output];
         vec![turns(kernel!("argmax/forward"), bindings, pixels, &params, device).into()]
+    }
+
+    fn onnx(&self, translation: &mut Translation<'_>) -> Result<Value> {
+        let (x, axis) = (translation.tensor(0)?, translation.channel_axis(0)?);
+        Ok(translation.result("ArgMax", &[&x], vec![Attribute::int("axis", axis), Attribute::int("keepdims", 0)]))
     }
 
     fn flops(&self, inputs: &[TensorType], _: &TensorType) -> u64 {

@@ -17,6 +17,7 @@ use crate::array::{Real, Tensor};
 use crate::error::Result;
 use crate::graph::{Graph, NodeId};
 use crate::kernel;
+use crate::onnx::{Attribute, Translation, Value};
 use crate::op::{AnyOp, Backward, Binding, Bound, Candidate, Case, DeviceProfile, Fill, Op, Param, UNIT_ROUNDOFF};
 use crate::ops::softmax::{FLUSHED, compound};
 use crate::ops::{invocations, rounded, turns, zeros};
@@ -359,6 +360,13 @@ impl Op for BatchNorm {
             }
         }
         Ok(gradients)
+    }
+
+    fn onnx(&self, translation: &mut Translation<'_>) -> Result<Value> {
+        let [mean, variance] = translation.moments(1)?;
+        let [x, weight, bias] = [translation.tensor(0)?, translation.tensor(2)?, translation.tensor(3)?];
+        let attributes = vec![Attribute::float("epsilon", self.epsilon)];
+        Ok(translation.result("BatchNormalization", &[&x, &weight, &bias, &mean, &variance], attributes))
     }
 
     fn flops(&self, _: &[TensorType], output: &TensorType) -> u64 {

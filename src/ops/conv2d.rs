@@ -17,6 +17,7 @@ use crate::array::{Array, Real, Tensor};
 use crate::error::Result;
 use crate::graph::{Graph, NodeId};
 use crate::kernel;
+use crate::onnx::{Translation, Value};
 use crate::op::{Backward, Binding, Bound, Candidate, Case, DeviceProfile, Dispatch, Fill, Op, workgroup_grid};
 use crate::ops::one_float;
 use crate::shape::{Shape, TensorType};
@@ -163,6 +164,11 @@ impl Op for Conv2d {
             gradients[2] = Some(backward.apply("grad_bias", Conv2dGradBias, &[grad_output])?);
         }
         Ok(gradients)
+    }
+
+    fn onnx(&self, translation: &mut Translation<'_>) -> Result<Value> {
+        let window = self.window_of(&translation.input_type(1)?.shape);
+        window.onnx("Conv", translation)
     }
 
     fn flops(&self, inputs: &[TensorType], output: &TensorType) -> u64 {

@@ -11,6 +11,7 @@ use crate::array::{Array, Real, Tensor};
 use crate::error::Result;
 use crate::graph::{Graph, NodeId};
 use crate::kernel;
+use crate::onnx::{Translation, Value};
 use crate::op::{AnyOp, Backward, Binding, Bound, Candidate, Case, DeviceProfile, Fill, Op};
 use crate::shape::{Shape, TensorType};
 use std::sync::Arc;
@@ -125,6 +126,11 @@ impl Op for ConvTranspose2d {
             gradients[2] = Some(backward.apply("grad_bias", Conv2dGradBias, &[grad_output])?);
         }
         Ok(gradients)
+    }
+
+    fn onnx(&self, translation: &mut Translation<'_>) -> Result<Value> {
+        let window = self.window_of(&translation.input_type(1)?.shape);
+        window.onnx("ConvTranspose", translation)
     }
 
     fn flops(&self, inputs: &[TensorType], output: &TensorType) -> u64 {

@@ -4,8 +4,9 @@ use crate::array::{Real, Tensor};
 use crate::error::Result;
 use crate::graph::{Graph, NodeId};
 use crate::kernel;
+use crate::onnx::{Attribute, Translation, Value};
 use crate::op::{Backward, Binding, Bound, Candidate, Case, DeviceProfile, Fill, Op};
-use crate::ops::{image, turns, zeros};
+use crate::ops::{Pad, image, turns, zeros};
 use crate::shape::{DType, TensorType};
 use rayon::prelude::*;
 use std::sync::Arc;
@@ -103,6 +104,15 @@ impl Op for CropConcat {
             needs[0].then(|| backward.apply("grad_skip", skip, &grad)).transpose()?,
             needs[1].then(|| backward.apply("grad_up", up, &grad)).transpose()?,
         ])
+    }
+
+    fn onnx(&self, translation: &mut Translation<'_>) -> Result<Value> {
+        let [skip, up] = [translation.tensor(0)?, translation.tensor(1)?];
+        let ([_, height, width, _], [_, h, w, _]) =
+            (image(translation.input_type(0)?), image(translation.input_type(1)?));
+        let crop = Pad::centred([height, width], [h, w]);
+        let skip = if crop == Pad::default() { skip } else { crop.onnx_slice("crop", &skip, translation) };
+        Ok(translation.result("Concat", &[&skip, &up], vec![Attribute::int("axis", 1)]))
     }
 
     fn flops(&self, _: &[TensorType], _: &TensorType) -> u64 {

@@ -4,6 +4,7 @@ use crate::array::{Real, Tensor};
 use crate::error::Result;
 use crate::graph::{Graph, NodeId};
 use crate::kernel;
+use crate::onnx::{Attribute, Translation, Value};
 use crate::op::{
     Backward, Binding, Bound, Candidate, Case, DeviceProfile, Dispatch, Fill, Kernel, Op, Param, UNIT_ROUNDOFF,
 };
@@ -153,6 +154,12 @@ impl Op for MaxPool2d {
         let inputs = [backward.inputs[0], backward.grad_output];
         let op = MaxPool2dGrad { kernel_size: self.kernel_size };
         Ok(vec![Some(backward.apply("grad_input", op, &inputs)?)])
+    }
+
+    fn onnx(&self, translation: &mut Translation<'_>) -> Result<Value> {
+        let (x, extents) = (translation.tensor(0)?, [self.kernel_size; 2]);
+        let attributes = vec![Attribute::ints("kernel_shape", &extents), Attribute::ints("strides", &extents)];
+        Ok(translation.result("MaxPool", &[&x], attributes))
     }
 
     fn flops(&self, _: &[TensorType], output: &TensorType) -> u64 {

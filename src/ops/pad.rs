@@ -4,6 +4,7 @@ use crate::array::{Real, Tensor};
 use crate::error::Result;
 use crate::graph::{Graph, NodeId};
 use crate::kernel;
+use crate::onnx::{Translation, Value};
 use crate::op::{Backward, Binding, Bound, Candidate, Case, DeviceProfile, Fill, Op, Param};
 use crate::ops::{image, turns, zeros};
 use crate::shape::{DType, TensorType};
@@ -56,7 +57,20 @@ impl Pad {
         }
         Some(extents)
     }
+
+    /// Less of x where margins are negative, in ONNX.
+    pub(super) fn onnx_slice(&self, role: &str, x: &str, translation: &mut Translation<'_>) -> String {
+        let starts = self.before.map(|margin| i64::from(-margin.min(0)));
+        // The largest number is ONNX's word for the end.
+        let ends = self.after.map(|margin| if margin < 0 { i64::from(margin) } else { i64::MAX });
+        let [starts, ends, axes] = [("starts", starts), ("ends", ends), ("axes", ONNX_AXES)]
+            .map(|(role, values)| translation.constant(role, &values));
+        translation.step(role, "Slice", &[x, &starts, &ends, &axes], vec![])
+    }
 }
+
+/// Rows, columns and channels of images in ONNX.
+const ONNX_AXES: [i64; 3] = [2, 3, 1];
 
 impl Op for Pad {
     fn name(&self) -> &'static str {
@@ -114,6 +128,28 @@ impl Op for Pad {
     fn gradient(&self, backward: &mut Backward<'_>) -> Result<Vec<Option<NodeId>>> {
         let grad_output = [backward.grad_output];
         Ok(vec![Some(backward.apply("grad_input", self.negated(), &grad_output)?)])
+    }
+
+    fn onnx(&self, translation: &mut Translation<'_>) -> Result<Value> {
+        let (x, extents) = (translation.tensor(0)?, image(translation.input_type(0)?));
+        let margins = || self.before.into_iter().chain(self.after);
+        let cropped =
+            (0..3).map(|axis| extents[axis + 1] as i64 + i64::from(self.before[axis].min(0) + self.after[axis].min(0)));
+        if cropped.min().is_some_and(|extent| extent <= 0) {
+            return Err(translation.error(format!("{self:?} takes away more than there is, which ONNX cannot")));
+        }
+        let pads = margins().any(|margin| margin > 0);
+        let x = if margins().any(|margin| margin < 0) {
+            self.onnx_slice(if pads { "crop" } else { "" }, &x, translation)
+        } else {
+            x
+        };
+        if !pads {
+            return Ok(Value::Tensor(x));
+        }
+        let added: Vec<i64> = margins().map(|margin| i64::from(margin.max(0))).collect();
+        let [margins, axes] = [translation.constant("margins", &added), translation.constant("pad_axes", &ONNX_AXES)];
+        Ok(translation.result("Pad", &[&x, &margins, "", &axes], vec![]))
     }
 
     fn flops(&self, _: &[TensorType], _: &TensorType) -> u64 {

@@ -4,6 +4,7 @@ use crate::array::{Array, Real, Tensor};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, NodeId};
 use crate::kernel;
+use crate::onnx::{Translation, Value};
 use crate::op::{Backward, Binding, Bound, Candidate, Case, DeviceProfile, Fill, Op, UNIT_ROUNDOFF};
 use crate::ops::cross_entropy::{Total, additions, partial_sums, sum_up};
 use crate::ops::softmax::{FLUSHED, compound};
@@ -90,6 +91,14 @@ impl Op for Prelu {
             needs[0].then(|| backward.apply("grad_input", PreluGradInput, &[x, slope, grad])).transpose()?,
             needs[1].then(|| backward.apply("grad_slope", grad_slope, &[x, grad])).transpose()?,
         ])
+    }
+
+    fn onnx(&self, translation: &mut Translation<'_>) -> Result<Value> {
+        let [x, slope] = [translation.tensor(0)?, translation.tensor(1)?];
+        // A slope [c] against images [n, c, h, w] is [c, 1, 1].
+        let axes = translation.constant("axes", &[1, 2]);
+        let slope = translation.step("slopes", "Unsqueeze", &[&slope, &axes], vec![]);
+        Ok(translation.result("PRelu", &[&x, &slope], vec![]))
     }
 
     fn flops(&self, _: &[TensorType], output: &TensorType) -> u64 {

@@ -4,6 +4,7 @@ use crate::array::{Array, Real, Tensor};
 use crate::error::Result;
 use crate::graph::{Graph, NodeId};
 use crate::kernel;
+use crate::onnx::{Translation, Value};
 use crate::op::{Backward, Binding, Bound, Candidate, Case, DeviceProfile, Fill, Op};
 use crate::ops::{elementwise, like_the_result, one_float};
 use crate::shape::TensorType;
@@ -50,6 +51,11 @@ impl Op for Relu {
     fn gradient(&self, backward: &mut Backward<'_>) -> Result<Vec<Option<NodeId>>> {
         let inputs = [backward.output, backward.grad_output];
         Ok(vec![Some(backward.apply("grad_input", ReluGrad, &inputs)?)])
+    }
+
+    fn onnx(&self, translation: &mut Translation<'_>) -> Result<Value> {
+        let x = translation.tensor(0)?;
+        Ok(translation.result("Relu", &[&x], vec![]))
     }
 
     fn flops(&self, _: &[TensorType], output: &TensorType) -> u64 {

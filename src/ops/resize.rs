@@ -4,6 +4,7 @@ use crate::array::{Array, Real, Tensor};
 use crate::error::Result;
 use crate::graph::{Graph, NodeId};
 use crate::kernel;
+use crate::onnx::{Attribute, Translation, Value};
 use crate::op::{
     Backward, Binding, Bound, Candidate, Case, DeviceProfile, Dispatch, Fill, Kernel, Op, Param, UNIT_ROUNDOFF,
 };
@@ -210,6 +211,23 @@ impl Op for Resize {
         let [_, h, w, _] = image(&backward.input_type(0));
         let grad_output = [backward.grad_output];
         Ok(vec![Some(backward.apply("grad_input", ResizeGrad { resize: *self, in_extents: [h, w] }, &grad_output)?)])
+    }
+
+    fn onnx(&self, translation: &mut Translation<'_>) -> Result<Value> {
+        let x = translation.tensor(0)?;
+        let sizes = translation.constant("sizes", &self.extents.map(|extent| extent as i64));
+        let (mode, places) = match self.mode {
+            ResizeMode::Bilinear { align_corners: true } => ("linear", "align_corners"),
+            ResizeMode::Bilinear { align_corners: false } => ("linear", "half_pixel"),
+            ResizeMode::Nearest => ("nearest", "asymmetric"),
+        };
+        let attributes = vec![
+            Attribute::ints("axes", &[2, 3]),
+            Attribute::string("mode", mode),
+            Attribute::string("coordinate_transformation_mode", places),
+            Attribute::string("nearest_mode", "floor"),
+        ];
+        Ok(translation.result("Resize", &[&x, "", "", &sizes], attributes))
     }
 
     fn flops(&self, _: &[TensorType], output: &TensorType) -> u64 {

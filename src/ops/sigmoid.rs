@@ -4,6 +4,7 @@ use crate::array::{Array, Real, Tensor};
 use crate::error::Result;
 use crate::graph::{Graph, NodeId};
 use crate::kernel;
+use crate::onnx::{Translation, Value};
 use crate::op::{Backward, Binding, Bound, Candidate, Case, DeviceProfile, Fill, Op, UNIT_ROUNDOFF};
 use crate::ops::softmax::{FLUSHED, compound};
 use crate::ops::{elementwise, like_the_result, one_float};
@@ -55,6 +56,11 @@ impl Op for Sigmoid {
     fn gradient(&self, backward: &mut Backward<'_>) -> Result<Vec<Option<NodeId>>> {
         let inputs = [backward.output, backward.grad_output];
         Ok(vec![Some(backward.apply("grad_input", SigmoidGrad, &inputs)?)])
+    }
+
+    fn onnx(&self, translation: &mut Translation<'_>) -> Result<Value> {
+        let x = translation.tensor(0)?;
+        Ok(translation.result("Sigmoid", &[&x], vec![]))
     }
 
     fn flops(&self, _: &[TensorType], output: &TensorType) -> u64 {

@@ -4,6 +4,7 @@ use crate::array::{Array, Real, Tensor};
 use crate::error::Result;
 use crate::graph::{Graph, NodeId};
 use crate::kernel;
+use crate::onnx::{Attribute, Translation, Value};
 use crate::op::{Backward, Binding, Bound, Candidate, Case, DeviceProfile, Fill, Op, UNIT_ROUNDOFF};
 use crate::ops::{like_the_result, one_float, turns, zeros};
 use crate::shape::TensorType;
@@ -101,6 +102,11 @@ impl Op for Softmax {
     fn gradient(&self, backward: &mut Backward<'_>) -> Result<Vec<Option<NodeId>>> {
         let inputs = [backward.output, backward.grad_output];
         Ok(vec![Some(backward.apply("grad_input", SoftmaxGrad, &inputs)?)])
+    }
+
+    fn onnx(&self, translation: &mut Translation<'_>) -> Result<Value> {
+        let (x, axis) = (translation.tensor(0)?, translation.channel_axis(0)?);
+        Ok(translation.result("Softmax", &[&x], vec![Attribute::int("axis", axis)]))
     }
 
     fn flops(&self, _: &[TensorType], output: &TensorType) -> u64 {

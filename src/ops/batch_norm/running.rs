@@ -4,6 +4,7 @@ use crate::array::{Array, Real, Tensor};
 use crate::error::{Error, Result};
 use crate::graph::{Bank, Graph, NodeId};
 use crate::kernel;
+use crate::onnx::{Translation, Value};
 use crate::op::{Binding, Bound, Candidate, Case, DeviceProfile, Fill, Op, UNIT_ROUNDOFF};
 use crate::ops::softmax::FLUSHED;
 use crate::ops::{invocations, zeros};
@@ -147,6 +148,10 @@ impl Op for BatchNormStack {
     fn candidates(&self, inputs: &[TensorType], _: &TensorType, _: &DeviceProfile) -> Vec<Candidate> {
         let bindings = vec![Binding::Input(0), Binding::Input(1), Binding::Output];
         vec![invocations(kernel!("batch_norm/stack"), bindings, inputs[0].shape.elements(), &[]).into()]
+    }
+
+    fn onnx(&self, translation: &mut Translation<'_>) -> Result<Value> {
+        Ok(Value::Moments([translation.tensor(0)?, translation.tensor(1)?]))
     }
 
     fn flops(&self, _: &[TensorType], _: &TensorType) -> u64 {

@@ -5,6 +5,8 @@
 //! round, and each one's input gradient has the links of the other's forward pass.
 
 use crate::array::{Array, Real, Tensor};
+use crate::error::Result;
+use crate::onnx::{Attribute, Translation, Value};
 use crate::shape::{DType, Shape, TensorType};
 use rayon::prelude::*;
 
@@ -34,6 +36,22 @@ impl Window {
             }
         }
         Ok(())
+    }
+
+    /// The operator of this window over images, by a weight and, maybe, a bias, in ONNX.
+    pub(in crate::ops) fn onnx(&self, operator: &str, translation: &mut Translation<'_>) -> Result<Value> {
+        let Self { kernel_size, stride, padding } = *self;
+        let mut inputs = vec![translation.tensor(0)?, translation.weight(1)?];
+        if translation.input_count() > 2 {
+            inputs.push(translation.tensor(2)?);
+        }
+        let attributes = vec![
+            Attribute::ints("kernel_shape", &kernel_size),
+            Attribute::ints("strides", &stride),
+            Attribute::ints("pads", &[padding, padding].concat()),
+        ];
+        let inputs: Vec<&str> = inputs.iter().map(String::as_str).collect();
+        Ok(translation.result(operator, &inputs, attributes))
     }
 
     /// The extents of the coarse image that belongs to a fine one.

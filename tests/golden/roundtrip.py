@@ -1,0 +1,167 @@
+"""Takes random weights of each network through tilewise and back, and holds the logits of all programs against PyTorch's.
+
+Run from anywhere, after cargo build --release, with torch, safetensors, numpy, onnx and onnxruntime from PyPI:
+
+    mkdir ops && TILEWISE_ONNX=$PWD/ops cargo test --release --test onnx -- --ignored
+    python3 tests/golden/roundtrip.py target/release/tilewise ops > docs/roundtrip.md
+
+PyTorch writes a state_dict, of which `tilewise export` makes a safetensors file and ONNX files. The former must be the same tensors to the
+bit, and load strictly; the latter must pass ONNX's checker, and ONNX Runtime must give PyTorch's logits, for one image and for several. And
+`tilewise predict` must, on a PNG of one tile. ONNX Runtime is also given the ops one by one, against the f64 reference. The networks have the depth of their authors'. Exits with 1 if anything differs by more than 1e-4.
+"""
+
+import glob
+import json
+import os
+import struct
+import subprocess
+import sys
+import tempfile
+import zlib
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+
+from make_golden import Random, UNet
+from make_models import NETWORKS, Net, initialise, scores
+
+BOUND = 1e-4
+
+DEPTH, BASE = 4, 16
+# How far a network is from a kink says nothing here, and takes long.
+Net.note = lambda self, distances: None
+
+# Network, maker, sides of a tile, pixels that the scores lack on each side.
+SIZES = {
+    "unet": (lambda base, depth, classes: UNet(3, classes, base, depth), [284, 300], 92),
+    "unet-release": (NETWORKS["unet-release"][0], [284, 300], 92),
+    "milesial": (NETWORKS["milesial"][0], [96, 112], 0),
+    "milesial-bilinear": (NETWORKS["milesial-bilinear"][0], [96, 112], 0),
+    "brain": (NETWORKS["brain"][0], [96, 112], 0),
+    "semseg": (NETWORKS["semseg"][0], [189, 204], 0),
+}
+
+
+def png(path, pixels):
+    """A PNG of 16 bits and three channels."""
+    height, width, _ = pixels.shape
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
+    with open(path, "wb") as file:
+        file.write(b"\x89PNG\r\n\x1a\n")
+        for kind, data in ((b"IHDR", struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")):
+            file.write(struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)))
+
+
+def normalised(pixels):
+    """As tilewise gives images to a network: each channel with mean 0 and deviation 1."""
+    pixels = pixels.astype(np.float64)
+    return torch.from_numpy((pixels - pixels.mean((0, 1))) / pixels.std((0, 1))).float().permute(2, 0, 1)[None]
+
+
+def run(*arguments):
+    subprocess.run([TILEWISE, *map(str, arguments), "--quiet"], check=True)
+
+
+def difference(found, expected):
+    return float((torch.as_tensor(found) - expected).abs().max())
+
+
+def infer(path, images):
+    return torch.from_numpy(onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]).run(["logits"], {"image": images.numpy()})[0])
+
+
+def network(make, classes, images):
+    net = make(BASE, DEPTH, classes).double()
+    # Most make their layers as they meet them.
+    net(images[:1].double())
+    return net
+
+
+@torch.no_grad()
+def roundtrip(name, folder):
+    make, size, halo = SIZES[name]
+    classes = 2 if name == "brain" else 3
+    random = Random(7)
+    images = random.normal(3, 3, *size).float()
+    net = network(make, classes, images)
+    initialise(net, random)
+    net = net.float().eval()
+    logits = scores(net(images))
+    theirs, ours, dynamic, static = (os.path.join(folder, file) for file in ("theirs.safetensors", "ours.safetensors", "any.onnx", "two.onnx"))
+    save_file(net.state_dict(), theirs)
+    tile = "x".join(map(str, size))
+    run("export", "--weights", theirs, "--safetensors", ours, "--onnx", dynamic, "--tile", tile)
+    run("export", "--weights", ours, "--onnx", static, "--tile", tile, "--batch", 2)
+
+    back = load_file(ours)
+    state = {key: value for key, value in net.state_dict().items() if not key.endswith("num_batches_tracked")}
+    assert back.keys() == state.keys() and all(torch.equal(back[key], state[key]) for key in state), f"{name}: other tensors came back"
+    again = network(make, classes, images).float().eval()
+    again.load_state_dict(back, strict=True)
+    errors = [difference(scores(again(images)), logits)]
+
+    for path in (dynamic, static):
+        onnx.checker.check_model(path, full_check=True)
+    model = onnx.load(dynamic, load_external_data=False)
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    assert json.loads(metadata["model"])["variant"] == name, metadata
+    errors.append(max(difference(infer(dynamic, images[:count]), logits[:count]) for count in (1, 3)))
+    errors.append(difference(infer(static, images[:2]), logits[:2]))
+
+    pixels = np.random.default_rng(7).integers(0, 65536, [*(side - 2 * halo for side in size), 3])
+    picture, predicted = os.path.join(folder, "image.png"), os.path.join(folder, "logits.safetensors")
+    png(picture, pixels)
+    run("predict", "--weights", ours, "--input", picture, "--out", os.path.join(folder, "out"), "--logits", predicted, "--tile", tile)
+    image = F.pad(normalised(pixels), [halo] * 4, mode="reflect")
+    expected = scores(net(image))
+    errors.append(difference(load_file(predicted)["logits"].permute(2, 0, 1)[None], expected))
+    errors.append(difference(infer(dynamic, image), expected))
+
+    operators = sorted({node.op_type for node in model.graph.node})
+    parameters = sum(value.numel() for value in net.parameters())
+    cells = [name, f"{parameters:,}", tile, f"{logits.abs().max():.1f}", *(f"{error:.1e}" for error in errors)]
+    print("| " + " | ".join(cells) + " |", flush=True)
+    return max(errors), operators
+
+
+def single_op(path):
+    """The largest difference of ONNX Runtime's result from the reference's, of an op whose images are channels last."""
+    tensors = load_file(path.removesuffix(".onnx") + ".safetensors")
+    first = lambda x: x.permute(0, 3, 1, 2).contiguous() if x.dim() == 4 else x
+    onnx.checker.check_model(path, full_check=True)
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    found = session.run(["result"], {"x": first(tensors["x"]).numpy()})[0]
+    assert found.shape == tuple(first(tensors["y"]).shape), f"{path}: {found.shape}"
+    return difference(found, first(tensors["y"]))
+
+
+def main():
+    version = subprocess.run([TILEWISE, "--version"], check=True, capture_output=True, text=True).stdout.strip()
+    print("# Round trips\n")
+    print(f"What [`tests/golden/roundtrip.py`](../tests/golden/roundtrip.py) prints: {version}, PyTorch {torch.__version__.split('+')[0]},")
+    print(f"ONNX {onnx.__version__}, ONNX Runtime {onnxruntime.__version__}, all in f32 on the CPU. Depth {DEPTH}, base {BASE}, random weights, images of random numbers;")
+    print("the largest difference of any logit from PyTorch's. Weights come back the same to the bit, and load strictly.\n")
+    print("| network | parameters | tile | largest logit | PyTorch → tilewise → PyTorch | → ONNX, any batch: 1, 3 | → ONNX, batch 2 | `predict` | its image by ONNX |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    worst, used = 0, set()
+    for name in SIZES:
+        with tempfile.TemporaryDirectory() as folder:
+            error, operators = roundtrip(name, folder)
+        worst, used = max(worst, error), used | set(operators)
+    print(f"\nOperators: {', '.join(sorted(used))}.")
+    errors = {os.path.basename(path).removesuffix(".onnx"): single_op(path) for path in sorted(glob.glob(os.path.join(OPS, "*.onnx")))}
+    print("\nSingle ops, with settings that are no defaults, by ONNX Runtime against the f64 reference:")
+    print(", ".join(f"`{name}` {error:.1e}" for name, error in errors.items()) + ".")
+    worst = max([worst, *errors.values()])
+    if not worst <= BOUND:
+        sys.exit(f"{worst} is more than {BOUND}")
+
+
+TILEWISE, OPS = (os.path.abspath(path) for path in sys.argv[1:])
+
+if __name__ == "__main__":
+    main()
