@@ -3,7 +3,7 @@
 //! A file holds one tensor per parameter under the parameter's name, convolution weights as OIHW and transposed-convolution
 //! weights as IOHW, so that `safetensors.torch.load_file` followed by `load_state_dict` reads it. What a reader needs to know
 //! besides the numbers is text in the file's metadata ([`Metadata`]). A file that was written elsewhere says nothing there; if it holds one of the
-//! published networks, its names and shapes tell. A trainer's file holds its optimiser state too, as
+//! published networks, its names and shapes tell. Files of `torch.save` are read, too, and names may be exchanged by [`Names`]. A trainer's file holds its optimiser state too, as
 //! tensors whose names begin with `optim.`.
 //!
 //! Reading trusts nothing: see [`Weights::load`]. Writing never leaves a half-written file: see [`atomic::write`].
@@ -12,12 +12,15 @@ pub mod atomic;
 mod difference;
 mod layout;
 mod metadata;
+mod names;
 mod published;
+mod pytorch;
 mod save;
 mod weights;
 
 pub(crate) use layout::Layout;
 pub use metadata::Metadata;
+pub use names::Names;
 pub use save::{Section, save};
 pub use weights::Weights;
 

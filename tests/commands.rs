@@ -4,7 +4,7 @@
 
 use std::path::Path;
 use std::process::{Command, Output};
-use tilewise::checkpoint::{Metadata, Section, save};
+use tilewise::checkpoint::{Metadata, Section, Weights, save};
 use tilewise::data::dataset::Mapping;
 use tilewise::data::raster::write_grey8;
 use tilewise::data::{LabelMap, cells};
@@ -83,6 +83,7 @@ fn every_command_has_help_and_the_listing_always_offers_the_cpu() {
         "devices",
         "selftest",
         "explain",
+        "export",
         "bench",
         "ladder",
     ] {
@@ -543,6 +544,39 @@ fn evaluate_reads_label_values_as_training_did() {
     let foreground = (48 * 48_u64).div_ceil(5);
     assert_eq!(counts(&[]), [48 * 48 - foreground, 0, foreground], "255 is class 2, though no 128 is there");
     assert_eq!(counts(&["--map", "0=0,255=1"]), [48 * 48 - foreground, foreground, 0], "a flag has the last word");
+}
+
+#[test]
+fn weights_are_exported_and_read_back_under_other_names() {
+    let (folder, weights, _) = fixture();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (onnx, copy, names) = (path("net.onnx"), path("copy.safetensors"), path("names.toml"));
+    succeeds(&["export", "--weights", &weights, "--onnx", &onnx, "--safetensors", &copy, "--tile", "44x48"]);
+    let found = Weights::load(&copy).unwrap().network().unwrap();
+    assert_eq!(found, Weights::load(&weights).unwrap().network().unwrap());
+    let bytes = std::fs::read(&onnx).unwrap();
+    for part in
+        ["tilewise", "image", "logits", "encoder0.conv1.weight", "ConvTranspose", "preprocessing", "base_channels"]
+    {
+        assert!(bytes.windows(part.len()).any(|window| window == part.as_bytes()), "no {part:?} in the file");
+    }
+    // The names of another program, and back.
+    std::fs::write(&names, "\"encoder*\" = \"enc*\"\n\"head.bias\" = \"head.wieght\"").unwrap();
+    let export = ["export", "--weights", &copy, "--names", &names];
+    let safetensors = path("renamed.safetensors");
+    fails(
+        3,
+        &[&export[..], &["--safetensors", &safetensors]].concat(),
+        &["9 missing, 9 unexpected", "enc0.conv1.bias"],
+    );
+    assert!(!Path::new(&safetensors).exists());
+    std::fs::write(&names, "\"encodre*\" = \"enc*\"").unwrap();
+    fails(3, &[&export[..], &["--onnx", &onnx]].concat(), &["names.toml", "\"encodre*\" is no tensor of the file"]);
+    assert_eq!(std::fs::read(&onnx).unwrap(), bytes);
+    fails(2, &["export", "--weights", &copy, "--safetensors", &copy], &["write to another file"]);
+    fails(2, &["export", "--weights", &copy], &["--onnx", "--safetensors"]);
+    fails(2, &["export", "--weights", &copy, "--onnx", &onnx, "--tile", "45"], &["nearest legal sides are 44 and 48"]);
+    fails(2, &["export", "--weights", &copy, "--onnx", &onnx, "--batch", "0"], &["at least 1, nor dynamic"]);
 }
 
 #[test]

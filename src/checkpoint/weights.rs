@@ -4,13 +4,14 @@ use super::OPTIMIZER;
 use super::difference::Difference;
 use super::layout::Layout;
 use super::metadata::Metadata;
-use super::published;
+use super::names::Names;
 use super::save::held;
+use super::{published, pytorch};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Parameter};
 use crate::models::UNet;
 use half::{bf16, f16};
-use safetensors::tensor::{Dtype, Metadata as Header, TensorInfo};
+use safetensors::tensor::{Dtype, Metadata as Header};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom};
@@ -30,21 +31,37 @@ const MOST_AXES: usize = 8;
 pub struct Weights {
     path: PathBuf,
     file: File,
-    /// Where the tensors' bytes begin.
-    data_start: u64,
     metadata: Metadata,
-    tensors: BTreeMap<String, TensorInfo>,
+    tensors: BTreeMap<String, Entry>,
+}
+
+/// A tensor whose numbers are still in the file.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) dtype: Dtype,
+    pub(super) shape: Vec<usize>,
+    pub(super) bytes: Bytes,
+}
+
+/// Where a tensor's numbers are, little endian and in order.
+#[derive(Debug)]
+pub(super) enum Bytes {
+    /// So many, from there on in the file.
+    Within { start: u64, count: usize },
+    /// Where the reader of `PyTorch`'s own files finds them.
+    PyTorch(pytorch_reader::Tensor),
 }
 
 impl Weights {
-    /// Opens a file and reads its head.
+    /// Opens a file and reads its head: of safetensors, or of what `torch.save` wrote.
     ///
-    /// Nothing in the file is believed before it is checked: the file may have at most 16 GiB, its head 16 MiB and 10,000
-    /// tensors of up to 8 axes; the tensors must cover the rest of the file exactly, so that no more memory is ever asked for
-    /// than the file has bytes (twice that for half precision).
+    /// Nothing in the file is believed before it is checked: the file may have at most 16 GiB, its head 16 MiB (a pickle 100 MiB) and
+    /// 10,000 tensors of up to 8 axes; the tensors of safetensors must cover the rest of the file exactly, those of a pickle may together
+    /// not be larger than the file, so that no more memory is ever asked for than the file has bytes (twice that for half precision).
+    /// A pickle's code is not run.
     ///
     /// # Errors
-    /// [`Error::Io`] when the file cannot be read, [`Error::Weights`] when it is truncated, not safetensors, or past a limit.
+    /// [`Error::Io`] when the file cannot be read, [`Error::Weights`] when it is truncated, of another format, or past a limit.
     pub fn load(path: impl Into<PathBuf>) -> Result<Self> {
         let path = path.into();
         let fail = |problem: String| Error::Weights { path: path.clone(), problem };
@@ -63,43 +80,41 @@ impl Weights {
             return Err(fail(format!("the file has only {file_bytes} bytes: it is truncated or not safetensors")));
         }
         file.read_exact(&mut start).map_err(io)?;
-        let header_bytes = u64::from_le_bytes(start);
-        if header_bytes > LARGEST_HEADER_BYTES {
-            return Err(fail(foreign(start, header_bytes)));
-        }
-        let data_start = 8 + header_bytes;
-        if data_start > file_bytes {
-            return Err(fail(truncated(file_bytes, data_start)));
-        }
-        let mut header = vec![0; header_bytes as usize];
-        file.read_exact(&mut header).map_err(io)?;
-        let header: Header = serde_json::from_slice(&header)
-            .map_err(|error| fail(format!("not a safetensors file, or a damaged one: its head says {error}")))?;
-        // The crate has checked that the tensors' bytes follow each other without gaps and fit their shapes.
-        let expected = data_start.saturating_add(header.data_len() as u64);
-        if file_bytes < expected {
-            return Err(fail(truncated(file_bytes, expected)));
-        }
-        if file_bytes > expected {
-            let more = file_bytes - expected;
-            return Err(fail(format!("{more} bytes follow the last tensor: the file is damaged; copy it again")));
-        }
-        let tensors: BTreeMap<String, TensorInfo> =
-            header.tensors().into_iter().map(|(name, info)| (name, info.clone())).collect();
+        let (tensors, metadata) = if pytorch::is_one(start) {
+            (pytorch::tensors(&path, file_bytes).map_err(fail)?, Metadata::from_file(BTreeMap::new()))
+        } else {
+            let header_bytes = u64::from_le_bytes(start);
+            if header_bytes > LARGEST_HEADER_BYTES {
+                return Err(fail(foreign(start, header_bytes)));
+            }
+            let data_start = 8 + header_bytes;
+            if data_start > file_bytes {
+                return Err(fail(truncated(file_bytes, data_start)));
+            }
+            let mut header = vec![0; header_bytes as usize];
+            file.read_exact(&mut header).map_err(io)?;
+            entries(&header, data_start, file_bytes).map_err(fail)?
+        };
         let tensors = published::unwrapped(tensors);
         if tensors.len() > MOST_TENSORS {
             return Err(fail(format!("the file has {} tensors, at most {MOST_TENSORS} are accepted", tensors.len())));
         }
-        if let Some((name, info)) = tensors.iter().find(|(_, info)| info.shape.len() > MOST_AXES) {
-            let axes = info.shape.len();
+        if let Some((name, entry)) = tensors.iter().find(|(_, entry)| entry.shape.len() > MOST_AXES) {
+            let axes = entry.shape.len();
             return Err(fail(format!("tensor `{name}` has {axes} axes, at most {MOST_AXES} are accepted")));
         }
-        let entries = header.metadata().iter().flatten();
-        let metadata = Metadata::from_file(entries.map(|(key, value)| (key.clone(), value.clone())).collect());
         match metadata.problem() {
             Some(problem) => Err(fail(problem)),
-            None => Ok(Self { path, file, data_start, metadata, tensors }),
+            None => Ok(Self { path, file, metadata, tensors }),
         }
+    }
+
+    /// The weights under other names.
+    ///
+    /// # Errors
+    /// [`Error::Data`] about the file of names when one of its lines fits no tensor, or two tensors would have one name.
+    pub fn renamed(self, names: &Names) -> Result<Self> {
+        Ok(Self { tensors: names.rename(self.tensors)?, ..self })
     }
 
     /// Opens a file, or the best (else the last) weights in the folder of a run.
@@ -126,13 +141,14 @@ impl Weights {
     /// [`Error::Weights`] when the file names no network and is of none that is known, or of an impossible one; as [`Weights::bank_for`].
     pub fn network(&self) -> Result<(UNet, Vec<f32>)> {
         let net: Option<UNet> = self.metadata.get(Metadata::MODEL).map_err(|problem| self.error(problem))?;
-        let shape = |name: &str| self.tensors.get(name).map(|info| info.shape.as_slice());
+        let shape = |name: &str| self.tensors.get(name).map(|entry| entry.shape.as_slice());
         let net = net.or_else(|| published::network(shape)).ok_or_else(|| {
-            let known = "weights that `tilewise train` wrote, or PyTorch's of milesial/Pytorch-UNet, brain-segmentation-pytorch or semseg";
+            let known = "weights that `tilewise train` wrote, PyTorch's of milesial/Pytorch-UNet, brain-segmentation-pytorch or semseg, or \
+                         --names that make its names those";
             self.error(format!("the file does not say which network it belongs to, nor do its tensors' names; give {known}"))
         })?;
-        net.validate().map_err(|problem| self.error(problem.to_string()))?;
-        let parameters = self.bank_for(&net.inference(1, [net.smallest_side(); 2])?.graph)?;
+        let network = net.validate().and_then(|()| net.inference(1, [net.smallest_side(); 2]));
+        let parameters = self.bank_for(&network.map_err(|problem| self.error(problem.to_string()))?.graph)?;
         Ok((net, parameters))
     }
 
@@ -148,7 +164,7 @@ impl Weights {
 
     /// Names and shapes of the tensors, in `PyTorch`'s order of axes.
     pub fn tensors(&self) -> impl Iterator<Item = (&str, &[usize])> {
-        self.tensors.iter().map(|(name, info)| (name.as_str(), info.shape.as_slice()))
+        self.tensors.iter().map(|(name, entry)| (name.as_str(), entry.shape.as_slice()))
     }
 
     /// Whether the file holds a tensor whose name begins so.
@@ -207,21 +223,21 @@ impl Weights {
             let network = Layout::of(graph, parameter).shape(&parameter.shape);
             match self.tensors.get(name) {
                 None => difference.missing(name, network),
-                Some(info) if info.shape != network => difference.misshapen(name, &info.shape, network),
-                Some(info) if !matches!(info.dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16) => {
-                    difference.mistyped(name, format!("{:?}", info.dtype));
+                Some(entry) if entry.shape != network => difference.misshapen(name, &entry.shape, network),
+                Some(entry) if !matches!(entry.dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16) => {
+                    difference.mistyped(name, format!("{:?}", entry.dtype));
                 }
                 Some(_) => {}
             }
         }
-        for (name, info) in &self.tensors {
+        for (name, entry) in &self.tensors {
             let another_section = prefix.is_empty() && name.starts_with(OPTIMIZER);
             if name.starts_with(prefix)
                 && !another_section
                 && !published::is_counter(name)
                 && !parameters.contains_key(name)
             {
-                difference.unexpected(name, &info.shape);
+                difference.unexpected(name, &entry.shape);
             }
         }
         difference
@@ -230,14 +246,21 @@ impl Weights {
     /// The numbers of one tensor in `PyTorch`'s order.
     fn read(&self, name: &str) -> Result<Vec<f32>> {
         let io = |source| Error::io("read", &self.path, source);
-        let info = self.tensors.get(name).ok_or_else(|| self.error(format!("there is no tensor `{name}`")))?;
-        let (start, end) = info.data_offsets;
-        let mut bytes = vec![0; end - start];
-        let mut file = &self.file;
-        file.seek(SeekFrom::Start(self.data_start + start as u64)).map_err(io)?;
-        file.read_exact(&mut bytes).map_err(io)?;
+        let entry = self.tensors.get(name).ok_or_else(|| self.error(format!("there is no tensor `{name}`")))?;
+        let bytes = match &entry.bytes {
+            Bytes::Within { start, count } => {
+                let mut bytes = vec![0; *count];
+                let mut file = &self.file;
+                file.seek(SeekFrom::Start(*start)).map_err(io)?;
+                file.read_exact(&mut bytes).map_err(io)?;
+                bytes
+            }
+            Bytes::PyTorch(tensor) => tensor.read().map_err(|error| {
+                self.error(format!("the numbers of `{name}` cannot be read: {error}; copy the file again"))
+            })?,
+        };
         let (words, halves) = (bytes.as_chunks::<4>().0, bytes.as_chunks::<2>().0);
-        Ok(match info.dtype {
+        Ok(match entry.dtype {
             Dtype::F16 => halves.iter().map(|&half| f16::from_le_bytes(half).to_f32()).collect(),
             Dtype::BF16 => halves.iter().map(|&half| bf16::from_le_bytes(half).to_f32()).collect(),
             _ => words.iter().map(|&word| f32::from_le_bytes(word)).collect(),
@@ -245,13 +268,32 @@ impl Weights {
     }
 }
 
+/// The tensors that the head of safetensors speaks of, and what else it says.
+fn entries(header: &[u8], data_start: u64, file_bytes: u64) -> Result<(BTreeMap<String, Entry>, Metadata), String> {
+    let header: Header = serde_json::from_slice(header)
+        .map_err(|error| format!("not a safetensors file, or a damaged one: its head says {error}"))?;
+    // The crate has checked that the tensors' bytes follow each other without gaps and fit their shapes.
+    let expected = data_start.saturating_add(header.data_len() as u64);
+    if file_bytes < expected {
+        return Err(truncated(file_bytes, expected));
+    }
+    if file_bytes > expected {
+        let more = file_bytes - expected;
+        return Err(format!("{more} bytes follow the last tensor: the file is damaged; copy it again"));
+    }
+    let tensors = header.tensors().into_iter().map(|(name, info)| {
+        let (start, end) = info.data_offsets;
+        let bytes = Bytes::Within { start: data_start + start as u64, count: end - start };
+        (name, Entry { dtype: info.dtype, shape: info.shape.clone(), bytes })
+    });
+    let entries = header.metadata().iter().flatten();
+    let metadata = entries.map(|(key, value)| (key.clone(), value.clone())).collect();
+    Ok((tensors.collect(), Metadata::from_file(metadata)))
+}
+
 /// What to say of a file that does not begin with the length of a head.
 fn foreign(start: [u8; 8], header_bytes: u64) -> String {
-    let advice = "save the model with safetensors.torch.save_file(model.state_dict(), path)";
     match start {
-        [b'P', b'K', 3, 4, ..] | [0x80, 2..=5, ..] => {
-            format!("this is a PyTorch file (.pt, .pth), not safetensors; {advice}")
-        }
         [0x89, b'H', b'D', b'F', ..] => "this is an HDF5 file, not safetensors".into(),
         _ => format!("not a safetensors file: its head would have {header_bytes} bytes"),
     }
@@ -422,6 +464,111 @@ mod tests {
     }
 
     #[test]
+    fn tensors_may_neither_share_bytes_nor_leave_gaps_nor_lie_outside() {
+        let two = |first: [u64; 2], second: [u64; 2]| {
+            let tensor = |name: &str, [start, end]: [u64; 2]| {
+                let elements = end.saturating_sub(start) / 4;
+                format!(r#""{name}":{{"dtype":"F32","shape":[{elements}],"data_offsets":[{start},{end}]}}"#)
+            };
+            file(&format!("{{{},{}}}", tensor("conv.weight", first), tensor("conv.bias", second)), &[0; 40])
+        };
+        for (first, second) in [
+            ([0, 24], [20, 40]),
+            ([0, 20], [24, 40]),
+            ([4, 20], [20, 40]),
+            ([0, 40], [0, 40]),
+            ([0, 40], [40, 20]),
+            ([0, 20], [u64::MAX - 19, u64::MAX]),
+        ] {
+            let message = refusal(&two(first, second));
+            assert!(
+                message.contains("not a safetensors file") || message.contains("truncated"),
+                "{first:?} {second:?}: {message}"
+            );
+        }
+        assert!(refusal(&two([0, 20], [20, 36])).contains("4 bytes follow"));
+        assert!(refusal(&two([0, 20], [20, 44])).contains("truncated"));
+        let tensor = r#""conv.bias":{"dtype":"F32","shape":[5],"data_offsets":[0,20]}"#;
+        assert!(refusal(&file(&format!("{{{tensor},{tensor}}}"), &[0; 20])).contains("hostile"));
+    }
+
+    #[test]
+    fn extents_without_elements_promise_nothing_either() {
+        let header = r#"{"inc.double_conv.0.weight":{"dtype":"F32","shape":[4,4294967296,0,3],"data_offsets":[0,0]},
+            "outc.conv.weight":{"dtype":"F32","shape":[2,0],"data_offsets":[0,0]},
+            "down1.maxpool_conv.1.double_conv.0.weight":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}}"#;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("empty.safetensors");
+        for in_channels in ["4294967296", "4000000000", "100000"] {
+            fs::write(&path, file(&header.replace("4294967296", in_channels), b"")).unwrap();
+            let error = Weights::load(&path).unwrap().network().unwrap_err();
+            assert!(matches!(error, Error::Weights { .. }), "{error:?}");
+        }
+    }
+
+    #[test]
+    fn other_names_are_exchanged_before_anything_is_compared() {
+        let (folder, path, bank) = saved();
+        let mut theirs = Graph::new();
+        theirs.parameter("net.c.w", [3, 2, 4, 5], Init::Zeros).unwrap();
+        theirs.parameter("net.c.b", [5], Init::Zeros).unwrap();
+        save(&path, &theirs, &[Section { prefix: "", bank: &bank }], &Metadata::new()).unwrap();
+        let names = folder.path().join("names.toml");
+        fs::write(&names, "\"net.c.w\" = \"conv.weight\"\n\"net.*.b\" = \"*onv.bias\"").unwrap();
+        let weights = Weights::load(&path).unwrap().renamed(&Names::read(&names).unwrap()).unwrap();
+        assert_eq!(weights.bank_for(&graph()).unwrap(), bank);
+        fs::write(&names, "\"net.c.w\" = \"conv.wieght\"").unwrap();
+        let weights = Weights::load(&path).unwrap().renamed(&Names::read(&names).unwrap()).unwrap();
+        let message = weights.bank_for(&graph()).unwrap_err().to_string();
+        assert!(
+            message.contains("2 missing, 2 unexpected") && message.contains("`conv.wieght` of that shape"),
+            "{message}"
+        );
+    }
+
+    /// A file that `tests/golden/make_golden.py` wrote by `torch.save`.
+    fn golden(name: &str) -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
+    }
+
+    #[test]
+    fn a_checkpoint_of_torch_save_is_read() {
+        let graph = graph();
+        let bank = Weights::load(golden("conv.pt")).unwrap().bank_for(&graph).unwrap();
+        let theirs: Vec<f32> = (0..120_u8).map(f32::from).collect();
+        let weight = &graph.parameters()[0];
+        assert_eq!(Layout::Conv.to_pytorch(&weight.shape, graph.bank_slice(&bank, weight)), theirs);
+        assert_eq!(graph.bank_slice(&bank, &graph.parameters()[1]), [0.0, 1.0, 2.0, 3.0, 4.0]);
+    }
+
+    #[test]
+    fn numbers_that_a_pickle_repeats_are_not_multiplied() {
+        let message = Weights::load(golden("repeated.pt")).unwrap_err().to_string();
+        assert!(message.contains("would take 48020 bytes, the file has 1901"), "{message}");
+    }
+
+    #[test]
+    fn code_in_a_pickle_is_not_run() {
+        let folder = tempfile::tempdir().unwrap();
+        let trace = folder.path().join("trace");
+        let command = format!("touch {}", trace.display());
+        // os.system(command), as the whole and as a value of a dictionary.
+        let call = [b"cos\nsystem\n(X", &(command.len() as u32).to_le_bytes()[..], command.as_bytes(), b"tR"].concat();
+        for pickle in [[b"\x80\x02", &call[..], b"."].concat(), [b"\x80\x02}X\x01\0\0\0a", &call[..], b"s."].concat()] {
+            let message = refusal(&pickle);
+            assert!(!trace.exists(), "{message}");
+        }
+    }
+
+    #[test]
+    fn a_checkpoint_cut_anywhere_is_refused() {
+        let whole = fs::read(golden("conv.pt")).unwrap();
+        for length in (0..whole.len()).step_by(7) {
+            refusal(&whole[..length]);
+        }
+    }
+
+    #[test]
     fn another_networks_weights_are_tabulated() {
         let (_folder, path, _) = saved();
         let mut other = Graph::new();
@@ -467,6 +614,21 @@ mod tests {
     }
 
     proptest! {
+        /// So it is with a checkpoint of `torch.save`.
+        #[test]
+        fn a_damaged_checkpoint_never_panics(changes in prop::collection::vec((0_usize..3_391, any::<u8>()), 1..8)) {
+            let mut bytes = fs::read(golden("conv.pt")).unwrap();
+            for (position, value) in changes {
+                bytes[position] = value;
+            }
+            let folder = tempfile::tempdir().unwrap();
+            let damaged = folder.path().join("damaged.pt");
+            fs::write(&damaged, bytes).unwrap();
+            if let Err(error) = Weights::load(&damaged).and_then(|weights| weights.bank_for(&graph())) {
+                prop_assert!(matches!(error, Error::Weights { .. }), "{error:?}");
+            }
+        }
+
         /// Whatever a file holds, it loads or is refused with an error of its own kind.
         #[test]
         fn damaged_bytes_never_panic(changes in prop::collection::vec((0_usize..1_500, any::<u8>()), 1..8)) {

@@ -412,7 +412,18 @@ def ops():
         print(f"  {case}: " + ", ".join(f"{key} {shape}" for key, shape in shown))
 
 
+def torch_file():
+    """A checkpoint as training scripts write it, by torch.save: a wrapped convolution and a counter, an optimiser's state, and what is no tensor."""
+    weight = torch.arange(120, dtype=torch.float32).reshape(5, 4, 3, 2)
+    model = {"module.conv.weight": weight, "module.conv.bias": torch.arange(5).half(), "module.norm.num_batches_tracked": torch.tensor(7)}
+    checkpoint = {"epoch": 3, "state_dict": model, "optimizer": {"state": {0: {"exp_avg": -weight}}}, "mask_values": [0, 255]}
+    torch.save(checkpoint, os.path.join(FOLDER, "conv.pt"))
+    # A weight that repeats one number, which the file holds once.
+    torch.save({"conv.weight": torch.ones(1).expand(5, 4, 3, 200), "conv.bias": torch.ones(5)}, os.path.join(FOLDER, "repeated.pt"))
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     unet_small()
     ops()
+    torch_file()
