@@ -3,9 +3,18 @@
 use crate::models::{UNet, Variant};
 use std::collections::BTreeMap;
 
+/// A network that was recognised.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Published {
+    pub(super) net: UNet,
+    /// The last convolution, where it has one score, of which the sigmoid is the probability of foreground. As the score of background is 0
+    /// then, it is that of two classes, whose first filter is zeros.
+    pub(super) one_score: Option<&'static str>,
+}
+
 /// The published network that begins with a tensor of such a name, in the size that a few shapes tell; whether all tensors fit is for others to
 /// check. `None` where there is none.
-pub(super) fn network<'a>(shape: impl Fn(&str) -> Option<&'a [usize]>) -> Option<UNet> {
+pub(super) fn network<'a>(shape: impl Fn(&str) -> Option<&'a [usize]>) -> Option<Published> {
     // The first convolution has [base, in_channels, 3, 3].
     let first = |name: &str| match shape(name) {
         Some(&[base_channels, in_channels, ..]) => Some(UNet { in_channels, base_channels, ..UNet::default() }),
@@ -13,29 +22,32 @@ pub(super) fn network<'a>(shape: impl Fn(&str) -> Option<&'a [usize]>) -> Option
     };
     // One more level than any network may have is refused as one too many.
     let levels = |name: fn(usize) -> String| (1..=8).take_while(|&level| shape(&name(level)).is_some()).count();
-    let outputs = |name: &str| shape(name).and_then(|shape| shape.first().copied());
+    let finish = |net: UNet, head: &'static str| {
+        let outputs = *shape(&format!("{head}.weight"))?.first()?;
+        // Which has one for two classes here, too.
+        let one_score = (outputs == 1 && net.variant != Variant::Brain).then_some(head);
+        Some(Published { net: UNet { classes: if outputs == 1 { 2 } else { outputs }, ..net }, one_score })
+    };
     if let Some(net) = first("inc.double_conv.0.weight") {
         let transposed = shape("up1.up.weight").is_some();
         let variant = if transposed { Variant::Milesial } else { Variant::MilesialBilinear };
         let depth = levels(|level| format!("down{level}.maxpool_conv.1.double_conv.0.weight"));
-        return Some(UNet { variant, depth, classes: outputs("outc.conv.weight")?, ..net });
+        return finish(UNet { variant, depth, ..net }, "outc.conv");
     }
     if let Some(net) = first("encoder1.enc1conv1.weight") {
         let depth = levels(|level| format!("encoder{level}.enc{level}conv1.weight"));
-        // One score is that of foreground.
-        let classes = outputs("conv.weight")?.max(2);
-        return Some(UNet { variant: Variant::Brain, depth, classes, ..net });
+        return finish(UNet { variant: Variant::Brain, depth, ..net }, "conv");
     }
     if let Some(net) = first("encoder0.conv1.weight") {
         // The release's last up-convolution keeps its channels.
         let released = matches!(shape("decoder0.up.weight")?, [c_in, c_out, ..] if c_in == c_out);
         let variant = if released { Variant::UnetRelease } else { Variant::Unet };
         let depth = levels(|level| format!("encoder{}.conv1.weight", level - 1));
-        return Some(UNet { variant, depth, classes: outputs("head.weight")?, ..net });
+        return finish(UNet { variant, depth, ..net }, "head");
     }
     let net = first("down1.conv1.0.weight")?;
     let depth = levels(|level| format!("down{level}.conv1.0.weight"));
-    Some(UNet { variant: Variant::Semseg, depth, classes: outputs("classifier.weight")?, ..net })
+    finish(UNet { variant: Variant::Semseg, depth, ..net }, "classifier")
 }
 
 /// The tensors by the names that they have within the model: a wrapper of `PyTorch`'s for several devices puts `module.` before every one.
@@ -56,6 +68,7 @@ pub(super) fn is_counter(name: &str) -> bool {
 mod tests {
     use super::*;
     use crate::checkpoint::{Metadata, Section, Weights, save};
+    use crate::graph::{Graph, Init};
 
     #[test]
     fn a_file_without_a_word_is_recognised_and_loaded() {
@@ -69,6 +82,37 @@ mod tests {
                 save(&path, &graph, &[Section { prefix: "", bank: &bank }], &Metadata::new()).unwrap();
                 let (found, parameters) = Weights::load(&path).unwrap().network().unwrap();
                 assert_eq!((found, parameters), (net, bank));
+            }
+        }
+    }
+
+    #[test]
+    fn one_score_is_that_of_foreground_beside_a_background_of_zero() {
+        let net = UNet { variant: Variant::MilesialBilinear, base_channels: 4, depth: 2, ..UNet::default() };
+        let graph = net.inference(1, [net.smallest_side(); 2]).unwrap().graph;
+        // The same parameters, but for the last convolution's channels.
+        let mut single = Graph::new();
+        for parameter in graph.parameters() {
+            let mut extents = parameter.shape.extents().to_vec();
+            if parameter.name.starts_with("outc.") {
+                extents.pop();
+                extents.push(1);
+            }
+            single.parameter(&parameter.name, extents, Init::Normal(1.0)).unwrap();
+        }
+        let bank = single.initial_parameters(3);
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("weights.safetensors");
+        save(&path, &single, &[Section { prefix: "", bank: &bank }], &Metadata::new()).unwrap();
+        let (found, parameters) = Weights::load(&path).unwrap().network().unwrap();
+        assert_eq!(found, net);
+        for (ours, theirs) in graph.parameters().iter().zip(single.parameters()) {
+            let (ours, theirs) = (graph.bank_slice(&parameters, ours), single.bank_slice(&bank, theirs));
+            if ours.len() == theirs.len() {
+                assert_eq!(ours, theirs);
+            } else {
+                let expected: Vec<f32> = theirs.iter().flat_map(|&value| [0.0, value]).collect();
+                assert_eq!(ours, expected);
             }
         }
     }

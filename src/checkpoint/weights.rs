@@ -5,6 +5,7 @@ use super::difference::Difference;
 use super::layout::Layout;
 use super::metadata::Metadata;
 use super::names::Names;
+use super::published::Published;
 use super::save::held;
 use super::{published, pytorch};
 use crate::error::{Error, Result};
@@ -142,13 +143,15 @@ impl Weights {
     pub fn network(&self) -> Result<(UNet, Vec<f32>)> {
         let net: Option<UNet> = self.metadata.get(Metadata::MODEL).map_err(|problem| self.error(problem))?;
         let shape = |name: &str| self.tensors.get(name).map(|entry| entry.shape.as_slice());
-        let net = net.or_else(|| published::network(shape)).ok_or_else(|| {
+        let published = net.map(|net| Published { net, one_score: None }).or_else(|| published::network(shape));
+        let Published { net, one_score } = published.ok_or_else(|| {
             let known = "weights that `tilewise train` wrote, PyTorch's of milesial/Pytorch-UNet, brain-segmentation-pytorch or semseg, or \
                          --names that make its names those";
             self.error(format!("the file does not say which network it belongs to, nor do its tensors' names; give {known}"))
         })?;
         let network = net.validate().and_then(|()| net.inference(1, [net.smallest_side(); 2]));
-        let parameters = self.bank_for(&network.map_err(|problem| self.error(problem.to_string()))?.graph)?;
+        let graph = network.map_err(|problem| self.error(problem.to_string()))?.graph;
+        let parameters = self.bank(&graph, "", one_score)?;
         Ok((net, parameters))
     }
 
@@ -191,7 +194,11 @@ impl Weights {
     /// # Errors
     /// As [`Weights::bank_for`].
     pub fn bank_with(&self, graph: &Graph, prefix: &str) -> Result<Vec<f32>> {
-        let difference = self.difference(graph, prefix);
+        self.bank(graph, prefix, None)
+    }
+
+    fn bank(&self, graph: &Graph, prefix: &str, one_score: Option<&str>) -> Result<Vec<f32>> {
+        let difference = self.difference(graph, prefix, one_score);
         if !difference.is_empty() {
             let whose = match self.metadata.entries().get(Metadata::MODEL) {
                 Some(model) => format!("The file is for the network {model}: choose that one, or other weights."),
@@ -202,11 +209,14 @@ impl Weights {
         let mut bank = vec![0.0; graph.bank_elements()];
         for parameter in held(graph, prefix) {
             let name = format!("{prefix}{}", parameter.name);
-            let theirs = self.read(&name)?;
+            let mut theirs = self.read(&name)?;
             if let Some(value) = theirs.iter().find(|value| !value.is_finite()) {
                 return Err(
                     self.error(format!("tensor `{name}` holds {value}: these weights diverged; take an older file"))
                 );
+            }
+            if is_of(one_score, &name) {
+                theirs = [vec![0.0; theirs.len()], theirs].concat();
             }
             let ours = &mut bank[parameter.offset..][..parameter.shape.elements()];
             Layout::of(graph, parameter).to_ours(&parameter.shape, &theirs, ours);
@@ -215,15 +225,19 @@ impl Weights {
     }
 
     /// Where the file and the graph differ, of the tensors under `prefix`.
-    fn difference(&self, graph: &Graph, prefix: &str) -> Difference {
+    fn difference(&self, graph: &Graph, prefix: &str, one_score: Option<&str>) -> Difference {
         let mut difference = Difference::default();
         let parameters: BTreeMap<String, &Parameter> =
             held(graph, prefix).map(|parameter| (format!("{prefix}{}", parameter.name), parameter)).collect();
         for (name, parameter) in &parameters {
             let network = Layout::of(graph, parameter).shape(&parameter.shape);
+            let fits = |found: &[usize]| match (found, network.as_slice()) {
+                ([1, found @ ..], [2, network @ ..]) if is_of(one_score, name) => found == network,
+                (found, network) => found == network && !is_of(one_score, name),
+            };
             match self.tensors.get(name) {
                 None => difference.missing(name, network),
-                Some(entry) if entry.shape != network => difference.misshapen(name, &entry.shape, network),
+                Some(entry) if !fits(&entry.shape) => difference.misshapen(name, &entry.shape, network),
                 Some(entry) if !matches!(entry.dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16) => {
                     difference.mistyped(name, format!("{:?}", entry.dtype));
                 }
@@ -266,6 +280,11 @@ impl Weights {
             _ => words.iter().map(|&word| f32::from_le_bytes(word)).collect(),
         })
     }
+}
+
+/// Whether a tensor is of the layer of this name.
+fn is_of(layer: Option<&str>, name: &str) -> bool {
+    layer.is_some_and(|layer| matches!(name.strip_prefix(layer), Some(".weight" | ".bias")))
 }
 
 /// The tensors that the head of safetensors speaks of, and what else it says.
