@@ -3,6 +3,7 @@
 pub mod device;
 pub mod kernel;
 pub mod memory;
+mod pace;
 pub mod plan;
 pub mod profile;
 pub mod requirements;
@@ -10,6 +11,7 @@ pub mod source;
 
 pub use device::{AdapterSummary, DeviceChoice, Gpu, adapters};
 pub use memory::MemoryPlan;
+pub use pace::LONGEST_SUBMIT;
 pub use plan::{Plan, PlanOptions};
 pub use profile::{Profile, Spread};
 pub use requirements::{Limit, Need, Requirements};

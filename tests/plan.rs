@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 use tilewise::Error;
 use tilewise::array::{Array, Real, Tensor};
 use tilewise::cpu::{banks, evaluate};
@@ -97,6 +98,17 @@ fn sharing_buffers_changes_nothing_and_runs_repeat_bit_for_bit() {
     assert_eq!(shared, train(&gpu, &step, PlanOptions::default(), 3), "the same run twice");
     let apart = PlanOptions { guarded: true, ..PlanOptions::default() };
     assert_eq!(shared, train(&gpu, &step, apart, 3), "every tensor in a buffer of its own, filled with NaN");
+}
+
+#[test]
+fn runs_in_many_submits_give_the_same_bits() {
+    let (gpu, step) = (gpu(), training_step());
+    let whole = train(&gpu, &step, PlanOptions::default(), 3);
+    // The first run measures, the others are cut by what it took: by every dispatch, and by some.
+    for longest_submit in [Duration::from_nanos(1), Duration::from_micros(200)] {
+        let cut = PlanOptions { longest_submit, ..PlanOptions::default() };
+        assert_eq!(whole, train(&gpu, &step, cut, 3), "{longest_submit:?}");
+    }
 }
 
 #[test]

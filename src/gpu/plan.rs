@@ -3,19 +3,21 @@
 use super::device::Gpu;
 use super::kernel::Pipeline;
 use super::memory::{Buffer, MemoryPlan, STAGING_BYTES, UNIFORM_ALIGNMENT};
+use super::pace::{LONGEST_SUBMIT, Pace};
 use super::requirements::of_buffers;
 use crate::array::{Array, Tensor};
 use crate::error::{Error, Result};
-use crate::graph::{Bank, Graph, NodeId, NodeKind};
+use crate::graph::{Bank, Graph, Node, NodeId, NodeKind};
 use crate::op::{Binding, Dispatch};
 use crate::shape::{DType, TensorType};
 use futures_channel::oneshot;
 use rayon::prelude::*;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 /// Choices that do not change what a plan computes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PlanOptions {
     /// Which candidate of each op to take, its last one where it has fewer. Tests walk through them.
     pub candidate: usize,
@@ -24,6 +26,14 @@ pub struct PlanOptions {
     pub guarded: bool,
     /// Computes every op by a kernel of its own, rather than [`Graph::fused`]. It takes longer and gives the same bits.
     pub unfused: bool,
+    /// The longest that one submit may take; a run is cut into as many as that needs. By default [`LONGEST_SUBMIT`].
+    pub longest_submit: Duration,
+}
+
+impl Default for PlanOptions {
+    fn default() -> Self {
+        Self { candidate: 0, guarded: false, unfused: false, longest_submit: LONGEST_SUBMIT }
+    }
 }
 
 /// The bit pattern that guarded plans fill memory with: a NaN that no kernel computes.
@@ -66,6 +76,7 @@ pub struct Plan {
     uniform: wgpu::Buffer,
     staging: Mutex<wgpu::Buffer>,
     pub(super) steps: Vec<Step>,
+    pace: Pace,
 }
 
 impl std::fmt::Debug for Plan {
@@ -119,8 +130,10 @@ impl Plan {
             uniform,
             staging,
             steps: Vec::new(),
+            pace: Pace::new(std::iter::empty(), options.longest_submit),
         };
         plan.steps = plan.resolve()?;
+        plan.pace = Pace::new(plan.work()?.into_iter(), options.longest_submit);
         plan.write_constants(options.guarded);
         plan.gpu.check()?;
         Ok(plan)
@@ -131,6 +144,29 @@ impl Plan {
         (0..self.computed.nodes().len())
             .filter_map(|node| Some((node, self.memory.candidates[node].as_ref()?)))
             .flat_map(|(node, candidate)| candidate.dispatches.iter().map(move |dispatch| (node, dispatch)))
+    }
+
+    /// Floating-point operations and bytes of each dispatch: what it binds, each tensor counted once; the operations of a node count with
+    /// its first dispatch.
+    pub(super) fn work(&self) -> Result<Vec<(u64, u64)>> {
+        let mut previous = None;
+        let work = |(position, dispatch): (usize, &Dispatch)| {
+            let mut bindings = dispatch.bindings.clone();
+            bindings.sort_unstable();
+            bindings.dedup();
+            let sizes = bindings.iter().map(|&binding| Ok(self.binding(position, binding)?.size.map_or(0, u64::from)));
+            let first = previous.replace(position) != Some(position);
+            Ok((if first { self.flops(&self.computed.nodes()[position]) } else { 0 }, sizes.sum::<Result<u64>>()?))
+        };
+        self.dispatches().map(work).collect()
+    }
+
+    /// Floating-point operations of a node.
+    fn flops(&self, node: &Node) -> u64 {
+        let NodeKind::Op { op, inputs } = &node.kind else { return 0 };
+        let types: Vec<TensorType> =
+            inputs.iter().map(|&input| self.computed.node(input).tensor_type.clone()).collect();
+        op.flops(&types, &node.tensor_type)
     }
 
     /// Compiles all kernels, then binds every dispatch.
@@ -326,22 +362,40 @@ impl Plan {
     /// Records everything that one run computes, in a compute pass of its own, into an encoder of the device: for a host that submits
     /// by itself. What was written to inputs and banks before the submit counts.
     pub fn record_into(&self, encoder: &mut wgpu::CommandEncoder) {
-        let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-        self.steps.iter().for_each(|step| step.record(&mut pass));
+        record(&self.steps, encoder);
     }
 
-    /// Computes everything once: one submit, no allocation, no compilation. Returns without waiting.
+    /// Computes everything once: no allocation, no compilation, and one submit, or several where one would keep the device for longer
+    /// than [`PlanOptions::longest_submit`]. Returns without waiting, but for the first run of a plan that would take a slow device longer
+    /// than that: it measures how long its parts take. A single dispatch is never cut.
     ///
     /// # Errors
     /// When the device has failed.
     pub fn run(&self) -> Result<()> {
+        if let Some(pieces) = self.pace.settled() {
+            pieces.iter().try_for_each(|piece| self.submit(&self.steps[piece.clone()]))?;
+            return self.gpu.check();
+        }
+        self.gpu.wait()?;
+        let mut taken = Vec::new();
+        for piece in self.pace.estimated() {
+            let start = Instant::now();
+            self.submit(&self.steps[piece])?;
+            self.gpu.wait()?;
+            taken.push(start.elapsed());
+        }
+        self.pace.settle(&taken);
+        Ok(())
+    }
+
+    fn submit(&self, steps: &[Step]) -> Result<()> {
         let commands = self.gpu.scoped("recording a run", || {
             let mut encoder = self.gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-            self.record_into(&mut encoder);
+            record(steps, &mut encoder);
             encoder.finish()
         })?;
         self.gpu.queue.submit([commands]);
-        self.gpu.check()
+        Ok(())
     }
 
     /// Waits for all runs to finish.
@@ -492,6 +546,14 @@ impl Plan {
         drop(view);
         staging.unmap();
         Ok(())
+    }
+}
+
+/// Records steps in a compute pass of their own.
+fn record(steps: &[Step], encoder: &mut wgpu::CommandEncoder) {
+    let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+    for step in steps {
+        step.record(&mut pass);
     }
 }
 

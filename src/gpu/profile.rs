@@ -2,8 +2,6 @@
 
 use super::{Gpu, Plan};
 use crate::error::{Error, Result};
-use crate::graph::{Node, NodeKind};
-use crate::shape::TensorType;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -150,35 +148,19 @@ impl Plan {
                 laps.iter_mut().zip(timed).for_each(|(laps, lap)| laps.push(lap));
             }
         }
-        let mut previous = None;
-        let rows = self.dispatches().zip(laps).map(|((position, dispatch), laps)| {
-            let mut bindings = dispatch.bindings.clone();
-            bindings.sort_unstable();
-            bindings.dedup();
-            let sizes = bindings.iter().map(|&binding| Ok(self.binding(position, binding)?.size.map_or(0, u64::from)));
-            let first = previous.replace(position) != Some(position);
-            let node = &self.computed.nodes()[position];
-            Ok(Row {
-                position,
-                node: node.name.clone(),
-                kernel: dispatch.kernel.path,
-                seconds: Spread::of(laps.iter().map(|lap| lap.seconds).collect()).median,
-                flops: if first { self.flops(node) } else { 0 },
-                bytes: sizes.sum::<Result<u64>>()?,
-                laps,
-            })
+        let work = self.work()?;
+        let rows = self.dispatches().zip(work).zip(laps).map(|(((position, dispatch), (flops, bytes)), laps)| Row {
+            position,
+            node: self.computed.nodes()[position].name.clone(),
+            kernel: dispatch.kernel.path,
+            seconds: Spread::of(laps.iter().map(|lap| lap.seconds).collect()).median,
+            flops,
+            bytes,
+            laps,
         });
-        let mut rows = rows.collect::<Result<Vec<Row>>>()?;
+        let mut rows: Vec<Row> = rows.collect();
         rows.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));
         Ok(Profile { rows, wall_seconds: Spread::of(walls).median })
-    }
-
-    /// Floating-point operations of a node.
-    fn flops(&self, node: &Node) -> u64 {
-        let NodeKind::Op { op, inputs } = &node.kind else { return 0 };
-        let types: Vec<TensorType> =
-            inputs.iter().map(|&input| self.computed.node(input).tensor_type.clone()).collect();
-        op.flops(&types, &node.tensor_type)
     }
 
     /// A run whose every dispatch is a compute pass between two timestamps.
