@@ -28,19 +28,7 @@ impl Graph {
     #[must_use]
     pub fn fused(&self) -> Self {
         let needed = self.needed();
-        let mut uses = vec![0usize; self.nodes.len()];
-        for (node, _) in self.nodes.iter().zip(&needed).filter(|&(_, &needed)| needed) {
-            if let NodeKind::Op { inputs, .. } = &node.kind {
-                for input in inputs {
-                    uses[input.0] += 1;
-                }
-            }
-        }
-        let gradients = self.parameters.iter().filter_map(|parameter| parameter.gradient);
-        for node in self.outputs().iter().map(|&(_, node)| node).chain(gradients) {
-            uses[node.0] += 1;
-        }
-        let chain = Chain { graph: self, uses };
+        let chain = Chain { graph: self, uses: self.uses() };
         let mut fused = self.clone();
         for (index, node) in self.nodes.iter().enumerate().filter(|&(index, _)| needed[index]) {
             if let NodeKind::Op { op, inputs } = &node.kind

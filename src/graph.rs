@@ -406,6 +406,23 @@ impl Graph {
         needed
     }
 
+    /// How often each node is used, by nodes that are [needed](Graph::needed) and from outside: as an output or a parameter's gradient.
+    pub(crate) fn uses(&self) -> Vec<usize> {
+        let mut uses = vec![0; self.nodes.len()];
+        for (node, _) in self.nodes.iter().zip(self.needed()).filter(|&(_, needed)| needed) {
+            if let NodeKind::Op { inputs, .. } = &node.kind {
+                for input in inputs {
+                    uses[input.0] += 1;
+                }
+            }
+        }
+        let gradients = self.parameters.iter().filter_map(|parameter| parameter.gradient);
+        for node in self.outputs.iter().map(|&(_, node)| node).chain(gradients) {
+            uses[node.0] += 1;
+        }
+        uses
+    }
+
     /// The graph up to the first op that overwrites state, with the outputs up to there: what a training step computes before it
     /// changes anything.
     #[must_use]

@@ -71,6 +71,7 @@ pub mod data;
 pub mod demo;
 pub mod error;
 pub mod executor;
+pub mod fold;
 pub mod fuse;
 pub mod gpu;
 pub mod gradcheck;

@@ -15,7 +15,7 @@ use crate::data::{Image, LabelMap, Sample};
 use crate::error::{Error, Result};
 use crate::executor::{Device, Executor};
 use crate::gpu::MemoryPlan;
-use crate::graph::{Bank, NodeId};
+use crate::graph::{Bank, Graph, NodeId};
 use crate::metrics::Confusion;
 use crate::models::{Network, UNet};
 use crate::op::DeviceProfile;
@@ -119,6 +119,8 @@ pub struct Predictor {
 #[derive(Debug)]
 struct Loaded {
     tile: [usize; 2],
+    /// The graph with its batch norms, which are folded into convolutions anew for other parameters.
+    original: Graph,
     executor: Executor,
     image: NodeId,
     logits: NodeId,
@@ -227,7 +229,7 @@ impl Predictor {
     /// When there are too many or too few, or the device has failed.
     pub fn set_parameters(&mut self, parameters: Vec<f32>) -> Result<()> {
         if let Some(loaded) = &mut self.loaded {
-            loaded.executor.write_bank(Bank::Parameters, &parameters)?;
+            loaded.executor.write_bank(Bank::Parameters, &loaded.original.folded(&parameters)?.parameters)?;
         }
         self.parameters = parameters;
         Ok(())
@@ -441,9 +443,12 @@ impl Predictor {
             Some(loaded) => Ok(loaded),
             empty => {
                 let (network, probabilities, labels) = prediction_graph(&self.net, tile)?;
-                let executor = Executor::new(&self.device, &network.graph, &self.parameters)?;
-                let Network { image, logits, .. } = network;
-                Ok(empty.insert(Loaded { tile, executor, image, logits, probabilities, labels }))
+                let Network { graph: original, image, logits, .. } = network;
+                let folded = original.folded(&self.parameters)?;
+                let executor = Executor::new(&self.device, &folded.graph, &folded.parameters)?;
+                let [image, logits, probabilities, labels] =
+                    [image, logits, probabilities, labels].map(|node| folded.kept(node));
+                Ok(empty.insert(Loaded { tile, original, executor, image, logits, probabilities, labels }))
             }
         }
     }

@@ -116,8 +116,11 @@ impl Segmenter {
         for (name, node) in [("logits", logits), ("probabilities", probabilities), ("labels", labels)] {
             graph.mark_output(name, node)?;
         }
-        let plan = Plan::new(gpu, &graph, PlanOptions::default())?;
-        plan.write_bank(Bank::Parameters, parameters)?;
+        let folded = graph.folded(parameters)?;
+        let [input, logits, probabilities, labels] =
+            [input, logits, probabilities, labels].map(|node| folded.kept(node));
+        let plan = Plan::new(gpu, &folded.graph, PlanOptions::default())?;
+        plan.write_bank(Bank::Parameters, &folded.parameters)?;
         Ok(Self { plan, size, texels, input, logits, probabilities, labels })
     }
 
