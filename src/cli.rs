@@ -28,7 +28,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tilewise::executor::Device;
-use tilewise::gpu::DeviceChoice;
+use tilewise::gpu::{DeviceChoice, Limits};
 use tilewise::{Error, Result};
 
 /// U-Net on any GPU: every kernel hand-written in WGSL, every kernel checked against a CPU reference.
@@ -51,6 +51,9 @@ pub(crate) struct Global {
     /// Where to compute: auto, cpu, or an adapter's index or part of its name as `tilewise devices` lists them
     #[arg(long, global = true, value_name = "auto|cpu|N|NAME", default_value = "auto")]
     pub(crate) device: DeviceChoice,
+    /// How much of it to use: all that it offers, or no more than every browser with WebGPU does
+    #[arg(long, global = true, value_name = "adapter|webgpu", default_value = "adapter", value_parser = parse::<Limits>)]
+    pub(crate) limits: Limits,
     /// Seed of everything random; the same seed gives the same result on the same device [default: 1, or the run's]
     #[arg(long, global = true, value_name = "N")]
     pub(crate) seed: Option<u32>,
@@ -98,7 +101,7 @@ enum Command {
 impl Global {
     /// Opens the chosen device and says in one line which it is.
     pub(crate) fn open_device(&self) -> Result<Device> {
-        let device = Device::choose(&self.device)?;
+        let device = Device::choose(&self.device, self.limits)?;
         self.say(&format!("device: {device}"));
         if matches!(device, Device::Cpu) && self.device == DeviceChoice::Auto {
             self.say(&format!("no GPU adapter was found; to get one, {}", tilewise::gpu::device::DRIVER_ADVICE));

@@ -3,7 +3,7 @@
 use crate::array::Tensor;
 use crate::cpu::{self, Banks};
 use crate::error::{Error, Result};
-use crate::gpu::{DeviceChoice, Gpu, MemoryPlan, Plan, PlanOptions};
+use crate::gpu::{DeviceChoice, Gpu, Limits, MemoryPlan, Plan, PlanOptions};
 use crate::graph::{Bank, Graph, NodeId};
 use crate::op::DeviceProfile;
 use std::collections::BTreeMap;
@@ -19,12 +19,12 @@ pub enum Device {
 }
 
 impl Device {
-    /// The device that `choice` names.
+    /// The device that `choice` names, as far as `limits` goes.
     ///
     /// # Errors
     /// As [`Gpu::choose`].
-    pub fn choose(choice: &DeviceChoice) -> Result<Self> {
-        Ok(Gpu::choose(choice)?.map_or(Self::Cpu, Self::Gpu))
+    pub fn choose(choice: &DeviceChoice, limits: Limits) -> Result<Self> {
+        Ok(Gpu::choose(choice, limits)?.map_or(Self::Cpu, Self::Gpu))
     }
 
     /// The GPU, if it is one.

@@ -9,7 +9,7 @@ pub mod profile;
 pub mod requirements;
 pub mod source;
 
-pub use device::{AdapterSummary, DeviceChoice, Gpu, adapters};
+pub use device::{AdapterSummary, DeviceChoice, Gpu, Limits, adapters};
 pub use memory::MemoryPlan;
 pub use pace::LONGEST_SUBMIT;
 pub use plan::{Plan, PlanOptions};

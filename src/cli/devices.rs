@@ -7,7 +7,7 @@ use tilewise::Result;
 use tilewise::gpu::{adapters, device::DRIVER_ADVICE};
 
 pub(crate) fn run(global: &Global) -> Result<ExitCode> {
-    let adapters = adapters()?;
+    let adapters = adapters(global.limits)?;
     if global.json {
         print_json(&adapters)?;
         return Ok(ExitCode::SUCCESS);

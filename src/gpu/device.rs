@@ -3,7 +3,7 @@
 use super::requirements::Need;
 use crate::error::{Error, Result};
 use crate::op::DeviceProfile;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::cmp::Reverse;
 use std::fmt;
 use std::str::FromStr;
@@ -48,6 +48,34 @@ impl fmt::Display for DeviceChoice {
     }
 }
 
+/// What `--limits` says: how much of an adapter is used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Limits {
+    /// Everything that it offers.
+    #[default]
+    Adapter,
+    /// What every browser with WebGPU offers: bindings to 128 MiB, buffers to 256, 8 storage buffers, 16 KiB of workgroup memory, 256
+    /// invocations, no subgroups, no `f16`, no integers of 64 bits. Timestamps, of which no kernel knows, stay.
+    WebGpu,
+}
+
+impl Limits {
+    fn of(self, adapter: &wgpu::Adapter) -> wgpu::Limits {
+        match self {
+            Self::Adapter => adapter.limits(),
+            Self::WebGpu => wgpu::Limits::defaults(),
+        }
+    }
+
+    fn features_of(self, adapter: &wgpu::Adapter) -> wgpu::Features {
+        match self {
+            Self::Adapter => adapter.features(),
+            Self::WebGpu => adapter.features() & wgpu::Features::TIMESTAMP_QUERY,
+        }
+    }
+}
+
 /// One line of the adapter listing.
 #[derive(Clone, Debug, Serialize)]
 pub struct AdapterSummary {
@@ -75,11 +103,15 @@ pub struct AdapterSummary {
     pub subgroup_size: Option<(u32, u32)>,
     /// Whether kernels can be timed on the device.
     pub timestamps: bool,
+    /// How much of the adapter is used; the fields above tell of no more.
+    pub limits: Limits,
 }
 
 impl AdapterSummary {
-    fn new(info: wgpu::AdapterInfo, limits: &wgpu::Limits, features: wgpu::Features) -> Self {
+    fn new(info: wgpu::AdapterInfo, limits: &wgpu::Limits, features: wgpu::Features, used: Limits) -> Self {
         let subgroups = features.contains(wgpu::Features::SUBGROUP);
+        let driver = format!("{} {}", info.driver, info.driver_info);
+        let driver = driver.trim();
         Self {
             kind: match info.device_type {
                 wgpu::DeviceType::DiscreteGpu => "discrete",
@@ -89,7 +121,10 @@ impl AdapterSummary {
                 wgpu::DeviceType::Other => "other",
             },
             backend: info.backend.to_string(),
-            driver: format!("{} {}", info.driver, info.driver_info).trim().to_owned(),
+            driver: match used {
+                Limits::Adapter => driver.to_owned(),
+                Limits::WebGpu => format!("{driver}, at the limits of WebGPU"),
+            },
             name: info.name,
             max_binding_bytes: limits.max_storage_buffer_binding_size,
             max_buffer_bytes: limits.max_buffer_size,
@@ -99,6 +134,7 @@ impl AdapterSummary {
             f16: features.contains(wgpu::Features::SHADER_F16),
             subgroup_size: subgroups.then_some((info.subgroup_min_size, info.subgroup_max_size)),
             timestamps: features.contains(wgpu::Features::TIMESTAMP_QUERY),
+            limits: used,
         }
     }
 
@@ -137,7 +173,7 @@ fn backends(named: Option<&str>) -> Result<wgpu::Backends> {
 }
 
 /// The adapters of this machine, as `WGPU_BACKEND` limits them, in the order that `--device N` counts.
-async fn enumerate() -> Result<Vec<(AdapterSummary, wgpu::Adapter)>> {
+async fn enumerate(limits: Limits) -> Result<Vec<(AdapterSummary, wgpu::Adapter)>> {
     let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
     descriptor.backends = backends(std::env::var("WGPU_BACKEND").ok().as_deref())?;
     // Debug layers and labels in the driver cost time; they come back with WGPU_DEBUG and WGPU_VALIDATION.
@@ -149,17 +185,18 @@ async fn enumerate() -> Result<Vec<(AdapterSummary, wgpu::Adapter)>> {
         adapter.get_downlevel_capabilities().flags.contains(wgpu::DownlevelFlags::COMPUTE_SHADERS)
     };
     let listed = |adapter: wgpu::Adapter| {
-        (AdapterSummary::new(adapter.get_info(), &adapter.limits(), adapter.features()), adapter)
+        let features = limits.features_of(&adapter);
+        (AdapterSummary::new(adapter.get_info(), &limits.of(&adapter), features, limits), adapter)
     };
     Ok(adapters.into_iter().filter(compute).map(listed).collect())
 }
 
-/// The adapter listing.
+/// The adapter listing, of as much of each as `limits` admits.
 ///
 /// # Errors
 /// [`Error::Usage`] when `WGPU_BACKEND` names what is no backend here.
-pub fn adapters() -> Result<Vec<AdapterSummary>> {
-    Ok(pollster::block_on(enumerate())?.into_iter().map(|(summary, _)| summary).collect())
+pub fn adapters(limits: Limits) -> Result<Vec<AdapterSummary>> {
+    Ok(pollster::block_on(enumerate(limits))?.into_iter().map(|(summary, _)| summary).collect())
 }
 
 /// The first candidate that opens, and for each one before it what it failed with.
@@ -214,7 +251,7 @@ pub(super) fn profile_of(info: &wgpu::AdapterInfo, features: wgpu::Features) -> 
 }
 
 impl Gpu {
-    /// Opens the adapter that `choice` names, or `None` where the choice is, or falls back to, the CPU executor.
+    /// Opens the adapter that `choice` names, as far as `limits` goes, or `None` where the choice is, or falls back to, the CPU executor.
     ///
     /// `WGPU_BACKEND` limits the backends, `WGPU_ADAPTER_NAME` what [`DeviceChoice::Auto`] may take.
     ///
@@ -222,19 +259,19 @@ impl Gpu {
     /// [`Error::Device`] when a named adapter does not exist (the message lists those that do) or cannot be opened, or
     /// [`DeviceChoice::Auto`] finds adapters but can open none; it warns of each one that it skips. [`Error::Usage`] when
     /// `WGPU_BACKEND` names what is no backend here.
-    pub fn choose(choice: &DeviceChoice) -> Result<Option<Self>> {
-        pollster::block_on(Self::choose_async(choice))
+    pub fn choose(choice: &DeviceChoice, limits: Limits) -> Result<Option<Self>> {
+        pollster::block_on(Self::choose_async(choice, limits))
     }
 
     /// As [`Gpu::choose`], without blocking.
     ///
     /// # Errors
     /// As [`Gpu::choose`].
-    pub async fn choose_async(choice: &DeviceChoice) -> Result<Option<Self>> {
+    pub async fn choose_async(choice: &DeviceChoice, limits: Limits) -> Result<Option<Self>> {
         if *choice == DeviceChoice::Cpu {
             return Ok(None);
         }
-        let adapters = enumerate().await?;
+        let adapters = enumerate(limits).await?;
         let listing = || {
             let lines: Vec<String> =
                 adapters.iter().enumerate().map(|(index, (summary, _))| format!("\n  {index} {summary}")).collect();
@@ -300,15 +337,15 @@ impl Gpu {
     /// # Errors
     /// [`Error::Device`] with advice when there is none.
     pub fn any() -> Result<Self> {
-        Self::choose(&DeviceChoice::Auto)?
+        Self::choose(&DeviceChoice::Auto, Limits::Adapter)?
             .ok_or_else(|| Error::Device(format!("no GPU adapter was found, and this needs one: {DRIVER_ADVICE}")))
     }
 
     async fn open(summary: AdapterSummary, adapter: &wgpu::Adapter) -> Result<Self> {
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("tilewise"),
-            required_features: adapter.features() & USED,
-            required_limits: adapter.limits(),
+            required_features: summary.limits.features_of(adapter) & USED,
+            required_limits: summary.limits.of(adapter),
             memory_hints: wgpu::MemoryHints::MemoryUsage,
             ..Default::default()
         };
@@ -341,7 +378,7 @@ impl Gpu {
     /// [`Plan::wait`]: super::Plan::wait
     /// [`Plan::read`]: super::Plan::read
     pub fn from_device(adapter: &wgpu::Adapter, device: wgpu::Device, queue: wgpu::Queue) -> Self {
-        let summary = AdapterSummary::new(adapter.get_info(), &device.limits(), device.features());
+        let summary = AdapterSummary::new(adapter.get_info(), &device.limits(), device.features(), Limits::Adapter);
         Self::with(summary, adapter, device, queue, true)
     }
 
@@ -384,7 +421,7 @@ impl Gpu {
 
     /// What the device lacks of these needs, in words, with what to do; `otherwise` is what helps if the adapter lacks it, too.
     pub(super) fn lacks(&self, needs: &[Need], otherwise: &str) -> Option<String> {
-        let (limits, most) = (self.device.limits(), self.adapter.limits());
+        let (limits, most) = (self.device.limits(), self.summary.limits.of(&self.adapter));
         let mut lacking: Vec<&Need> = needs.iter().filter(|need| need.amount > need.limit.of(&limits)).collect();
         // Of each limit, what needs most of it.
         lacking.sort_by_key(|need| (need.limit.field(), Reverse(need.amount)));
