@@ -7,6 +7,7 @@ use crate::error::{Error, Result};
 use crate::op::{Binding, Dispatch, Param};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 /// What a kernel's text declares.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -124,7 +125,10 @@ impl Gpu {
         if let Some(pipeline) = self.pipelines.lock().unwrap_or_else(PoisonError::into_inner).get(&wgsl) {
             return Ok(Arc::clone(pipeline));
         }
+        let start = Instant::now();
+        tracing::debug!("compiling {path} {:?}", dispatch.constants);
         let pipeline = Arc::new(self.compile(path, &wgsl)?);
+        tracing::debug!("compiled {path} in {:.1?}", start.elapsed());
         self.pipelines.lock().unwrap_or_else(PoisonError::into_inner).insert(wgsl, Arc::clone(&pipeline));
         Ok(pipeline)
     }
