@@ -160,6 +160,22 @@ fn killed_with_dropout_augmentation_and_adam_it_goes_on_to_the_same_bytes() {
 }
 
 #[test]
+fn fifty_steps_in_two_processes_end_with_the_same_bytes() {
+    let folder = workplace();
+    let trained = |out: &str, seed: &str| {
+        let run = folder.path().join(out);
+        let everything = ["--device", "auto", "--steps", "50", "--save-every", "50", "--dropout", "0.3", "--augment"];
+        let more = [&everything[..], &["--seed", seed, "--out", run.to_str().unwrap()]].concat();
+        let (code, text) = ended(&train(folder.path(), &more));
+        assert_eq!(code, 0, "{text}");
+        ["last.safetensors", "best.safetensors"].map(|name| fs::read(run.join(name)).unwrap())
+    };
+    let first = trained("first", "1");
+    assert!(first == trained("second", "1"), "the same seed gave other weights or another state of the optimiser");
+    assert!(first != trained("third", "2"), "another seed gave the same");
+}
+
+#[test]
 fn on_a_full_disk_the_old_checkpoint_stays() {
     let folder = workplace();
     let (code, text) = ended(&train(folder.path(), &["--steps", "2"]));
