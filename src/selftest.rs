@@ -94,6 +94,17 @@ pub fn check_case(gpu: &Gpu, case: &Case, candidate: usize, seed: u32) -> Result
     worst.ok_or_else(|| fail("there is no result to compare".into()))
 }
 
+/// A plan of a case's op alone, with its inputs written: to time what [`check_case`] checks.
+///
+/// # Errors
+/// As [`Plan::new`].
+pub fn plan_case(gpu: &Gpu, case: &Case, seed: u32) -> Result<Plan> {
+    let trial = Trial::new(case, seed)?;
+    let plan = Plan::new(gpu, &trial.graph, PlanOptions::default())?;
+    trial.write(&plan)?;
+    Ok(plan)
+}
+
 /// A result against its reference; in words, what does not hold.
 fn compare_tensors(actual: &Tensor<f32>, reference: &Tensor<f64>, bounds: &[f64]) -> Result<Comparison, String> {
     let comparison = match (actual, reference) {
@@ -167,13 +178,15 @@ impl Trial {
         Ok(Self { graph, inputs, values, output, written })
     }
 
+    fn write(&self, plan: &Plan) -> Result<()> {
+        self.inputs.iter().zip(&self.values).try_for_each(|(&node, value)| match (self.graph.bank_of(node), value) {
+            (Some(bank), Tensor::Float(array)) => plan.write_bank(bank, &array.data),
+            _ => plan.write(node, value),
+        })
+    }
+
     fn run(&self, plan: &Plan) -> Result<Vec<Tensor<f32>>> {
-        for (&node, value) in self.inputs.iter().zip(&self.values) {
-            match (self.graph.bank_of(node), value) {
-                (Some(bank), Tensor::Float(array)) => plan.write_bank(bank, &array.data)?,
-                _ => plan.write(node, value)?,
-            }
-        }
+        self.write(plan)?;
         plan.run()?;
         if let Some(output) = self.output {
             return Ok(vec![plan.read(output)?]);
