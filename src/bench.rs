@@ -8,6 +8,7 @@ mod network;
 mod page;
 mod plot;
 pub mod roof;
+mod rounds;
 mod table;
 
 pub use crate::gpu::Spread;
@@ -15,6 +16,7 @@ pub use comparison::{Comparison, Named};
 pub use ladder::{LADDERS, Ladder};
 pub use network::{Checked, Layer, Measured, Pass, Phase, Workload};
 pub use roof::Roof;
+pub use rounds::rounds;
 pub use table::Table;
 
 use crate::checkpoint::atomic;

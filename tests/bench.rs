@@ -2,11 +2,13 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
+use safetensors::SafeTensors;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::PathBuf;
-use std::process::{Command, Output};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
 use tilewise::bench::roof::{Roof, cases};
 use tilewise::bench::{Phase, Report};
 use tilewise::gpu::Gpu;
@@ -213,6 +215,62 @@ fn the_cpu_executor_is_measured_without_what_it_has_not() {
         markdown.contains("### custom: 20×20, base 2, depth 1, batch 3") && markdown.contains("| inference |"),
         "{markdown}"
     );
+}
+
+/// What `bench --rounds` answers to these lines: exit code, answers, what it says beside.
+fn rounds(folder: &Path, more: &[&str], requests: &str) -> (Option<i32>, Vec<Value>, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tilewise"));
+    command.args(["bench", "--input", "20", "--base", "2", "--depth", "1", "--rounds", folder.to_str().unwrap()]);
+    let streams = command.args(more).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut process = streams.spawn().unwrap();
+    process.stdin.take().unwrap().write_all(requests.as_bytes()).unwrap();
+    let output = process.wait_with_output().unwrap();
+    let answers = String::from_utf8(output.stdout).unwrap();
+    let answers = answers.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    (output.status.code(), answers, String::from_utf8(output.stderr).unwrap())
+}
+
+#[test]
+fn rounds_are_timed_on_request_and_results_laid_out_for_other_programs() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |device: &str, name: &str| folder.path().join(device).join(format!("{name}.safetensors"));
+    let floats = |device: &str, file: &str, tensor: &str| -> Vec<f32> {
+        let bytes = fs::read(path(device, file)).unwrap();
+        let file = SafeTensors::deserialize(&bytes).unwrap();
+        file.tensor(tensor).unwrap().data().as_chunks().0.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect()
+    };
+    for device in ["auto", "cpu"] {
+        let requests = "inference 3\ntraining step 1\ninference 0\n";
+        let (code, answers, errors) = rounds(&folder.path().join(device), &["--device", device], requests);
+        assert_eq!(code, Some(0), "{errors}");
+        let [facts, inference, step, none] = answers.as_slice() else { panic!("{answers:?}") };
+        assert!(facts["device"]["name"].is_string() && facts["version"].as_str().unwrap().contains("wgpu 30."));
+        assert!(facts["flops"]["training step"].as_u64() > facts["flops"]["inference"].as_u64());
+        assert!(facts["first_seconds"]["inference"].as_f64().unwrap() > 0.0);
+        let lengths = [inference, step, none].map(|times| times.as_array().unwrap().len());
+        assert_eq!(lengths, [3, 1, 0]);
+        assert!(inference[2].as_f64().unwrap() > 0.0);
+    }
+    for name in ["weights", "inputs"] {
+        assert_eq!(fs::read(path("auto", name)).unwrap(), fs::read(path("cpu", name)).unwrap(), "{name}");
+    }
+    let inputs = fs::read(path("cpu", "inputs")).unwrap();
+    let inputs = SafeTensors::deserialize(&inputs).unwrap();
+    assert_eq!(inputs.tensor("image").unwrap().shape(), [1, 1, 20, 20]);
+    assert_eq!(inputs.tensor("labels").unwrap().shape(), [1, 4, 4]);
+    assert!(floats("cpu", "weights", "head.bias").iter().all(|&bias| bias != 0.0), "a bias that counts");
+    for (file, tensor) in [("outputs", "logits"), ("outputs", "losses"), ("gradients", "encoder0.conv1.weight")] {
+        let (found, expected) = (floats("auto", file, tensor), floats("cpu", file, tensor));
+        let close = |(a, b): (&f32, &f32)| (a - b).abs() <= 1e-4 * (b.abs() + 1e-2);
+        assert!(found.len() == expected.len() && found.iter().zip(&expected).all(close), "{found:?}, {expected:?}");
+    }
+    let losses = floats("cpu", "outputs", "losses");
+    assert!(losses[0] > losses[1] && losses[1] > losses[2], "steps that are told apart: {losses:?}");
+
+    let (code, _, errors) = rounds(folder.path(), &["--device", "cpu"], "guesswork 3\n");
+    assert!(code == Some(2) && errors.contains("guesswork 3") && errors.contains("inference N"), "{errors}");
+    let (code, _, errors) = rounds(folder.path(), &["--preset", "tiny"], "");
+    assert!(code == Some(2) && errors.contains("one network, got 2"), "{errors}");
 }
 
 #[test]

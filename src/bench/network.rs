@@ -57,7 +57,7 @@ impl Workload {
         Ok(Self { name: name.into(), input, base, depth, model: Variant::Unet, batch: 1 })
     }
 
-    fn model(&self) -> UNet {
+    pub(super) fn model(&self) -> UNet {
         let Self { model: variant, base: base_channels, depth, .. } = *self;
         UNet { variant, base_channels, depth, ..UNet::default() }
     }
@@ -72,7 +72,7 @@ impl Workload {
 
     /// What is checked in place of this network: itself, or if its reference would take too long, the smallest input of the same
     /// network, which has the same kernels, or if that is not enough, fewer channels.
-    fn checked(&self) -> Result<Self> {
+    pub(super) fn checked(&self) -> Result<Self> {
         let flops = |workload: &Self| Ok(flops(&workload.network()?.training_step(&Training::default())?.graph));
         let mut checked = self.clone();
         if flops(&checked)? > CHECKED_FLOPS {
@@ -238,13 +238,13 @@ impl Measured {
 }
 
 /// Forward and backward operations of a graph.
-fn flops(graph: &Graph) -> u64 {
+pub(super) fn flops(graph: &Graph) -> u64 {
     let (_, forward, _, backward, _) = graph.table().totals();
     forward + backward
 }
 
 /// Random inputs of a training step. So small a learning rate leaves the network as it is.
-fn inputs(step: &TrainingStep, seed: u32) -> BTreeMap<NodeId, Tensor<f32>> {
+pub(super) fn inputs(step: &TrainingStep, seed: u32) -> BTreeMap<NodeId, Tensor<f32>> {
     let mut random = Random::new(seed, u32::MAX);
     let fills = [
         (step.image, Fill::Normal(1.0)),
@@ -256,7 +256,7 @@ fn inputs(step: &TrainingStep, seed: u32) -> BTreeMap<NodeId, Tensor<f32>> {
 }
 
 /// Writes the inputs that the executor's graph has.
-fn write(executor: &mut Executor, inputs: &BTreeMap<NodeId, Tensor<f32>>) -> Result<()> {
+pub(super) fn write(executor: &mut Executor, inputs: &BTreeMap<NodeId, Tensor<f32>>) -> Result<()> {
     let nodes: Vec<NodeId> = executor.graph().inputs().collect();
     nodes
         .into_iter()
@@ -280,7 +280,7 @@ fn first_step(
 }
 
 /// Runs once and waits.
-fn run(executor: &mut Executor) -> Result<()> {
+pub(super) fn run(executor: &mut Executor) -> Result<()> {
     executor.run()?;
     match executor {
         Executor::Gpu(plan) => plan.wait(),
@@ -305,7 +305,7 @@ fn pass(name: &str, executor: &mut Executor, batch: usize, repeats: usize) -> Re
 }
 
 /// Holds every op of the training step of a network against its reference.
-fn check(gpu: &Gpu, workload: Workload, seed: u32) -> Result<Checked> {
+pub(super) fn check(gpu: &Gpu, workload: Workload, seed: u32) -> Result<Checked> {
     let step = workload.network()?.training_step(&Training::default())?;
     let report = selftest::each_op(gpu, &step.graph, &step.graph.initial_parameters(seed), &inputs(&step, seed))?;
     if let Some(failure) = report.failures.first() {

@@ -1,13 +1,14 @@
 //! `tilewise bench`
 
-use super::{Global, print, print_json};
+use super::{Global, create_folder, print, print_json};
 use clap::Args;
+use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use tilewise::Result;
-use tilewise::bench::{self, Comparison, Report, Settings, Table, Workload};
+use tilewise::bench::{self, Comparison, Settings, Table, Workload};
 use tilewise::checkpoint::atomic;
 use tilewise::models::Variant;
+use tilewise::{Error, Result};
 
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
@@ -47,6 +48,9 @@ pub(crate) struct Arguments {
     /// Measure nothing, and compare results that were saved: before and after, or one device and another
     #[arg(long, value_name = "FILE", num_args = 1.., conflicts_with_all = ["preset", "input", "base", "depth", "model", "batch", "repeats", "json"])]
     compare: Vec<PathBuf>,
+    /// Write the network and its results into a folder, then time it whenever a line of standard input asks: what benches/peers runs
+    #[arg(long, value_name = "FOLDER", conflicts_with_all = ["compare", "save", "csv", "html", "markdown", "repeats"])]
+    rounds: Option<PathBuf>,
 }
 
 /// A preset by its name.
@@ -61,7 +65,19 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
         show(&comparison.tables(), arguments.markdown)?;
         return Ok(ExitCode::SUCCESS);
     }
-    let report = measure(global, arguments)?;
+    let workloads = workloads(arguments)?;
+    let settings = Settings { repeats: arguments.repeats, seed: global.seed.unwrap_or(1) };
+    if let Some(folder) = &arguments.rounds {
+        let [workload] = workloads.as_slice() else {
+            return Err(Error::Usage(format!("--rounds takes one network, got {}", workloads.len())));
+        };
+        create_folder(folder)?;
+        let device = global.open_device()?;
+        bench::rounds(&device, workload, settings, folder, io::stdin().lock(), io::stdout().lock())?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let device = global.open_device()?;
+    let report = bench::run(&device, &workloads, settings, &mut |what| global.say(&format!("measuring {what}")))?;
     if let Some(path) = &arguments.save {
         report.write(path)?;
     }
@@ -75,8 +91,9 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn measure(global: &Global, arguments: &Arguments) -> Result<Report> {
-    let Arguments { input, base, depth, model, batch, repeats, .. } = *arguments;
+/// The networks asked for.
+fn workloads(arguments: &Arguments) -> Result<Vec<Workload>> {
+    let Arguments { input, base, depth, model, batch, .. } = *arguments;
     let mut workloads = arguments.preset.clone();
     for workload in &mut workloads {
         workload.batch = batch;
@@ -87,9 +104,7 @@ fn measure(global: &Global, arguments: &Arguments) -> Result<Report> {
     if workloads.is_empty() {
         workloads.push(Workload { batch, ..Workload::preset("tiny")? });
     }
-    let device = global.open_device()?;
-    let settings = Settings { repeats, seed: global.seed.unwrap_or(1) };
-    bench::run(&device, &workloads, settings, &mut |what| global.say(&format!("measuring {what}")))
+    Ok(workloads)
 }
 
 /// Writes a text to a file, if there is to be one.
