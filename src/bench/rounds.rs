@@ -17,8 +17,9 @@ use std::io::{self, BufRead, Write};
 use std::path::Path;
 use std::time::Instant;
 
-/// The learning rate of the steps whose losses are written: large enough that they tell whether the update is right.
-const RATE: f32 = 0.01;
+/// By what share of the loss the first update lowers it at most, as far as its gradient tells: enough that losses tell whether the update
+/// is right, and so little that no network leaves the slope, where every rounding would grow from step to step.
+const DECREASE: f32 = 0.03;
 
 /// Steps whose losses are written; the third is the first that momentum has a part in.
 const LOSSES: usize = 3;
@@ -66,7 +67,7 @@ pub fn rounds(
     }
     let mut inputs = inputs(&step, settings.seed);
     let rate = |rate| Tensor::from(Array::filled(step.graph.shape(step.rates).clone(), rate));
-    let rate_of_rounds = inputs.insert(step.rates, rate(RATE)).unwrap_or_else(|| rate(0.0));
+    let rate_of_rounds = inputs.insert(step.rates, rate(0.0)).unwrap_or_else(|| rate(0.0));
     let (mut work, mut first_seconds) = (BTreeMap::new(), BTreeMap::new());
     let mut first = |name, graph: &Graph| {
         let start = Instant::now();
@@ -86,10 +87,17 @@ pub fn rounds(
     let bank = |name: &str, bank: &[f32]| {
         save(&folder.join(name), &step.graph, &[Section { prefix: "", bank }], &Metadata::new())
     };
+    let gradients = training.read_bank(Bank::Gradients)?;
     bank("weights.safetensors", &parameters)?;
-    bank("gradients.safetensors", &training.read_bank(Bank::Gradients)?)?;
+    bank("gradients.safetensors", &gradients)?;
     let loss = |training: &Executor| Ok::<_, Error>(training.read(step.loss)?.float().data[0]);
-    let mut losses = vec![loss(&training)?];
+    // The first step left the parameters as they were.
+    let squares: f32 = gradients.iter().map(|gradient| gradient * gradient).sum();
+    // A power of two is the same from devices that round otherwise.
+    inputs.insert(step.rates, rate((DECREASE * loss(&training)? / squares).log2().floor().exp2()));
+    write(&mut training, &inputs)?;
+    training.write_bank(Bank::OptimizerState(0), &vec![0.0; parameters.len()])?;
+    let mut losses = Vec::new();
     while losses.len() < LOSSES {
         run(&mut training)?;
         losses.push(loss(&training)?);
