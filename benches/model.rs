@@ -7,7 +7,7 @@ use std::hint::black_box;
 use tilewise::Graph;
 use tilewise::data::Augmentation;
 use tilewise::executor::{Device, Executor};
-use tilewise::gpu::{DeviceChoice, Gpu, Limits};
+use tilewise::gpu::{DeviceChoice, Gpu};
 use tilewise::graph::NodeId;
 use tilewise::models::{Augmented, Tiles, Training, TrainingStep, UNet, Variant};
 use tilewise::op::Fill;
@@ -21,7 +21,7 @@ const TINY: (usize, UNet) =
 fn training_step(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("model/tiny");
     group.sample_size(10);
-    let gpu = Gpu::choose(&DeviceChoice::Auto, Limits::Adapter).unwrap_or_else(|error| panic!("{error}"));
+    let gpu = Gpu::choose(&DeviceChoice::Auto).unwrap_or_else(|error| panic!("{error}"));
     if let Some(gpu) = &gpu {
         let report = selftest::training_step(gpu, 1).unwrap_or_else(|error| panic!("{error}"));
         assert!(report.failures.is_empty(), "{}", report.failures.join("\n"));
@@ -84,7 +84,7 @@ fn augmentation(criterion: &mut Criterion) {
         let inputs = [given(&step), drawn(&nodes).to_vec()].concat();
         Ok((step.graph, inputs))
     };
-    let gpu = Gpu::choose(&DeviceChoice::Auto, Limits::Adapter).unwrap_or_else(|error| panic!("{error}"));
+    let gpu = Gpu::choose(&DeviceChoice::Auto).unwrap_or_else(|error| panic!("{error}"));
     for device in gpu.map(Device::Gpu).into_iter().chain([Device::Cpu]) {
         let name = device.gpu().map_or("cpu executor".to_owned(), |gpu| gpu.adapter().to_string());
         for (what, built) in

@@ -5,7 +5,7 @@
 use tilewise::checkpoint::Weights;
 use tilewise::data::Image;
 use tilewise::executor::Device;
-use tilewise::gpu::{DeviceChoice, Limits};
+use tilewise::gpu::DeviceChoice;
 use tilewise::predict::Predictor;
 use tilewise::{Error, Result};
 
@@ -29,8 +29,7 @@ fn main() -> Result<()> {
         net.depth
     );
     if let Some((image, out)) = images {
-        let mut predictor =
-            Predictor::new(Device::choose(&DeviceChoice::Auto, Limits::Adapter)?, net, parameters, None)?;
+        let mut predictor = Predictor::new(Device::choose(&DeviceChoice::Auto)?, net, parameters, None)?;
         predictor.predict(&Image::read(image)?)?.label_map().write_classes(out)?;
     }
     Ok(())

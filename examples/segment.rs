@@ -5,7 +5,7 @@
 use tilewise::checkpoint::Weights;
 use tilewise::data::Image;
 use tilewise::executor::Device;
-use tilewise::gpu::{DeviceChoice, Limits};
+use tilewise::gpu::DeviceChoice;
 use tilewise::picture::Picture;
 use tilewise::predict::Predictor;
 use tilewise::{Error, Result};
@@ -15,7 +15,7 @@ fn main() -> Result<()> {
     let [weights, image, out] = arguments.as_slice() else {
         return Err(Error::Usage("expected WEIGHTS.safetensors IMAGE.png OUT.png".into()));
     };
-    let device = Device::choose(&DeviceChoice::Auto, Limits::Adapter)?;
+    let device = Device::choose(&DeviceChoice::Auto)?;
     let mut predictor = Predictor::load(device, &Weights::load(weights)?, None)?;
     let image = Image::read(image)?;
     let prediction = predictor.predict(&image)?;

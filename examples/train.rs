@@ -4,7 +4,7 @@
 
 use tilewise::data::{Image, LabelMap, Prepared, Sample, Truth};
 use tilewise::executor::Device;
-use tilewise::gpu::{DeviceChoice, Limits};
+use tilewise::gpu::DeviceChoice;
 use tilewise::predict::Predictor;
 use tilewise::random::Random;
 use tilewise::train::{Config, Trainer};
@@ -29,7 +29,7 @@ fn sample(number: u32) -> Sample {
 }
 
 fn main() -> Result<()> {
-    let device = Device::choose(&DeviceChoice::Auto, Limits::Adapter)?;
+    let device = Device::choose(&DeviceChoice::Auto)?;
     println!("device: {device}");
     let config = Config { base: 8, depth: 2, batch: 2, steps: 60, learning_rate: Some(0.05), ..Config::default() };
     let net = config.model(1, 2);

@@ -101,7 +101,7 @@ enum Command {
 impl Global {
     /// Opens the chosen device and says in one line which it is.
     pub(crate) fn open_device(&self) -> Result<Device> {
-        let device = Device::choose(&self.device, self.limits)?;
+        let device = Device::choose_within(&self.device, self.limits)?;
         self.say(&format!("device: {device}"));
         if matches!(device, Device::Cpu) && self.device == DeviceChoice::Auto {
             self.say(&format!("no GPU adapter was found; to get one, {}", tilewise::gpu::device::DRIVER_ADVICE));

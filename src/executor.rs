@@ -19,12 +19,20 @@ pub enum Device {
 }
 
 impl Device {
+    /// The device that `choice` names.
+    ///
+    /// # Errors
+    /// As [`Gpu::choose`].
+    pub fn choose(choice: &DeviceChoice) -> Result<Self> {
+        Self::choose_within(choice, Limits::Adapter)
+    }
+
     /// The device that `choice` names, as far as `limits` goes.
     ///
     /// # Errors
     /// As [`Gpu::choose`].
-    pub fn choose(choice: &DeviceChoice, limits: Limits) -> Result<Self> {
-        Ok(Gpu::choose(choice, limits)?.map_or(Self::Cpu, Self::Gpu))
+    pub fn choose_within(choice: &DeviceChoice, limits: Limits) -> Result<Self> {
+        Ok(pollster::block_on(Gpu::choose_within(choice, limits))?.map_or(Self::Cpu, Self::Gpu))
     }
 
     /// The GPU, if it is one.

@@ -8,7 +8,8 @@ use tilewise::selftest::{self, KernelReport};
 
 /// The best adapter, as far as these limits go.
 fn gpu(limits: Limits) -> Gpu {
-    let gpu = Gpu::choose(&DeviceChoice::Auto, limits).unwrap_or_else(|error| panic!("{error}"));
+    let gpu =
+        pollster::block_on(Gpu::choose_within(&DeviceChoice::Auto, limits)).unwrap_or_else(|error| panic!("{error}"));
     gpu.unwrap_or_else(|| panic!("no GPU adapter was found: {DRIVER_ADVICE}"))
 }
 

@@ -8,7 +8,7 @@ use tilewise::Error;
 use tilewise::array::{Array, Real, Tensor};
 use tilewise::cpu::{banks, evaluate};
 use tilewise::executor::{Device, Executor};
-use tilewise::gpu::{DeviceChoice, Gpu, Limits, MemoryPlan, Plan, PlanOptions};
+use tilewise::gpu::{DeviceChoice, Gpu, MemoryPlan, Plan, PlanOptions};
 use tilewise::graph::{Bank, Graph, Init, NodeId};
 use tilewise::models::{Training, TrainingStep, UNet, Variant};
 use tilewise::op::{Binding, Bound, Candidate, DeviceProfile, Dispatch, Fill, Kernel, Op, Param};
@@ -422,9 +422,9 @@ fn a_tensor_past_the_devices_limits_is_named_with_what_is_needed_and_offered() {
 #[test]
 fn unknown_devices_are_answered_with_the_listing() {
     for choice in [DeviceChoice::Index(99), DeviceChoice::Name("no such thing".into())] {
-        let message = Gpu::choose(&choice, Limits::Adapter).unwrap_err().to_string();
+        let message = Gpu::choose(&choice).unwrap_err().to_string();
         assert!(message.contains("auto, cpu, or one of"), "{message}");
         assert!(message.contains(&gpu().adapter().name), "{message}");
     }
-    assert!(Gpu::choose(&DeviceChoice::Cpu, Limits::Adapter).unwrap().is_none());
+    assert!(Gpu::choose(&DeviceChoice::Cpu).unwrap().is_none());
 }

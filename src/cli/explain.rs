@@ -87,8 +87,11 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
     let Network { graph: mut inference, logits, .. } = net.inference(arguments.batch, [side; 2])?;
     inference.mark_output("logits", logits)?;
     // Opening a device takes time and may fail, so only one that is named is asked what kernels it gets.
-    let device =
-        if global.device == DeviceChoice::Auto { Device::Cpu } else { Device::choose(&global.device, global.limits)? };
+    let device = if global.device == DeviceChoice::Auto {
+        Device::Cpu
+    } else {
+        Device::choose_within(&global.device, global.limits)?
+    };
     let (profile, planned_for) = device
         .gpu()
         .map_or((&DeviceProfile::PORTABLE, "any GPU".into()), |gpu| (gpu.profile(), gpu.adapter().to_string()));

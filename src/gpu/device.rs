@@ -251,7 +251,7 @@ pub(super) fn profile_of(info: &wgpu::AdapterInfo, features: wgpu::Features) -> 
 }
 
 impl Gpu {
-    /// Opens the adapter that `choice` names, as far as `limits` goes, or `None` where the choice is, or falls back to, the CPU executor.
+    /// Opens the adapter that `choice` names, or `None` where the choice is, or falls back to, the CPU executor.
     ///
     /// `WGPU_BACKEND` limits the backends, `WGPU_ADAPTER_NAME` what [`DeviceChoice::Auto`] may take.
     ///
@@ -259,15 +259,15 @@ impl Gpu {
     /// [`Error::Device`] when a named adapter does not exist (the message lists those that do) or cannot be opened, or
     /// [`DeviceChoice::Auto`] finds adapters but can open none; it warns of each one that it skips. [`Error::Usage`] when
     /// `WGPU_BACKEND` names what is no backend here.
-    pub fn choose(choice: &DeviceChoice, limits: Limits) -> Result<Option<Self>> {
-        pollster::block_on(Self::choose_async(choice, limits))
+    pub fn choose(choice: &DeviceChoice) -> Result<Option<Self>> {
+        pollster::block_on(Self::choose_within(choice, Limits::Adapter))
     }
 
-    /// As [`Gpu::choose`], without blocking.
+    /// As [`Gpu::choose`], as far as `limits` goes, and without blocking.
     ///
     /// # Errors
     /// As [`Gpu::choose`].
-    pub async fn choose_async(choice: &DeviceChoice, limits: Limits) -> Result<Option<Self>> {
+    pub async fn choose_within(choice: &DeviceChoice, limits: Limits) -> Result<Option<Self>> {
         if *choice == DeviceChoice::Cpu {
             return Ok(None);
         }
@@ -337,7 +337,7 @@ impl Gpu {
     /// # Errors
     /// [`Error::Device`] with advice when there is none.
     pub fn any() -> Result<Self> {
-        Self::choose(&DeviceChoice::Auto, Limits::Adapter)?
+        Self::choose(&DeviceChoice::Auto)?
             .ok_or_else(|| Error::Device(format!("no GPU adapter was found, and this needs one: {DRIVER_ADVICE}")))
     }
 
