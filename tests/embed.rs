@@ -5,12 +5,13 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
+use std::time::Duration;
 use tilewise::array::{Array, Tensor};
 use tilewise::checkpoint::Weights;
 use tilewise::data::Image;
 use tilewise::executor::{Device, Executor};
 use tilewise::gpu::{Limit, Plan, PlanOptions, Requirements};
-use tilewise::graph::{Graph, NodeId};
+use tilewise::graph::{Bank, Graph, NodeId};
 use tilewise::models::{UNet, Variant};
 use tilewise::predict::{Predictor, Segmenter, Texels};
 use tilewise::random::Random;
@@ -183,6 +184,36 @@ fn plans_share_a_device_from_several_threads() {
             scope.spawn(|| assert_eq!(plan.read(y).unwrap(), sixteen(|i| i as f32)));
         }
     });
+}
+
+/// A plan whose runs are several submits is run by several threads; none may come between the submits of another.
+#[test]
+fn runs_of_several_submits_stay_whole() {
+    let (adapter, device, queue) = host(wgpu::Limits::default());
+    let gpu = Gpu::from_device(&adapter, device, queue);
+    let net = net(Variant::Unet, 1);
+    let mut network = net.inference(1, [net.legal_above(60); 2]).unwrap();
+    network.graph.mark_output("logits", network.logits).unwrap();
+    let plan = |longest_submit| {
+        let options = PlanOptions { longest_submit, ..PlanOptions::default() };
+        let plan = Plan::new(&gpu, &network.graph, options).unwrap();
+        plan.write_bank(Bank::Parameters, &parameters(&net)).unwrap();
+        let side = net.legal_above(60);
+        let pixels = image([side; 2], 1).pixels;
+        let shape = TensorType::f32([1, side, side, 1]).unwrap().shape;
+        plan.write(network.image, &Array::new(shape, pixels).unwrap().into()).unwrap();
+        plan
+    };
+    let whole = plan(Duration::from_secs(1));
+    whole.run().unwrap();
+    let expected = whole.read(network.logits).unwrap();
+    let cut = plan(Duration::from_nanos(1));
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| (0..5).for_each(|_| cut.run().unwrap()));
+        }
+    });
+    assert_eq!(cut.read(network.logits).unwrap(), expected);
 }
 
 #[test]

@@ -77,6 +77,8 @@ pub struct Plan {
     staging: Mutex<wgpu::Buffer>,
     pub(super) steps: Vec<Step>,
     pace: Pace,
+    /// Held during a run, whose submits those of another thread's run must not come between.
+    running: Mutex<()>,
 }
 
 impl std::fmt::Debug for Plan {
@@ -131,6 +133,7 @@ impl Plan {
             staging,
             steps: Vec::new(),
             pace: Pace::new(std::iter::empty(), options.longest_submit),
+            running: Mutex::default(),
         };
         plan.steps = plan.resolve()?;
         plan.pace = Pace::new(plan.work()?.into_iter(), options.longest_submit);
@@ -372,6 +375,7 @@ impl Plan {
     /// # Errors
     /// When the device has failed.
     pub fn run(&self) -> Result<()> {
+        let _running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(pieces) = self.pace.settled() {
             pieces.iter().try_for_each(|piece| self.submit(&self.steps[piece.clone()]))?;
             return self.gpu.check();
