@@ -26,7 +26,8 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
-from make_golden import Random, UNet
+from make_golden import Random
+from paper_unet import UNet
 from make_models import NETWORKS, Net, initialise, scores
 
 BOUND = 1e-4
