@@ -1,5 +1,5 @@
-// mean = sum over strips of n * m / terms, variance = sum over strips of (q + n * (m - mean)^2) / terms,
-// where n is the number of a strip's terms, m their mean and q the sum of the squares of their distances to it
+// mean = m0 + sum over strips of n * (m - m0) / terms, variance = sum over strips of (q + n * (m - mean)^2) / terms,
+// where n is the number of a strip's terms, m their mean (m0: of the first strip), q the sum of the squares of their distances to it
 // One invocation owns one mean and its variance, one workgroup 64 neighbours. Bytes moved: 12 per strip, 8 per statistic.
 struct Params { count: u32, groups: u32, terms: u32, strips: u32 }
 
@@ -17,12 +17,13 @@ fn main(
     if i >= params.count {
         return;
     }
+    let pivot = partials[i];
     var sum = 0.0;
     for (var strip = 0u; strip < params.strips; strip++) {
         let terms = f32((params.terms - strip - 1u) / params.strips + 1u);
-        sum += terms * partials[strip * 2u * params.count + i];
+        sum += terms * (partials[strip * 2u * params.count + i] - pivot);
     }
-    let mean = sum / f32(params.terms);
+    let mean = pivot + sum / f32(params.terms);
     var squares = 0.0;
     for (var strip = 0u; strip < params.strips; strip++) {
         let terms = f32((params.terms - strip - 1u) / params.strips + 1u);

@@ -1,7 +1,8 @@
 // Of each strip of the terms behind a mean and a variance: partials[strip, 0, k] = the mean of its terms,
 // partials[strip, 1, k] = the sum of the squares of their distances to that mean
 // k counts the statistics: groups of channels in each of several sets of pixels
-// Strip s has the terms s, s + strips, s + 2 strips, …
+// Strip s has the terms s, s + strips, s + 2 strips, …; the mean is its first one plus the mean distance to that, so that
+// rounding is in proportion to how far terms lie apart and the mean of equal ones is what they are.
 // One invocation owns a strip of one statistic, one workgroup 64 neighbours. Bytes moved: 8 per term, 8 per strip.
 struct Params { count: u32, statistics: u32, groups: u32, pixels: u32, channels: u32, strips: u32 }
 
@@ -24,11 +25,12 @@ fn main(
     let size = params.channels / params.groups;
     let terms = params.pixels * size;
     let first = k / params.groups * params.pixels * params.channels + k % params.groups * size;
+    let pivot = x[first + strip / size * params.channels + strip % size];
     var sum = 0.0;
     for (var t = strip; t < terms; t += params.strips) {
-        sum += x[first + t / size * params.channels + t % size];
+        sum += x[first + t / size * params.channels + t % size] - pivot;
     }
-    let mean = sum / f32((terms - strip - 1u) / params.strips + 1u);
+    let mean = pivot + sum / f32((terms - strip - 1u) / params.strips + 1u);
     var squares = 0.0;
     for (var t = strip; t < terms; t += params.strips) {
         let distance = x[first + t / size * params.channels + t % size] - mean;

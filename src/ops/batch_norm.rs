@@ -274,15 +274,29 @@ impl Op for BatchNormMoments {
         let strips = strips(extents.terms());
         let additions = (extents.terms().div_ceil(strips) + strips) as f64;
         let mut bounds = vec![0.0; moments.len()];
+        // Both sums, a difference, the product with the number of terms, two divisions of 2.5 ULP.
+        let share = compound((additions + 13.0) * UNIT_ROUNDOFF);
         for k in 0..extents.sets * extents.groups {
             let at = extents.mean(k / extents.groups, k % extents.groups);
-            let magnitudes = elements(extents, x, k).map(f64::abs);
-            let (mean_magnitude, _) = mean_and_variance(magnitudes.clone());
-            // Both sums, the product with the number of terms, two divisions of 2.5 ULP.
-            let share = compound((additions + 11.0) * UNIT_ROUNDOFF);
-            bounds[at] = share * mean_magnitude + FLUSHED;
+            let values: Vec<f64> = elements(extents, x, k).collect();
+            // Of each strip the mean, by how much it may be off, being its first term plus the mean distance to that, and its terms.
+            let strip = |first: usize| {
+                let terms = values[first..].iter().step_by(strips);
+                let (mean, _) = mean_and_variance(terms.clone().copied());
+                let (distance, _) = mean_and_variance(terms.clone().map(|x| (x - values[first]).abs()));
+                (mean, share * distance, terms.len() as f64)
+            };
+            let strip_means: Vec<(f64, f64, f64)> = (0..strips).map(strip).collect();
+            let last_addition = 2.0 * UNIT_ROUNDOFF * values.iter().fold(0.0, |largest: f64, x| largest.max(x.abs()));
+            let strip_error = strip_means.iter().fold(0.0, |largest: f64, &(_, error, _)| largest.max(error));
+            let strip_error = strip_error + last_addition + FLUSHED;
+            // The mean is that of the first strip plus the mean distance of them all to that, whose own error cancels.
+            let distances: f64 =
+                strip_means.iter().map(|(mean, _, terms)| terms * (mean - strip_means[0].0).abs()).sum();
+            let distance = distances / values.len() as f64 + 2.0 * strip_error;
+            bounds[at] = strip_error + share * distance + last_addition + FLUSHED;
             // What means that are off by at most d do to the sum of squares, by Cauchy and Schwarz; then its own roundings.
-            let d = 2.0 * share * magnitudes.fold(0.0, f64::max);
+            let d = strip_error + bounds[at];
             let variance = moments[at + extents.groups];
             let centre = 2.0 * variance.sqrt() * d + 2.0 * d * d;
             let rounding = compound((additions + 12.0) * UNIT_ROUNDOFF);
@@ -409,11 +423,13 @@ fn cases_over(extents: [usize; 4], over: Over, what: &str) -> Result<Vec<Case>, 
     let [sums, grad_moments] = [groups.sums()?, groups.moments()?].map(|numbers| (numbers, Fill::Normal(1.0)));
     let images = (x, Fill::Normal(1.0));
     let offset = (images.0.clone(), Fill::Uniform(3.0, 5.0));
+    let constant = (images.0.clone(), Fill::Constant(213.1));
     let parameter = |weight| Arc::new(BatchNormGradParameter { norm, weight });
     let name = format!("{extents:?} {over:?} {what}");
     let case = |op: Arc<dyn AnyOp>, inputs: Vec<(TensorType, Fill)>| Case { name: name.clone(), op, inputs };
     Ok(vec![
         case(Arc::new(BatchNormMoments { over }), vec![offset]),
+        Case { name: format!("{name}, all equal"), ..case(Arc::new(BatchNormMoments { over }), vec![constant]) },
         case(Arc::new(norm), vec![images.clone(), moments.clone(), channels.clone(), channels.clone()]),
         case(Arc::new(BatchNormGradSums { over }), vec![images.clone(), moments.clone(), images.clone()]),
         case(Arc::new(BatchNormGradInput(norm)), vec![moments.clone(), channels.clone(), images.clone()]),
