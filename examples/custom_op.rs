@@ -12,7 +12,7 @@ use tilewise::op::{
     Backward, Binding, Bound, Candidate, Case, DeviceProfile, Dispatch, Fill, Kernel, Op, UNIT_ROUNDOFF, workgroup_grid,
 };
 use tilewise::selftest::check_case;
-use tilewise::shape::TensorType;
+use tilewise::shape::{DType, TensorType};
 use tilewise::{Gpu, Graph, Result};
 
 /// In a crate with a folder of shaders: `tilewise::kernel!("hard_swish/forward")`.
@@ -71,9 +71,10 @@ fn launch(kernel: Kernel, bindings: Vec<Binding>, output: &TensorType) -> Vec<Ca
     ]
 }
 
-/// Each element by a product, a sum and a quotient, of which each rounds once (a quotient by up to 2.5 units).
+/// Each element by a sum, two products and a quotient, of which each rounds once (a quotient by up to 2.5 units; sums near zero not at all);
+/// and the smallest numbers may count as zero.
 fn bound(output: &Tensor<f64>) -> Bound {
-    let error = |value: &f64| 8.0 * UNIT_ROUNDOFF * value.abs() + 1e-6;
+    let error = |value: &f64| 8.0 * UNIT_ROUNDOFF * value.abs() + f64::from(f32::MIN_POSITIVE);
     Bound::Elements(output.float().data.iter().map(error).collect())
 }
 
@@ -82,7 +83,10 @@ impl Op for HardSwish {
         "hard_swish"
     }
     fn output(&self, inputs: &[TensorType]) -> Result<TensorType, String> {
-        Ok(inputs[0].clone())
+        match inputs {
+            [x] if x.dtype == DType::F32 => Ok(x.clone()),
+            _ => Err(format!("expected one tensor of floats, got {inputs:?}")),
+        }
     }
     fn reference<T: Real>(&self, inputs: &[&Tensor<T>]) -> Vec<Tensor<T>> {
         let (x, three, six) = (inputs[0].float(), T::from_f64(3.0), T::from_f64(6.0));
@@ -109,7 +113,10 @@ impl Op for HardSwishGrad {
         "hard_swish_grad"
     }
     fn output(&self, inputs: &[TensorType]) -> Result<TensorType, String> {
-        Ok(inputs[0].clone())
+        match inputs {
+            [x, grad_output] if x == grad_output && x.dtype == DType::F32 => Ok(x.clone()),
+            _ => Err(format!("expected two tensors of floats of one shape, got {inputs:?}")),
+        }
     }
     fn reference<T: Real>(&self, inputs: &[&Tensor<T>]) -> Vec<Tensor<T>> {
         let (x, grad) = (inputs[0].float(), &inputs[1].float().data);

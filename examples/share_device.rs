@@ -167,6 +167,13 @@ fn main() -> Result<(), Box<dyn Error>> {
         Some(weights) => Weights::load(weights)?.network()?,
         None => trained(&gpu)?,
     };
+    if net.classes != 2 {
+        return Err(format!(
+            "the overlay shows one kind of foreground, the network tells {} classes apart",
+            net.classes
+        )
+        .into());
+    }
     let segmenter = Segmenter::new(&gpu, &net, &parameters, [SIDE as usize; 2], Texels::Rgba8)?;
 
     // One frame: draw, segment, draw over it.

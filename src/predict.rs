@@ -188,9 +188,10 @@ impl Predictor {
     /// A predictor with tiles of this size, or of a size that fits each image and the device.
     ///
     /// # Errors
-    /// [`Error::Usage`] when the tile is illegal for the network (the message names the nearest legal ones) or so small that
-    /// aligned tiles cannot advance, or there are too many or too few parameters.
+    /// As [`UNet::validate`]; [`Error::Usage`] when the tile is illegal for the network (the message names the nearest legal ones) or so
+    /// small that aligned tiles cannot advance, or there are too many or too few parameters.
     pub fn new(device: Device, net: UNet, parameters: Vec<f32>, tile: Option<[usize; 2]>) -> Result<Self> {
+        net.validate()?;
         for side in tile.into_iter().flatten() {
             if tile_step(&net, side)? == 0 {
                 return Err(Error::Usage(format!(
@@ -203,11 +204,7 @@ impl Predictor {
             }
         }
         let smallest = [smallest_tile(&net); 2];
-        let expected = net.inference(1, smallest)?.graph.bank_elements();
-        if parameters.len() != expected {
-            let found = parameters.len();
-            return Err(Error::Usage(format!("the network has {expected} parameters (with padding), got {found}")));
-        }
+        check_count(net.inference(1, smallest)?.graph.bank_elements(), parameters.len())?;
         Ok(Self { device, net, parameters, tile, averaging: Averaging::default(), threshold: None, loaded: None })
     }
 
@@ -228,6 +225,7 @@ impl Predictor {
     /// # Errors
     /// When there are too many or too few, or the device has failed.
     pub fn set_parameters(&mut self, parameters: Vec<f32>) -> Result<()> {
+        check_count(self.parameters.len(), parameters.len())?;
         if let Some(loaded) = &mut self.loaded {
             loaded.executor.write_bank(Bank::Parameters, &loaded.original.folded(&parameters)?.parameters)?;
         }
@@ -270,6 +268,7 @@ impl Predictor {
         }
     }
 
+    /// Whether the network with its batch norms fits, which takes no less than it does without them.
     fn fits(&self, tile: [usize; 2]) -> Result<bool> {
         let (network, ..) = prediction_graph(&self.net, tile)?;
         let profile = self.device.gpu().map_or(&DeviceProfile::PORTABLE, |gpu| gpu.profile());
@@ -452,6 +451,13 @@ impl Predictor {
             }
         }
     }
+}
+
+fn check_count(expected: usize, found: usize) -> Result<()> {
+    if expected == found {
+        return Ok(());
+    }
+    Err(Error::Usage(format!("the network has {expected} parameters (with padding), got {found}")))
 }
 
 /// How many tiles of this output cover an axis when they advance by `step`.

@@ -236,7 +236,26 @@ fn a_result_is_awaited_while_the_host_polls() {
     assert!(pollster::block_on(plan.read_async(x)).unwrap_err().to_string().contains("only outputs"));
 }
 
-/// The texels of an image, rows aligned as textures have them.
+/// What happens to a device is an error of the call that meets it, and nothing panics.
+#[test]
+fn a_device_that_is_gone_is_an_error() {
+    let (adapter, device, queue) = host(wgpu::Limits::default());
+    let heard = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&heard);
+    device.on_uncaptured_error(Arc::new(move |_| {
+        counter.fetch_add(1, Ordering::SeqCst);
+    }));
+    let gpu = Gpu::from_device(&adapter, device.clone(), queue);
+    let (graph, x, y) = relu();
+    let plan = Plan::new(&gpu, &graph, PlanOptions::default()).unwrap();
+    device.destroy();
+    let outcomes = [plan.write(x, &sixteen(|_| 1.0)), plan.run(), plan.read(y).map(drop)];
+    assert!(outcomes.iter().any(Result::is_err), "{outcomes:?}");
+    assert!(Plan::new(&gpu, &graph, PlanOptions::default()).is_err());
+    assert_eq!(heard.load(Ordering::SeqCst), 0, "our errors are no business of the host's handler");
+}
+
+/// The texels of an image, without gaps between rows.
 fn texels(image: &Image, order: [usize; 3]) -> Vec<u8> {
     let mut bytes = Vec::new();
     for row in image.pixels.chunks(image.width * image.channels) {
@@ -248,18 +267,24 @@ fn texels(image: &Image, order: [usize; 3]) -> Vec<u8> {
     bytes
 }
 
-fn texture(gpu: &Gpu, [height, width]: [usize; 2], format: wgpu::TextureFormat, bytes: &[u8]) -> wgpu::Texture {
-    let size = wgpu::Extent3d { width: width as u32, height: height as u32, depth_or_array_layers: 1 };
-    let texture = gpu.device().create_texture(&wgpu::TextureDescriptor {
+/// A texture that can be copied.
+fn described([height, width]: [usize; 2], format: wgpu::TextureFormat) -> wgpu::TextureDescriptor<'static> {
+    wgpu::TextureDescriptor {
         label: None,
-        size,
+        size: wgpu::Extent3d { width: width as u32, height: height as u32, depth_or_array_layers: 1 },
         mip_level_count: 1,
         sample_count: 1,
         dimension: wgpu::TextureDimension::D2,
         format,
         usage: wgpu::TextureUsages::COPY_SRC | wgpu::TextureUsages::COPY_DST,
         view_formats: &[],
-    });
+    }
+}
+
+/// A texture with these texels.
+fn texture(gpu: &Gpu, size: [usize; 2], format: wgpu::TextureFormat, bytes: &[u8]) -> wgpu::Texture {
+    let texture = gpu.device().create_texture(&described(size, format));
+    let (width, size) = (size[1], texture.size());
     let layout = wgpu::TexelCopyBufferLayout { offset: 0, bytes_per_row: Some(4 * width as u32), rows_per_image: None };
     gpu.queue().write_texture(texture.as_image_copy(), bytes, layout, size);
     texture
@@ -323,23 +348,58 @@ fn what_does_not_fit_a_segmenter_is_refused() {
     assert!(segmenter(&one, [0, 5]).unwrap_err().to_string().contains("nothing to segment"));
     assert!(segmenter(&net(Variant::Unet, 4), [8, 8]).unwrap_err().to_string().contains("3 colours"));
     let segmenter = segmenter(&one, [8, 8]).unwrap();
-    let refused = |size, format, usage: wgpu::TextureUsages| {
-        let descriptor = wgpu::TextureDescriptor {
-            label: None,
-            size,
-            mip_level_count: 1,
-            sample_count: 1,
-            dimension: wgpu::TextureDimension::D2,
-            format,
-            usage,
-            view_formats: &[],
-        };
-        let texture = gpu.device().create_texture(&descriptor);
+    let refused = |descriptor: &wgpu::TextureDescriptor<'_>| {
+        let texture = gpu.device().create_texture(descriptor);
         segmenter.copy_from(&mut encoder(gpu.device()), &texture).unwrap_err().to_string()
     };
-    let size = |side| wgpu::Extent3d { width: side, height: side, depth_or_array_layers: 1 };
-    let (rgba, copied) = (wgpu::TextureFormat::Rgba8Unorm, wgpu::TextureUsages::COPY_SRC);
-    assert!(refused(size(9), rgba, copied).contains("9×9 pixels"));
-    assert!(refused(size(8), wgpu::TextureFormat::Bgra8Unorm, copied).contains("Bgra8Unorm"));
-    assert!(refused(size(8), rgba, wgpu::TextureUsages::COPY_DST).contains("COPY_SRC"));
+    let rgba = wgpu::TextureFormat::Rgba8Unorm;
+    assert!(refused(&described([9; 2], rgba)).contains("9×9 pixels"));
+    assert!(refused(&described([8; 2], wgpu::TextureFormat::Bgra8Unorm)).contains("Bgra8Unorm"));
+    let usage = wgpu::TextureUsages::COPY_DST;
+    assert!(refused(&wgpu::TextureDescriptor { usage, ..described([8; 2], rgba) }).contains("COPY_SRC"));
+    let usage = wgpu::TextureUsages::RENDER_ATTACHMENT | wgpu::TextureUsages::COPY_SRC;
+    let samples = wgpu::TextureDescriptor { sample_count: 4, usage, ..described([8; 2], rgba) };
+    assert!(refused(&samples).contains("4 sample(s)"));
+    let volume = wgpu::TextureDescriptor { dimension: wgpu::TextureDimension::D3, ..described([8; 2], rgba) };
+    assert!(refused(&volume).contains("D3"));
+}
+
+/// A frame of one grey level is all zeros once it is normalised, at whatever level and size.
+#[test]
+fn a_frame_of_one_grey_level_is_nothing_to_a_segmenter() {
+    let (adapter, device, queue) = host(wgpu::Limits::default());
+    let gpu = Gpu::from_device(&adapter, device, queue);
+    let net = UNet { base_channels: 1, depth: 1, ..net(Variant::Unet, 1) };
+    let size = [121, 167];
+    let segmenter = Segmenter::new(&gpu, &net, &parameters(&net), size, Texels::Floats).unwrap();
+    let logits = |level: f32| {
+        let input = segmenter.input().unwrap();
+        gpu.queue().write_buffer(input.buffer(), input.offset(), bytemuck::cast_slice(&vec![level; size[0] * size[1]]));
+        let mut encoder = encoder(gpu.device());
+        segmenter.record_into(&mut encoder);
+        gpu.queue().submit([encoder.finish()]);
+        let &(_, node) = segmenter.plan().graph().outputs().iter().find(|(output, _)| output == "logits").unwrap();
+        segmenter.plan().read(node).unwrap()
+    };
+    let black = logits(0.0);
+    for level in 1..=255 {
+        assert_eq!(logits(level as f32), black, "{level}");
+    }
+}
+
+#[test]
+fn networks_that_cannot_be_are_refused() {
+    let (adapter, device, queue) = host(wgpu::Limits::default());
+    let gpu = Gpu::from_device(&adapter, device, queue);
+    let deep = UNet { depth: 70, ..net(Variant::Unet, 1) };
+    let outcomes = [
+        Segmenter::new(&gpu, &deep, &[], [8, 8], Texels::Rgba8).map(drop),
+        Predictor::new(Device::Gpu(gpu.clone()), deep, vec![], None).map(drop),
+    ];
+    for outcome in outcomes {
+        assert!(outcome.unwrap_err().to_string().contains("1 to 7 poolings"));
+    }
+    let one = net(Variant::Unet, 1);
+    let mut predictor = Predictor::new(Device::Gpu(gpu), one, parameters(&one), None).unwrap();
+    assert!(predictor.set_parameters(vec![0.0; 3]).unwrap_err().to_string().contains("got 3"));
 }

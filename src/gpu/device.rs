@@ -6,6 +6,7 @@ use crate::op::DeviceProfile;
 use serde::{Deserialize, Serialize};
 use std::cmp::Reverse;
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -108,6 +109,10 @@ pub struct AdapterSummary {
 }
 
 impl AdapterSummary {
+    fn of(adapter: &wgpu::Adapter, used: Limits) -> Self {
+        Self::new(adapter.get_info(), &used.of(adapter), used.features_of(adapter), used)
+    }
+
     fn new(info: wgpu::AdapterInfo, limits: &wgpu::Limits, features: wgpu::Features, used: Limits) -> Self {
         let subgroups = features.contains(wgpu::Features::SUBGROUP);
         let driver = format!("{} {}", info.driver, info.driver_info);
@@ -184,10 +189,7 @@ async fn enumerate(limits: Limits) -> Result<Vec<(AdapterSummary, wgpu::Adapter)
     let compute = |adapter: &wgpu::Adapter| {
         adapter.get_downlevel_capabilities().flags.contains(wgpu::DownlevelFlags::COMPUTE_SHADERS)
     };
-    let listed = |adapter: wgpu::Adapter| {
-        let features = limits.features_of(&adapter);
-        (AdapterSummary::new(adapter.get_info(), &limits.of(&adapter), features, limits), adapter)
-    };
+    let listed = |adapter: wgpu::Adapter| (AdapterSummary::of(&adapter, limits), adapter);
     Ok(adapters.into_iter().filter(compute).map(listed).collect())
 }
 
@@ -226,7 +228,21 @@ pub struct Gpu {
     /// Whether device and queue belong to a host program.
     borrowed: bool,
     profile: DeviceProfile,
-    failure: Arc<Mutex<Option<String>>>,
+    failure: Failure,
+}
+
+/// What a device reported first outside of any call: the cause, of which what follows is the echo.
+#[derive(Clone, Default)]
+struct Failure(Arc<Mutex<Option<String>>>);
+
+impl Failure {
+    fn fail(&self, text: String) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(text);
+    }
+
+    fn text(&self) -> Option<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
 }
 
 impl fmt::Debug for Gpu {
@@ -311,9 +327,7 @@ impl Gpu {
                     );
                     return Err(Error::Device(problem));
                 }
-                let open = async |(summary, adapter): &(AdapterSummary, wgpu::Adapter)| {
-                    Self::open(summary.clone(), adapter).await
-                };
+                let open = async |(_, adapter): &(AdapterSummary, wgpu::Adapter)| Self::open(adapter, limits).await;
                 let (opened, failures) = first_that_opens(candidates, open).await;
                 if opened.is_none() && !failures.is_empty() {
                     let reasons: Vec<String> = failures.iter().map(|failure| format!("\n  {failure}")).collect();
@@ -327,7 +341,7 @@ impl Gpu {
             }
         };
         match chosen {
-            Some((summary, adapter)) => Self::open(summary.clone(), adapter).await.map(Some),
+            Some((_, adapter)) => Self::open(adapter, limits).await.map(Some),
             None => Ok(None),
         }
     }
@@ -341,11 +355,12 @@ impl Gpu {
             .ok_or_else(|| Error::Device(format!("no GPU adapter was found, and this needs one: {DRIVER_ADVICE}")))
     }
 
-    async fn open(summary: AdapterSummary, adapter: &wgpu::Adapter) -> Result<Self> {
+    async fn open(adapter: &wgpu::Adapter, limits: Limits) -> Result<Self> {
+        let summary = AdapterSummary::of(adapter, limits);
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("tilewise"),
-            required_features: summary.limits.features_of(adapter) & USED,
-            required_limits: summary.limits.of(adapter),
+            required_features: limits.features_of(adapter) & USED,
+            required_limits: limits.of(adapter),
             memory_hints: wgpu::MemoryHints::MemoryUsage,
             ..Default::default()
         };
@@ -353,15 +368,11 @@ impl Gpu {
         let (device, queue) =
             requested.map_err(|error| Error::Device(format!("{summary} could not be opened: {error}")))?;
         let gpu = Self::with(summary, adapter, device, queue, false);
-        let record = |failure: &Arc<Mutex<Option<String>>>, text: String| {
-            // The first failure is the cause; what follows is its echo.
-            failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(text);
-        };
-        let sink = Arc::clone(&gpu.failure);
-        gpu.device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| record(&sink, error.to_string())));
-        let sink = Arc::clone(&gpu.failure);
+        let failure = gpu.failure.clone();
+        gpu.device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| failure.fail(error.to_string())));
+        let failure = gpu.failure.clone();
         gpu.device.set_device_lost_callback(move |reason, message| {
-            record(&sink, format!("device lost ({reason:?}): {message}"));
+            failure.fail(format!("device lost ({reason:?}): {message}"));
         });
         Ok(gpu)
     }
@@ -369,9 +380,10 @@ impl Gpu {
     /// A host program's own device and queue, which belong to this adapter.
     ///
     /// The device stays the host's: no handler is set on it, so that what it reports outside of any call here, its loss included, goes
-    /// to the host alone. Kernels use the features that the device was requested with, of those that [`Requirements`] names, and
-    /// [`Plan::new`] says which limits are too low for a graph. A call that waits ([`Plan::wait`], [`Plan::read`], and what is built
-    /// on them) polls the device, and so runs callbacks of the host that have become due.
+    /// to the host alone; a loss shows here as the error of the next call that waits. Kernels use the features that the device was
+    /// requested with, of those that [`Requirements`] names, and [`Plan::new`] says which limits are too low for a graph. A call that
+    /// waits ([`Plan::wait`], [`Plan::read`], and what is built on them) polls the device, and so runs callbacks of the host that have
+    /// become due; they must not call into a plan that waits.
     ///
     /// [`Requirements`]: super::Requirements
     /// [`Plan::new`]: super::Plan::new
@@ -395,7 +407,7 @@ impl Gpu {
             borrowed,
             pipelines: Arc::default(),
             summary: Arc::new(summary),
-            failure: Arc::default(),
+            failure: Failure::default(),
             device,
             queue,
         }
@@ -406,7 +418,7 @@ impl Gpu {
     /// # Errors
     /// [`Error::Device`] when it cannot be opened.
     pub fn reopen(&self) -> Result<Self> {
-        pollster::block_on(Self::open((*self.summary).clone(), &self.adapter))
+        pollster::block_on(Self::open(&self.adapter, self.summary.limits))
     }
 
     /// The device, to be used beside the plans on it.
@@ -457,11 +469,25 @@ impl Gpu {
     /// # Errors
     /// The first failure that the device has reported outside of any call, if there was one.
     pub(crate) fn check(&self) -> Result<()> {
-        let failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
-        failure.as_ref().map_or(Ok(()), |text| Err(Error::Device(format!("{}: {text}", self.summary))))
+        self.failure.text().map_or(Ok(()), |text| Err(Error::Device(format!("{}: {text}", self.summary))))
     }
 
-    /// Runs calls that create or record something, and returns what they failed with as a value.
+    /// Writes bytes to where the next submit finds them.
+    pub(crate) fn write(&self, buffer: &wgpu::Buffer, offset: u64, bytes: &[u8]) -> Result<()> {
+        self.scoped("writing a buffer", || self.queue.write_buffer(buffer, offset, bytes))
+    }
+
+    /// Submits what `record` records.
+    pub(crate) fn submit<T>(&self, what: &str, record: impl FnOnce(&mut wgpu::CommandEncoder) -> T) -> Result<T> {
+        self.scoped(what, || {
+            let mut encoder = self.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+            let recorded = record(&mut encoder);
+            self.queue.submit([encoder.finish()]);
+            recorded
+        })
+    }
+
+    /// Runs calls that create, write or submit something, and returns what they failed with as a value.
     pub(crate) fn scoped<T>(&self, what: &str, create: impl FnOnce() -> T) -> Result<T> {
         let memory = self.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
         let internal = self.device.push_error_scope(wgpu::ErrorFilter::Internal);
@@ -488,7 +514,7 @@ impl Gpu {
         if self.borrowed {
             return Ok(());
         }
-        self.queue.submit([]);
+        self.submit("sending what was written", |_| ())?;
         self.wait()
     }
 
@@ -497,12 +523,16 @@ impl Gpu {
         // A lost device may never signal, so the wait is cut into slices and looks for a failure after each.
         let slice = wgpu::PollType::Wait { submission_index: None, timeout: Some(Duration::from_secs(2)) };
         loop {
-            let outcome = self.device.poll(slice.clone());
+            // wgpu panics where the device is lost meanwhile.
+            let outcome = catch_unwind(AssertUnwindSafe(|| self.device.poll(slice.clone())));
+            if outcome.is_err() {
+                self.failure.fail("the device was lost while it was waited for".into());
+            }
             self.check()?;
             match outcome {
-                Ok(_) => return Ok(()),
-                Err(wgpu::PollError::Timeout) => {}
-                Err(error) => return Err(Error::Device(format!("{}: {error}", self.summary))),
+                Ok(Err(wgpu::PollError::Timeout)) => {}
+                Ok(Err(error)) => return Err(Error::Device(format!("{}: {error}", self.summary))),
+                _ => return Ok(()),
             }
         }
     }

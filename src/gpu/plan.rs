@@ -13,7 +13,7 @@ use crate::shape::{DType, TensorType};
 use futures_channel::oneshot;
 use rayon::prelude::*;
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Choices that do not change what a plan computes.
@@ -74,11 +74,11 @@ pub struct Plan {
     inputs: Vec<wgpu::Buffer>,
     banks: BTreeMap<Bank, wgpu::Buffer>,
     uniform: wgpu::Buffer,
-    staging: Mutex<wgpu::Buffer>,
+    staging: wgpu::Buffer,
     pub(super) steps: Vec<Step>,
     pace: Pace,
-    /// Held during a run, whose submits those of another thread's run must not come between.
-    running: Mutex<()>,
+    /// Held by whatever writes, runs or reads: between the submits of a run nothing of another thread may come.
+    turn: Mutex<()>,
 }
 
 impl std::fmt::Debug for Plan {
@@ -120,7 +120,7 @@ impl Plan {
             .collect::<Result<BTreeMap<_, _>>>()?;
         let uniform_usage = wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST;
         let uniform = create("params", memory.uniform, uniform_usage)?;
-        let staging = Mutex::new(gpu.scoped("staging buffer", || staging_buffer(gpu, memory.staging))?);
+        let staging = gpu.scoped("staging buffer", || staging_buffer(gpu, memory.staging))?;
         let mut plan = Self {
             gpu: gpu.clone(),
             graph: graph.clone(),
@@ -133,11 +133,11 @@ impl Plan {
             staging,
             steps: Vec::new(),
             pace: Pace::new(std::iter::empty(), options.longest_submit),
-            running: Mutex::default(),
+            turn: Mutex::default(),
         };
         plan.steps = plan.resolve()?;
         plan.pace = Pace::new(plan.work()?.into_iter(), options.longest_submit);
-        plan.write_constants(options.guarded);
+        plan.write_constants(options.guarded)?;
         plan.gpu.check()?;
         Ok(plan)
     }
@@ -211,7 +211,7 @@ impl Plan {
             })?;
             steps.push(Step { pipeline, bind_group, workgroups: dispatch.workgroups });
         }
-        self.gpu.queue.write_buffer(&self.uniform, 0, &params);
+        self.gpu.write(&self.uniform, 0, &params)?;
         Ok(steps)
     }
 
@@ -260,32 +260,33 @@ impl Plan {
         })
     }
 
-    fn write_constants(&self, guarded: bool) {
+    fn write_constants(&self, guarded: bool) -> Result<()> {
         if guarded {
             let fill = |buffer: &wgpu::Buffer, word: u32| {
                 let words = vec![word; buffer.size() as usize / 4];
-                self.gpu.queue.write_buffer(buffer, 0, bytemuck::cast_slice(&words));
+                self.gpu.write(buffer, 0, bytemuck::cast_slice(&words))
             };
             for buffer in &self.transient {
-                fill(buffer, POISON);
+                fill(buffer, POISON)?;
             }
             for bank in self.banks.values() {
                 let words = vec![POISON; self.memory.guard as usize / 4];
-                self.gpu.queue.write_buffer(bank, self.memory.bank, bytemuck::cast_slice(&words));
+                self.gpu.write(bank, self.memory.bank, bytemuck::cast_slice(&words))?;
             }
             for (node, buffer) in self.computed.nodes().iter().zip(&self.memory.nodes) {
                 if let Some(Buffer::Input(index)) = buffer {
                     let floats = node.tensor_type.dtype == DType::F32;
-                    fill(&self.inputs[*index], if floats { INPUT_POISON } else { 0 });
+                    fill(&self.inputs[*index], if floats { INPUT_POISON } else { 0 })?;
                 }
             }
         }
         for (index, node) in self.computed.nodes().iter().enumerate() {
             if let (NodeKind::Constant(value), Some((buffer, offset, bytes))) = (&node.kind, self.location(index)) {
                 let values = vec![*value; bytes as usize / 4];
-                self.gpu.queue.write_buffer(buffer, offset, bytemuck::cast_slice(&values));
+                self.gpu.write(buffer, offset, bytemuck::cast_slice(&values))?;
             }
         }
+        Ok(())
     }
 
     /// The device that the plan runs on.
@@ -310,10 +311,13 @@ impl Plan {
 
     /// The bytes of the buffers that were created; equal to [`MemoryPlan::total_bytes`].
     pub fn allocated_bytes(&self) -> u64 {
-        let staging = self.staging.lock().unwrap_or_else(PoisonError::into_inner);
-        let settings = [&self.uniform, &*staging];
+        let settings = [&self.uniform, &self.staging];
         let buffers = self.transient.iter().chain(&self.inputs).chain(self.banks.values()).chain(settings);
         buffers.map(wgpu::Buffer::size).sum()
+    }
+
+    pub(super) fn turn(&self) -> MutexGuard<'_, ()> {
+        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Writes an input. The value is used by the next [`Plan::run`] and stays until written again.
@@ -330,7 +334,8 @@ impl Plan {
             Tensor::Float(array) => bytemuck::cast_slice(&array.data),
             Tensor::Uint(array) => bytemuck::cast_slice(&array.data),
         };
-        self.gpu.queue.write_buffer(buffer, offset, bytes);
+        let _turn = self.turn();
+        self.gpu.write(buffer, offset, bytes)?;
         self.gpu.check()
     }
 
@@ -345,11 +350,12 @@ impl Plan {
             let problem = format!("the bank has {} elements, got {}", self.memory.bank / 4, values.len());
             return Err(Error::Graph { op: "write".into(), node: format!("{bank:?}"), problem });
         }
+        let _turn = self.turn();
         for (piece, values) in values.chunks(WRITE_BYTES / 4).enumerate() {
             if piece > 0 {
                 self.gpu.flush()?;
             }
-            self.gpu.queue.write_buffer(buffer, (piece * WRITE_BYTES) as u64, bytemuck::cast_slice(values));
+            self.gpu.write(buffer, (piece * WRITE_BYTES) as u64, bytemuck::cast_slice(values))?;
         }
         self.gpu.check()
     }
@@ -364,6 +370,9 @@ impl Plan {
 
     /// Records everything that one run computes, in a compute pass of its own, into an encoder of the device: for a host that submits
     /// by itself. What was written to inputs and banks before the submit counts.
+    ///
+    /// It is one pass, however long it takes a slow device, where [`Plan::run`] would cut it; and it is the host's to see that its submit
+    /// does not come between those of a run in another thread.
     pub fn record_into(&self, encoder: &mut wgpu::CommandEncoder) {
         record(&self.steps, encoder);
     }
@@ -375,7 +384,7 @@ impl Plan {
     /// # Errors
     /// When the device has failed.
     pub fn run(&self) -> Result<()> {
-        let _running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let _turn = self.turn();
         if let Some(pieces) = self.pace.settled() {
             pieces.iter().try_for_each(|piece| self.submit(&self.steps[piece.clone()]))?;
             return self.gpu.check();
@@ -393,13 +402,7 @@ impl Plan {
     }
 
     fn submit(&self, steps: &[Step]) -> Result<()> {
-        let commands = self.gpu.scoped("recording a run", || {
-            let mut encoder = self.gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-            record(steps, &mut encoder);
-            encoder.finish()
-        })?;
-        self.gpu.queue.submit([commands]);
-        Ok(())
+        self.gpu.submit("a run", |encoder| record(steps, encoder))
     }
 
     /// Waits for all runs to finish.
@@ -461,7 +464,11 @@ impl Plan {
         let mut words = Vec::with_capacity(slice.size() as usize / 4);
         for (start, piece) in pieces(slice.size(), staging.size()) {
             let (mapped, ready) = oneshot::channel();
-            self.fetch(slice.buffer(), slice.offset() + start, &staging, piece, |outcome| drop(mapped.send(outcome)))?;
+            let told = |outcome| drop(mapped.send(outcome));
+            {
+                let _turn = self.turn();
+                self.fetch(slice.buffer(), slice.offset() + start, &staging, piece, told)?;
+            }
             let failed =
                 |error: &dyn std::fmt::Display| Error::Device(format!("{}: reading back: {error}", self.gpu.adapter()));
             ready.await.map_err(|error| failed(&error))?.map_err(|error| failed(&error))?;
@@ -514,13 +521,23 @@ impl Plan {
         Ok(broken)
     }
 
-    pub(super) fn read_words(&self, buffer: &wgpu::Buffer, offset: u64, bytes: u64) -> Result<Vec<u32>> {
-        let staging = self.staging.lock().unwrap_or_else(PoisonError::into_inner);
+    fn read_words(&self, buffer: &wgpu::Buffer, offset: u64, bytes: u64) -> Result<Vec<u32>> {
+        self.words(buffer, offset, bytes, &self.turn())
+    }
+
+    /// What a buffer holds, by whoever has the turn.
+    pub(super) fn words(
+        &self,
+        buffer: &wgpu::Buffer,
+        offset: u64,
+        bytes: u64,
+        _: &MutexGuard<'_, ()>,
+    ) -> Result<Vec<u32>> {
         let mut words = Vec::with_capacity(bytes as usize / 4);
-        for (start, piece) in pieces(bytes, staging.size()) {
-            self.fetch(buffer, offset + start, &staging, piece, |_| {})?;
+        for (start, piece) in pieces(bytes, self.staging.size()) {
+            self.fetch(buffer, offset + start, &self.staging, piece, |_| {})?;
             self.gpu.wait()?;
-            self.take(&staging, piece, &mut words)?;
+            self.take(&self.staging, piece, &mut words)?;
         }
         Ok(words)
     }
@@ -534,12 +551,10 @@ impl Plan {
         bytes: u64,
         mapped: impl FnOnce(Result<(), wgpu::BufferAsyncError>) + Send + 'static,
     ) -> Result<()> {
-        self.gpu.scoped("reading back", || {
-            let mut encoder = self.gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        self.gpu.submit("reading back", |encoder| {
             encoder.copy_buffer_to_buffer(source, offset, staging, 0, Some(bytes));
-            self.gpu.queue.submit([encoder.finish()]);
-            staging.map_async(wgpu::MapMode::Read, ..bytes, mapped);
-        })
+        })?;
+        self.gpu.scoped("reading back", || staging.map_async(wgpu::MapMode::Read, ..bytes, mapped))
     }
 
     /// Appends what a mapped staging buffer holds, and gives it back.

@@ -108,12 +108,7 @@ impl Gpu {
         let mut seconds = Vec::with_capacity(runs);
         for run in 0..=runs {
             let start = Instant::now();
-            let commands = self.scoped("recording a copy", || {
-                let mut encoder = self.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-                encoder.copy_buffer_to_buffer(&source, 0, &target, 0, Some(bytes));
-                encoder.finish()
-            })?;
-            self.queue.submit([commands]);
+            self.submit("a copy", |encoder| encoder.copy_buffer_to_buffer(&source, 0, &target, 0, Some(bytes)))?;
             self.wait()?;
             if run > 0 {
                 seconds.push(start.elapsed().as_secs_f64());
@@ -165,12 +160,13 @@ impl Plan {
 
     /// A run whose every dispatch is a compute pass between two timestamps.
     fn run_timed(&self) -> Result<Vec<Lap>> {
+        let turn = self.turn();
         let mut laps = Vec::with_capacity(self.steps.len());
         let mut first = None;
         for steps in self.steps.chunks(DISPATCHES_PER_SET) {
             let count = 2 * steps.len() as u32;
             let device = &self.gpu.device;
-            let (commands, buffer) = self.gpu.scoped("recording a timed run", || {
+            let buffer = self.gpu.submit("a timed run", |encoder| {
                 let queries = device.create_query_set(&wgpu::QuerySetDescriptor {
                     label: Some("dispatches"),
                     ty: wgpu::QueryType::Timestamp,
@@ -182,7 +178,6 @@ impl Plan {
                     usage: wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC,
                     mapped_at_creation: false,
                 });
-                let mut encoder = device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
                 for (step, query) in steps.iter().zip((0..).step_by(2)) {
                     let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
                         label: None,
@@ -195,10 +190,9 @@ impl Plan {
                     step.record(&mut pass);
                 }
                 encoder.resolve_query_set(&queries, 0..count, &buffer, 0);
-                (encoder.finish(), buffer)
+                buffer
             })?;
-            self.gpu.queue.submit([commands]);
-            let words = self.read_words(&buffer, 0, buffer.size())?;
+            let words = self.words(&buffer, 0, buffer.size(), &turn)?;
             let ticks = |at: usize| u64::from(words[at]) | u64::from(words[at + 1]) << 32;
             let period = f64::from(self.gpu.queue.get_timestamp_period()) * 1e-9;
             // A device may report times out of order; no dispatch takes less than nothing.

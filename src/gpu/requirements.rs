@@ -90,7 +90,8 @@ pub struct Need {
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Requirements {
-    /// Features of the adapter that make kernels faster. A device without them runs the graph, too.
+    /// Features of the adapter that make kernels faster, and timestamps to [profile](super::Plan::profile) them. A device without them
+    /// runs the graph, too.
     pub features: wgpu::Features,
     /// The least of each limit, with what needs it.
     pub needs: Vec<Need>,

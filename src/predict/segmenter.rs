@@ -45,7 +45,8 @@ impl Texels {
 /// Bytes that rows of a texture are aligned to in a buffer.
 const ROW_ALIGNMENT: usize = wgpu::COPY_BYTES_PER_ROW_ALIGNMENT as usize;
 
-/// What keeps the root of the variance of an image of one value from 0, without a trace in any other image of 8 bits.
+/// What keeps the root of the variance of an image of one value from 0: distances to the mean are exactly 0 there. In any other image of
+/// 8 bits it leaves no trace.
 const EPSILON: f32 = 1e-8;
 
 /// A network for images of one size that are on the device: the image is normalised, mirrored at its edges, segmented in one tile and
@@ -90,9 +91,10 @@ impl Segmenter {
     /// A network with its parameters, padded as [`Graph::initial_parameters`] pads them, for images of this height and width.
     ///
     /// # Errors
-    /// [`Error::Usage`] when the image has no pixels or its bytes have not the channels of the network; as [`Plan::new`], such as
-    /// [`Error::Memory`] when the image does not fit the device in one tile, for which there is [`Predictor`](super::Predictor).
+    /// As [`UNet::validate`]; [`Error::Usage`] when the image has no pixels or its bytes have not the channels of the network, or there are
+    /// too many or too few parameters; as [`Plan::new`], such as [`Error::Memory`] when the image does not fit the device in one tile, for which there is [`Predictor`](super::Predictor).
     pub fn new(gpu: &Gpu, net: &UNet, parameters: &[f32], size: [usize; 2], texels: Texels) -> Result<Self> {
+        net.validate()?;
         let [height, width] = size;
         if height == 0 || width == 0 {
             return Err(Error::Usage(format!("an image of {height}×{width} pixels has nothing to segment")));
@@ -140,7 +142,7 @@ impl Segmenter {
     /// Records the copy of a texture's first level to where the image is expected.
     ///
     /// # Errors
-    /// [`Error::Usage`] when the texture has another size or format, or cannot be copied from.
+    /// [`Error::Usage`] when the texture has another size or format, several samples or not two dimensions, or cannot be copied from.
     pub fn copy_from(&self, encoder: &mut wgpu::CommandEncoder, texture: &wgpu::Texture) -> Result<()> {
         let [height, width] = self.size;
         let (found, format) = (texture.size(), texture.format());
@@ -148,6 +150,13 @@ impl Segmenter {
             return Err(Error::Usage(format!(
                 "the texture has {}×{} pixels of {format:?}, the segmenter was made for {height}×{width} of {:?}",
                 found.height, found.width, self.texels
+            )));
+        }
+        if texture.dimension() != wgpu::TextureDimension::D2 || texture.sample_count() != 1 {
+            return Err(Error::Usage(format!(
+                "the texture has {} sample(s) of {:?}: resolve it into one of a single sample of D2",
+                texture.sample_count(),
+                texture.dimension()
             )));
         }
         if !texture.usage().contains(wgpu::TextureUsages::COPY_SRC) {
