@@ -7,7 +7,7 @@
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Init, NodeId, NodeKind};
 use crate::ops::{BatchNorm, BatchNormStack, Conv2d, ConvTranspose2d, Over};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A graph with batch norms folded into convolutions.
 #[derive(Clone, Debug)]
@@ -45,18 +45,28 @@ struct Pair {
 }
 
 impl Graph {
-    /// The graph, with these parameters, without the batch norms by running statistics that follow a convolution directly.
+    /// The graph, with these parameters, without the batch norms by running statistics that follow a convolution directly, and without ops
+    /// that nothing [needs](Graph::needed).
     ///
     /// # Errors
-    /// [`Error::Usage`] when there are too many or too few parameters.
+    /// [`Error::Usage`] when there are too many or too few parameters, or the graph changes them, as a training step does.
     pub fn folded(&self, parameters: &[f32]) -> Result<Folded> {
         if parameters.len() != self.bank_elements() {
             let (expected, found) = (self.bank_elements(), parameters.len());
             return Err(Error::Usage(format!("the graph has {expected} parameters (with padding), got {found}")));
         }
-        let uses = self.uses();
+        let whole_bank = self.nodes().iter().any(|node| matches!(node.kind, NodeKind::Bank(_)));
+        if whole_bank || self.parameters().iter().any(|parameter| parameter.gradient.or(parameter.tracked).is_some()) {
+            let advice = "fold one that only predicts, such as that of UNet::inference";
+            return Err(Error::Usage(format!(
+                "the graph trains its parameters, so nothing can be folded into them; {advice}"
+            )));
+        }
+        let (needed, uses) = (self.needed(), self.uses());
+        let is_op = |index: usize| matches!(self.nodes()[index].kind, NodeKind::Op { .. });
+        let kept: Vec<usize> = (0..self.nodes().len()).filter(|&index| needed[index] || !is_op(index)).collect();
         let pairs: BTreeMap<usize, Pair> =
-            (0..self.nodes().len()).filter_map(|index| Some((index, self.pair(index, &uses)?))).collect();
+            kept.iter().filter_map(|&index| Some((index, self.pair(index, &uses)?))).collect();
         let mut folding = Folding {
             original: self,
             parameters,
@@ -64,11 +74,11 @@ impl Graph {
             values: Vec::new(),
             nodes: vec![None; self.nodes().len()],
         };
-        let dropped: Vec<NodeId> = pairs
+        let dropped: BTreeSet<NodeId> = pairs
             .values()
             .flat_map(|pair| [pair.conv, pair.stack, pair.weight].into_iter().chain(pair.bias).chain(pair.norm))
             .collect();
-        for index in 0..self.nodes().len() {
+        for index in kept {
             match pairs.get(&index) {
                 Some(pair) => folding.fold(index, pair)?,
                 None if dropped.contains(&NodeId(index)) => {}
@@ -148,7 +158,7 @@ impl Folding<'_> {
         let new = match &node.kind {
             NodeKind::Input => self.graph.input(&node.name, node.tensor_type.clone()),
             NodeKind::Constant(value) => self.graph.constant(&node.name, node.tensor_type.shape.clone(), *value),
-            NodeKind::Bank(bank) => self.graph.bank(*bank)?,
+            NodeKind::Bank(_) => unreachable!("a graph that uses whole banks is refused"),
             NodeKind::Parameter { index: parameter } => {
                 let trainable = self.original.parameters()[*parameter].trainable;
                 let values = self.values(NodeId(index)).to_vec();
@@ -208,7 +218,7 @@ mod tests {
     use crate::array::{Array, Tensor};
     use crate::cpu::{banks, evaluate};
     use crate::graph::{Graph, NodeKind};
-    use crate::models::{UNet, Variant};
+    use crate::models::{Training, UNet, Variant};
     use crate::random::Random;
     use crate::shape::TensorType;
     use std::collections::BTreeMap;
@@ -274,5 +284,19 @@ mod tests {
         assert_eq!(norms(&network.graph.folded(&parameters).unwrap().graph), 1, "of {all}");
         let message = network.graph.folded(&parameters[1..]).unwrap_err().to_string();
         assert!(message.contains("parameters (with padding)"), "{message}");
+    }
+
+    #[test]
+    fn what_nothing_needs_is_left_out_and_what_trains_is_refused() {
+        let net = UNet { variant: Variant::Milesial, base_channels: 2, depth: 1, ..UNet::default() };
+        let size = [net.legal_above(16); 2];
+        let mut network = net.inference(1, size).unwrap();
+        let unneeded = network.graph.relu("unneeded", network.logits).unwrap();
+        network.graph.mark_output("logits", network.logits).unwrap();
+        let folded = network.graph.folded(&network.graph.initial_parameters(1)).unwrap();
+        assert_eq!((folded.node(unneeded), norms(&folded.graph)), (None, 0));
+        let step = net.build(1, size).unwrap().training_step(&Training::default()).unwrap().graph;
+        let message = step.folded(&step.initial_parameters(1)).unwrap_err().to_string();
+        assert!(message.contains("trains its parameters"), "{message}");
     }
 }

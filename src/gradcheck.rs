@@ -13,6 +13,9 @@ use std::collections::BTreeMap;
 /// Up to this many elements each one of an input is moved by itself, too.
 const FEW: usize = 300;
 
+/// The name of the node of the op under check.
+const RESULT: &str = "y";
+
 /// Σ cotangent · y: turns any result into a loss.
 #[derive(Debug)]
 struct WeightedSum;
@@ -99,13 +102,13 @@ impl<'a> Trial<'a> {
             inputs.push(node);
             values.insert(node, value.cast());
         }
-        let y = graph.apply_shared("y", &case.op, &inputs)?;
+        let y = graph.apply_shared(RESULT, &case.op, &inputs)?;
         let y_type = graph.node(y).tensor_type.clone();
         let cotangent = graph.input("cotangent", y_type.clone());
         values.insert(cotangent, Fill::Normal(1.0).draw(&y_type, &mut random).cast());
         let loss = graph.apply("loss", WeightedSum, &[y, cotangent])?;
         graph.mark_output("loss", loss)?;
-        graph.mark_output("y", y)?;
+        graph.mark_output(RESULT, y)?;
         let products = (value(&graph, &values, y)?.into_iter()).zip(&values[&cotangent].float().data);
         let magnitude = products.map(|(y, cotangent)| (y * cotangent).abs()).sum();
         Ok(Self { case, graph, inputs, values, loss, magnitude })
@@ -123,9 +126,12 @@ impl<'a> Trial<'a> {
         Ok((loss(h)? - loss(-h)?) / (2.0 * h))
     }
 
-    /// The gradient with respect to an input, or `None` where the op refuses one.
+    /// The gradient with respect to an input, or `None` where the op itself refuses one.
     fn gradient(&self, input: NodeId) -> Result<Option<Vec<f64>>> {
-        let Ok((mut graph, gradients)) = self.graph.gradients(self.loss, &[input]) else { return Ok(None) };
+        let (mut graph, gradients) = match self.graph.gradients(self.loss, &[input]) {
+            Err(Error::Graph { op, node, .. }) if op == self.case.op.name() && node == RESULT => return Ok(None),
+            built => built?,
+        };
         let Some(gradient) = gradients[0] else { return Ok(None) };
         graph.mark_output("gradient", gradient)?;
         value(&graph, &self.values, gradient).map(Some)
@@ -219,13 +225,15 @@ pub fn gradcheck(case: &Case, seed: u32) -> Result<Vec<Gradient>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ops::Softmax;
     use crate::shape::Shape;
     use std::sync::Arc;
 
-    /// y = 2x, whose gradient is said to be `factor` times the cotangent.
+    /// y = 2x, whose gradient is said to be `factor` times the cotangent, or cannot be built.
     #[derive(Debug)]
     struct Double {
         factor: f32,
+        broken: bool,
     }
 
     impl Op for Double {
@@ -245,8 +253,12 @@ mod tests {
         }
         fn gradient(&self, backward: &mut Backward<'_>) -> Result<Vec<Option<NodeId>>> {
             let factor = backward.graph.constant("factor", Shape::new([1]).unwrap(), self.factor);
-            let inputs = [backward.grad_output, factor];
-            Ok(vec![Some(backward.apply("grad_input", WeightedSumGrad, &inputs)?)])
+            let grad_output = backward.grad_output;
+            Ok(vec![Some(if self.broken {
+                backward.apply("grad_input", Softmax, &[])?
+            } else {
+                backward.apply("grad_input", WeightedSumGrad, &[grad_output, factor])?
+            })])
         }
         fn flops(&self, _: &[TensorType], _: &TensorType) -> u64 {
             0
@@ -256,12 +268,21 @@ mod tests {
         }
     }
 
+    fn outcome(factor: f32, broken: bool) -> Result<Vec<Gradient>> {
+        let inputs = vec![(TensorType::f32([7]).unwrap(), Fill::Normal(1.0))];
+        gradcheck(&Case { name: "seven".into(), op: Arc::new(Double { factor, broken }), inputs }, 1)
+    }
+
+    #[test]
+    fn a_gradient_that_cannot_be_built_is_not_taken_for_none() {
+        let message = outcome(2.0, true).unwrap_err().to_string();
+        assert!(message.contains("y.grad_input"), "{message}");
+    }
+
     #[test]
     fn wrong_gradients_are_found() {
         for (factor, right) in [(2.0, true), (2.002, false), (-2.0, false), (0.0, false)] {
-            let inputs = vec![(TensorType::f32([7]).unwrap(), Fill::Normal(1.0))];
-            let outcome = gradcheck(&Case { name: "seven".into(), op: Arc::new(Double { factor }), inputs }, 1);
-            match outcome {
+            match outcome(factor, false) {
                 Ok(found) => assert!(right && found == [Gradient::Right], "factor {factor}"),
                 Err(error) => {
                     let message = error.to_string();

@@ -248,7 +248,8 @@ fn unique(names: &mut BTreeSet<String>, name: &str) -> String {
 pub struct Model(ModelProto);
 
 impl Model {
-    /// Translates what a graph's outputs need; its inputs and outputs keep their names. A dynamic batch is the first axis of all of them.
+    /// Translates what a graph's outputs need. Its inputs and outputs keep their names, numbered where two have one name. A dynamic batch
+    /// is the first axis of all of them.
     ///
     /// # Errors
     /// [`Error::Graph`] naming the op that has no counterpart in ONNX, or when the parameters are not the graph's.

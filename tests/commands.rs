@@ -42,7 +42,7 @@ fn fixture() -> (tempfile::TempDir, String, String) {
     let graph = NET.build(1, [NET.smallest_side(); 2]).unwrap().graph;
     let bank = graph.initial_parameters(1);
     let weights = folder.path().join("weights.safetensors");
-    let metadata = Metadata::new().with(Metadata::MODEL, &NET);
+    let metadata = Metadata::new().with(Metadata::MODEL, &NET).with(Metadata::STEP, &1);
     save(&weights, &graph, &[Section { prefix: "", bank: &bank }], &metadata).unwrap();
     let data = folder.path().join("data");
     cells::write_dataset(&data, 1, 0..2, 48).unwrap();
@@ -573,7 +573,9 @@ fn weights_are_exported_and_read_back_under_other_names() {
     std::fs::write(&names, "\"encodre*\" = \"enc*\"").unwrap();
     fails(3, &[&export[..], &["--onnx", &onnx]].concat(), &["names.toml", "\"encodre*\" is no tensor of the file"]);
     assert_eq!(std::fs::read(&onnx).unwrap(), bytes);
-    fails(2, &["export", "--weights", &copy, "--safetensors", &copy], &["write to another file"]);
+    fails(2, &["export", "--weights", &copy, "--safetensors", &copy], &["is what is exported: write to another file"]);
+    fails(2, &["export", "--weights", &copy, "--safetensors", &weights], &["a checkpoint of a run"]);
+    fails(2, &["export", "--weights", &copy, "--safetensors", &onnx, "--onnx", &onnx], &["the same file"]);
     fails(2, &["export", "--weights", &copy], &["--onnx", "--safetensors"]);
     fails(2, &["export", "--weights", &copy, "--onnx", &onnx, "--tile", "45"], &["nearest legal sides are 44 and 48"]);
     fails(2, &["export", "--weights", &copy, "--onnx", &onnx, "--batch", "0"], &["at least 1, nor dynamic"]);

@@ -2,6 +2,8 @@
 
 use crate::error::{Error, Result};
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 /// New names for tensors, read from a TOML file of lines `"theirs" = "ours"`.
@@ -26,14 +28,18 @@ impl Names {
     pub fn read(path: impl Into<PathBuf>) -> Result<Self> {
         let path = path.into();
         let io = |source| Error::io("read", &path, source);
-        let bytes = std::fs::metadata(&path).map_err(io)?.len();
-        if bytes > LARGEST_FILE_BYTES {
+        // A pipe would never end, and a file may grow after it was measured.
+        if !std::fs::metadata(&path).map_err(io)?.is_file() {
+            return Err(Error::data(&path, "this is not a regular file; give a .toml file"));
+        }
+        let mut text = String::new();
+        File::open(&path).map_err(io)?.take(LARGEST_FILE_BYTES + 1).read_to_string(&mut text).map_err(io)?;
+        if text.len() as u64 > LARGEST_FILE_BYTES {
             return Err(Error::data(
                 &path,
-                format!("the file has {bytes} bytes, at most {LARGEST_FILE_BYTES} are accepted"),
+                format!("the file is too large, at most {LARGEST_FILE_BYTES} bytes are accepted"),
             ));
         }
-        let text = std::fs::read_to_string(&path).map_err(io)?;
         Self::parse(path, &text)
     }
 
@@ -160,6 +166,17 @@ mod tests {
         assert_eq!(captured("*a*a", "äaaa"), Some(vec!["ä", "a"]));
         assert_eq!(captured("**", "ßx"), Some(vec!["ß", "x"]));
         assert_eq!(captured("*b", "ab.c"), None);
+    }
+
+    #[test]
+    fn what_is_no_file_of_names_is_refused_unread() {
+        let folder = tempfile::tempdir().unwrap();
+        let message = Names::read(folder.path()).unwrap_err().to_string();
+        assert!(message.contains("not a regular file"), "{message}");
+        let large = folder.path().join("large.toml");
+        std::fs::write(&large, vec![b'#'; LARGEST_FILE_BYTES as usize + 1]).unwrap();
+        let message = Names::read(&large).unwrap_err().to_string();
+        assert!(message.contains("too large") && message.contains("large.toml"), "{message}");
     }
 
     #[test]

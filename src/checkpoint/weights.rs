@@ -17,6 +17,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 /// The largest file that is opened.
 const LARGEST_FILE_BYTES: u64 = 16 << 30;
@@ -31,7 +32,8 @@ const MOST_AXES: usize = 8;
 #[derive(Debug)]
 pub struct Weights {
     path: PathBuf,
-    file: File,
+    /// One reader at a time: the place in the file is shared.
+    file: Mutex<File>,
     metadata: Metadata,
     tensors: BTreeMap<String, Entry>,
 }
@@ -106,7 +108,7 @@ impl Weights {
         }
         match metadata.problem() {
             Some(problem) => Err(fail(problem)),
-            None => Ok(Self { path, file, metadata, tensors }),
+            None => Ok(Self { path, file: Mutex::new(file), metadata, tensors }),
         }
     }
 
@@ -264,7 +266,7 @@ impl Weights {
         let bytes = match &entry.bytes {
             Bytes::Within { start, count } => {
                 let mut bytes = vec![0; *count];
-                let mut file = &self.file;
+                let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
                 file.seek(SeekFrom::Start(*start)).map_err(io)?;
                 file.read_exact(&mut bytes).map_err(io)?;
                 bytes
@@ -390,6 +392,17 @@ mod tests {
         assert_eq!(velocity, bank.iter().map(|value| 2.0 * value).collect::<Vec<_>>());
         let shapes: Vec<_> = weights.tensors().map(|(name, shape)| (name.to_owned(), shape.to_vec())).collect();
         assert!(shapes.contains(&("conv.weight".into(), vec![5, 4, 3, 2])), "{shapes:?}");
+    }
+
+    #[test]
+    fn several_threads_read_one_file() {
+        let (_folder, path, bank) = saved();
+        let weights = Weights::load(&path).unwrap();
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| (0..200).for_each(|_| assert_eq!(weights.bank_for(&graph()).unwrap(), bank)));
+            }
+        });
     }
 
     #[test]

@@ -95,7 +95,9 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
     let (profile, planned_for) = device
         .gpu()
         .map_or((&DeviceProfile::PORTABLE, "any GPU".into()), |gpu| (gpu.profile(), gpu.adapter().to_string()));
-    let inference_memory = MemoryPlan::new(&inference.fused(), profile, 0, false)?;
+    // As a predictor runs it.
+    let folded = inference.folded(&inference.initial_parameters(1))?.graph;
+    let inference_memory = MemoryPlan::new(&folded.fused(), profile, 0, false)?;
     let memory = MemoryPlan::new(&step.graph.fused(), profile, 0, false)?;
     let forward = inference.table();
     let table = step.graph.table();

@@ -6,7 +6,7 @@ use clap::Args;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use tilewise::checkpoint::{Metadata, Section, save};
+use tilewise::checkpoint::{Metadata, Section, Weights, save};
 use tilewise::models::UNet;
 use tilewise::onnx::{Batch, Model};
 use tilewise::{Error, Result};
@@ -37,9 +37,11 @@ const SIDE: usize = 512;
 pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
     let weights = arguments.weights.load()?;
     let (net, parameters) = weights.network()?;
-    let written = [&arguments.onnx, &arguments.safetensors].into_iter().flatten();
-    for path in written.clone() {
-        refuse_input(path, weights.path())?;
+    if arguments.onnx.is_some() && arguments.onnx == arguments.safetensors {
+        return Err(Error::Usage("--onnx and --safetensors name the same file; give each its own".into()));
+    }
+    for path in [&arguments.onnx, &arguments.safetensors].into_iter().flatten() {
+        refuse_checkpoint(path, weights.path())?;
     }
     let mapping: Option<Value> = weights.metadata().get(Metadata::MAPPING).map_err(|problem| weights.error(problem))?;
     if let Some(path) = &arguments.onnx {
@@ -71,14 +73,17 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// A run's own file holds more than is exported, such as what it needs to go on.
-fn refuse_input(written: &Path, read: &Path) -> Result<()> {
-    match (written.canonicalize(), read.canonicalize()) {
-        (Ok(written), Ok(read)) if written == read => {
-            Err(Error::Usage(format!("{} is what is exported: write to another file", written.display())))
-        }
-        _ => Ok(()),
-    }
+/// What is read, and a run's own files, are not written over: these hold more than is exported, such as what the run needs to go on.
+fn refuse_checkpoint(written: &Path, read: &Path) -> Result<()> {
+    let same = |written: &Path| read.canonicalize().is_ok_and(|read| written == read);
+    let problem = if written.canonicalize().is_ok_and(|written| same(&written)) {
+        "is what is exported"
+    } else if Weights::load(written).is_ok_and(|old| old.metadata().entries().contains_key(Metadata::STEP)) {
+        "is a checkpoint of a run"
+    } else {
+        return Ok(());
+    };
+    Err(Error::Usage(format!("{} {problem}: write to another file", written.display())))
 }
 
 fn save_weights(path: &Path, net: &UNet, parameters: &[f32], metadata: &Metadata) -> Result<()> {

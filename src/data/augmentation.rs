@@ -171,7 +171,7 @@ impl Augmentation {
     /// Displacements end here: at three deviations, and at a fifth of the distance between nodes. Two neighbours that move towards
     /// each other as far as they can still keep their order, so an image may be pressed together but is not folded.
     fn largest_displacement(&self, [height, width]: [usize; 2]) -> f32 {
-        let spacing = (height.min(width) - 1) as f32 / (self.elastic_grid - 1) as f32;
+        let spacing = height.min(width).saturating_sub(1) as f32 / self.elastic_grid.saturating_sub(1) as f32;
         (3.0 * self.elastic).min(spacing / 5.0)
     }
 
