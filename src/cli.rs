@@ -2,6 +2,7 @@
 
 mod augment;
 mod bench;
+mod cells;
 mod check_data;
 mod demo;
 mod devices;
@@ -72,6 +73,8 @@ pub(crate) struct Global {
 enum Command {
     /// Make images of cells, train a small U-Net on them in minutes, and draw what it learned
     Demo(demo::Arguments),
+    /// Make images of cells with known truth, to try things on: grey, or in colour and of two classes
+    Cells(cells::Arguments),
     /// List the devices that can compute: GPUs and software drivers
     Devices,
     /// Check every kernel against its CPU reference on your device, then one training step of a small U-Net
@@ -197,6 +200,7 @@ pub(crate) fn run() -> Result<ExitCode> {
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).without_time().init();
     match command {
         Command::Demo(arguments) => demo::run(&global, &arguments),
+        Command::Cells(arguments) => cells::run(&global, &arguments),
         Command::Devices => devices::run(&global),
         Command::Selftest => selftest::run(&global),
         Command::CheckData(arguments) => check_data::run(&global, &arguments),

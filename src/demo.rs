@@ -200,7 +200,7 @@ fn images(seed: u32, out: &Path) -> Result<[Vec<Sample>; 3]> {
     let mut sets = [Vec::new(), Vec::new(), Vec::new()];
     for ((set, name), count) in sets.iter_mut().zip(["train", "val", "held-out"]).zip(IMAGES) {
         let folder = out.join("data").join(name);
-        *set = cells::write_dataset(&folder, seed, first..first + count, SIDE)?;
+        *set = cells::write_dataset(&folder, first..first + count, |index| cells::generate(seed, index, SIDE))?;
         first += count;
     }
     Ok(sets)

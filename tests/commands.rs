@@ -45,7 +45,7 @@ fn fixture() -> (tempfile::TempDir, String, String) {
     let metadata = Metadata::new().with(Metadata::MODEL, &NET).with(Metadata::STEP, &1);
     save(&weights, &graph, &[Section { prefix: "", bank: &bank }], &metadata).unwrap();
     let data = folder.path().join("data");
-    cells::write_dataset(&data, 1, 0..2, 48).unwrap();
+    cells::write_dataset(&data, 0..2, |index| cells::generate(1, index, 48)).unwrap();
     let text = |path: &Path| path.to_str().unwrap().to_owned();
     let (weights, data) = (text(&weights), text(&data));
     (folder, weights, data)
@@ -75,6 +75,7 @@ fn explain_prints_the_papers_figure() {
 fn every_command_has_help_and_the_listing_always_offers_the_cpu() {
     for command in [
         "demo",
+        "cells",
         "check-data",
         "augment",
         "train",
@@ -95,6 +96,20 @@ fn every_command_has_help_and_the_listing_always_offers_the_cpu() {
     assert!(json.is_array());
     fails(4, &["selftest", "--device", "no such adapter"], &["no such adapter", "auto, cpu"]);
     fails(4, &["selftest", "--device", "cpu"], &["reference itself"]);
+}
+
+#[test]
+fn cells_are_made_for_trying_things_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (grey, stained) = (path("grey"), path("stained"));
+    succeeds(&["cells", "--out", &grey, "--count", "2", "--size", "64"]);
+    succeeds(&["cells", "--out", &stained, "--stained", "--count", "2", "--first", "5", "--size", "64"]);
+    assert!(succeeds(&["check-data", &grey]).contains("ready to train on"));
+    assert!(succeeds(&["check-data", &stained, "--classes", "3"]).contains("class 2 "));
+    assert!(folder.path().join("stained/masks/stained-0006.png").exists());
+    fails(2, &["cells", "--out", &grey, "--first", "4294967295", "--count", "2"], &["more than there are"]);
+    fails(2, &["cells", "--out", &grey, "--size", "0"], &["1..=8192"]);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use tempfile::TempDir;
-use tilewise::data::cells::write_dataset;
+use tilewise::data::cells::{generate, write_dataset};
 
 const TILEWISE: &str = env!("CARGO_BIN_EXE_tilewise");
 
@@ -16,8 +16,8 @@ const TILEWISE: &str = env!("CARGO_BIN_EXE_tilewise");
 fn trained() -> (TempDir, PathBuf) {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
-    write_dataset(path("data"), 1, 0..2, 64).unwrap();
-    write_dataset(path("val"), 1, 2..7, 64).unwrap();
+    write_dataset(path("data"), 0..2, |index| generate(1, index, 64)).unwrap();
+    write_dataset(path("val"), 2..7, |index| generate(1, index, 64)).unwrap();
     let output = Command::new(TILEWISE)
         .args(["train", "--data", &path("data"), "--val", &path("val"), "--out", &path("run"), "--device", "cpu"])
         .args(["--base", "4", "--depth", "1", "--tile", "36", "--steps", "4", "--evaluate-every", "2"])

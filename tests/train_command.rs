@@ -10,7 +10,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use tilewise::checkpoint::{Metadata, Weights, state_prefix};
-use tilewise::data::cells::write_dataset;
+use tilewise::data::cells::{generate, write_dataset};
 use tilewise::data::raster::write_grey8;
 use tilewise::random::Random;
 use tilewise::train::{BorderUse, Config, Record};
@@ -20,8 +20,8 @@ const TILEWISE: &str = env!("CARGO_BIN_EXE_tilewise");
 /// A folder with three generated pictures to train on, two to validate on, and room for runs.
 fn workplace() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
-    write_dataset(folder.path().join("data"), 1, 0..3, 64).unwrap();
-    write_dataset(folder.path().join("val"), 1, 3..5, 64).unwrap();
+    write_dataset(folder.path().join("data"), 0..3, |index| generate(1, index, 64)).unwrap();
+    write_dataset(folder.path().join("val"), 3..5, |index| generate(1, index, 64)).unwrap();
     folder
 }
 

@@ -1,5 +1,6 @@
-//! Microscope images with known truth, drawn by the project itself: stained nuclei that touch and press against each other,
-//! unevenly lit, partly out of focus, noisy, with debris that is as bright as they are.
+//! Microscope images with known truth, drawn by the project itself: nuclei that touch and press against each other, unevenly lit, partly
+//! out of focus, noisy, with debris that looks as they do. In fluorescence they are grey and numbered one by one; in stained tissue they
+//! are coloured, and of two classes.
 //!
 //! They need no download and no licence, every pixel of their truth is right, and a threshold does not solve them: one that
 //! is right where the light falls is wrong in the corners. What the network has to learn is what it has to learn on real
@@ -12,22 +13,23 @@ mod outline;
 
 use std::fs;
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 
 use super::image::Image;
 use super::label::LabelMap;
-use super::raster::write_grey8;
+use super::raster::{write_grey8, write_rgb8};
 use super::sample::{Sample, Truth};
 use crate::error::{Error, Result};
 use crate::random::Random;
 use outline::Colony;
 
-/// The stream of a seed that the first picture is drawn from.
+/// The streams of a seed that the first picture of either kind is drawn from.
 const FIRST_STREAM: u32 = 0xce11_0000;
+const FIRST_STAINED_STREAM: u32 = 0x57a1_0000;
 
-/// Picture `index` of a seed: 8-bit grey, `size` pixels a side, with the number of the cell of each pixel.
+/// Picture `index` of a seed in fluorescence: 8-bit grey, `size` pixels a side, with the number of the cell of each pixel.
 ///
 /// Cells that touch have no gap between them. Every cell is numbered, from 1 without gaps.
 pub fn generate(seed: u32, index: u32, size: usize) -> Sample {
@@ -35,30 +37,62 @@ pub fn generate(seed: u32, index: u32, size: usize) -> Sample {
     let colony = Colony::grow(&mut random, size);
     let territory = colony.territory();
     let pixels = optics::photograph(&mut random, &colony, &territory);
-    let image = Image { height: size, width: size, channels: 1, bit_depth: 8, pixels, alpha_dropped: false };
     let values = territory.iter().map(|place| place.owner).collect();
     let instances = LabelMap { height: size, width: size, values };
-    Sample { name: format!("cells-{index:04}"), image, truth: Truth::Instances(instances) }
+    sample(format!("cells-{index:04}"), pixels, Truth::Instances(instances))
 }
 
-/// Writes pictures of a seed as a data set, `images/` with 8-bit PNGs and `instances/` with 16-bit ones, and returns them.
+/// Picture `index` of a seed of stained tissue in white light: 8-bit colour, `size` pixels a side, with a class for each pixel: background 0,
+/// a blue nucleus 1, a nucleus brown with a marker 2.
+pub fn generate_stained(seed: u32, index: u32, size: usize) -> Sample {
+    let mut random = Random::new(seed, FIRST_STAINED_STREAM.wrapping_add(index));
+    let colony = Colony::grow(&mut random, size);
+    let share = random.between(0.25, 0.6);
+    let marked: Vec<bool> = colony.cells.iter().map(|_| random.uniform() < share).collect();
+    let territory = colony.territory();
+    let pixels = optics::photograph_stained(&mut random, &colony, &territory, &marked);
+    let class = |owner: u32| owner.checked_sub(1).map_or(0, |index| 1 + u32::from(marked[index as usize]));
+    let values = territory.iter().map(|place| class(place.owner)).collect();
+    sample(format!("stained-{index:04}"), pixels, Truth::Classes(LabelMap { height: size, width: size, values }))
+}
+
+/// A square picture of 8 bits with its truth.
+fn sample(name: String, pixels: Vec<f32>, truth: Truth) -> Sample {
+    let (Truth::Instances(labels) | Truth::Classes(labels)) = &truth;
+    let (height, width) = (labels.height, labels.width);
+    let channels = pixels.len() / (height * width);
+    Sample { name, image: Image { height, width, channels, bit_depth: 8, pixels, alpha_dropped: false }, truth }
+}
+
+/// Writes pictures as a data set, and returns them: `images/` with 8-bit PNGs, and `instances/` with 16-bit ones or `masks/` with those of
+/// class numbers.
 ///
 /// # Errors
 /// [`Error::Io`] when a folder or file cannot be written.
-pub fn write_dataset(folder: impl AsRef<Path>, seed: u32, indices: Range<u32>, size: usize) -> Result<Vec<Sample>> {
-    let [images, labels] = ["images", "instances"].map(|name| folder.as_ref().join(name));
-    for part in [&images, &labels] {
-        fs::create_dir_all(part).map_err(|source| Error::io("create", part, source))?;
-    }
-    let picture = |index| {
-        let sample = generate(seed, index, size);
-        let file = format!("{}.png", sample.name);
-        let bytes: Vec<u8> = sample.image.pixels.iter().map(|&value| value as u8).collect();
-        write_grey8(&images.join(&file), size, size, &bytes)?;
-        sample.instances().write_instances(labels.join(&file))?;
+pub fn write_dataset(
+    folder: impl AsRef<Path>,
+    indices: Range<u32>,
+    picture: impl Fn(u32) -> Sample + Sync,
+) -> Result<Vec<Sample>> {
+    let folder = folder.as_ref();
+    let place = |part: &str, name: &str| -> Result<PathBuf> {
+        let part = folder.join(part);
+        fs::create_dir_all(&part).map_err(|source| Error::io("create", &part, source))?;
+        Ok(part.join(format!("{name}.png")))
+    };
+    let write = |index| {
+        let sample = picture(index);
+        let Sample { name, image: Image { height, width, channels, pixels, .. }, truth } = &sample;
+        let bytes: Vec<u8> = pixels.iter().map(|&value| value as u8).collect();
+        let write = if *channels == 1 { write_grey8 } else { write_rgb8 };
+        write(&place("images", name)?, *height, *width, &bytes)?;
+        match truth {
+            Truth::Instances(instances) => instances.write_instances(place("instances", name)?)?,
+            Truth::Classes(classes) => classes.write_classes(place("masks", name)?)?,
+        }
         Ok(sample)
     };
-    indices.into_par_iter().map(picture).collect()
+    indices.into_par_iter().map(write).collect()
 }
 
 #[cfg(test)]
@@ -66,6 +100,7 @@ mod tests {
     use super::*;
     use crate::data::border::insert_gaps;
     use crate::data::components::Components;
+    use crate::data::dataset::{Dataset, Options};
     use crate::metrics::{Confusion, otsu_threshold};
     use std::collections::BTreeMap;
 
@@ -130,13 +165,41 @@ mod tests {
     #[test]
     fn a_written_data_set_reads_back() {
         let folder = tempfile::tempdir().unwrap();
-        write_dataset(folder.path(), 3, 0..2, 48).unwrap();
+        write_dataset(folder.path(), 0..2, |index| generate(3, index, 48)).unwrap();
         for index in 0..2 {
             let sample = generate(3, index, 48);
             let file = format!("{}.png", sample.name);
             assert_eq!(Image::read(folder.path().join("images").join(&file)).unwrap(), sample.image);
             let labels = LabelMap::read(folder.path().join("instances").join(&file)).unwrap();
             assert_eq!(labels, *sample.instances());
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let written = write_dataset(folder.path(), 0..1, |index| generate_stained(3, index, 48)).unwrap().remove(0);
+        let read = Dataset::open(folder.path(), &Options { classes: Some(3), ..Options::default() }).unwrap();
+        assert_eq!(read.read(&[0]).unwrap(), [written]);
+    }
+
+    /// Neither is a class known by its brightness nor by whether there is more red or blue in it, compared over pictures.
+    #[test]
+    fn stained_tissue_has_three_classes_that_one_colour_does_not_tell_apart() {
+        let mut values: [Vec<[f32; 3]>; 3] = Default::default();
+        for index in 0..8 {
+            let sample = generate_stained(4, index, 160);
+            assert_eq!(generate_stained(4, index, 160), sample);
+            for (pixel, &class) in sample.image.pixels.as_chunks::<3>().0.iter().zip(&sample.classes().values) {
+                values[class as usize].push(*pixel);
+            }
+        }
+        let total: usize = values.iter().map(Vec::len).sum();
+        assert!(values.iter().all(|class| 20 * class.len() > total), "every class is more than a twentieth");
+        for colour in 0..3 {
+            let spread = |class: &[[f32; 3]]| {
+                let mut levels: Vec<f32> = class.iter().map(|pixel| pixel[colour]).collect();
+                levels.sort_by(f32::total_cmp);
+                [levels[levels.len() / 20], levels[levels.len() - levels.len() / 20 - 1]]
+            };
+            let [blue, brown] = [1, 2].map(|class: usize| spread(&values[class]));
+            assert!(blue[0] < brown[1] && brown[0] < blue[1], "colour {colour}: {blue:?} and {brown:?}");
         }
     }
 }

@@ -1,12 +1,14 @@
-//! How cells become a picture: stain, blur, stray light, uneven illumination, debris, shot noise.
+//! How cells become a picture: dye, blur, stray light, uneven illumination, debris, shot noise; in light that the dye gives, or in
+//! light that it takes.
 
 use super::outline::{Colony, Place};
 use crate::random::Random;
+use std::ops::Range;
 
-/// The picture of a colony, `[size, size]`, whole numbers from 0 to 255.
+/// The picture of a colony by a dye that glows, `[size, size]`, whole numbers from 0 to 255.
 pub(super) fn photograph(random: &mut Random, colony: &Colony, territory: &[Place]) -> Vec<f32> {
     let size = colony.size;
-    let mut light = in_focus_and_out(random, colony, territory);
+    let mut light = in_focus_and_out(random, colony, territory, |_| true);
 
     // Light scattered in the objective and the medium surrounds every cell.
     let scattered = [(0.5 * colony.usual_radius, 0.10), (3.0 * colony.usual_radius, 0.22)];
@@ -20,7 +22,7 @@ pub(super) fn photograph(random: &mut Random, colony: &Colony, territory: &[Plac
     let clouds = smooth_noise(random, size, size as f32 / 7.0);
     light.iter_mut().zip(clouds).for_each(|(light, cloud)| *light += haze * (1.0 + 0.3 * cloud).max(0.2));
 
-    let illumination = Illumination::draw(random, size);
+    let illumination = Illumination::draw(random, size, 0.55..1.05);
     let photons = random.between(110.0, 300.0);
     let exposure = random.between(60.0, 110.0);
     let dark_level = random.between(4.0, 12.0);
@@ -35,16 +37,61 @@ pub(super) fn photograph(random: &mut Random, colony: &Colony, territory: &[Plac
     light.into_iter().enumerate().map(record).collect()
 }
 
-/// The stain of the cells, each in or out of focus.
-fn in_focus_and_out(random: &mut Random, colony: &Colony, territory: &[Place]) -> Vec<f32> {
+/// What a unit of a dye takes of red, green and blue light, as optical density: A. C. Ruifrok and D. A. Johnston, Quantification of
+/// histochemical staining by color deconvolution, 2001. Blue haematoxylin stains every nucleus, brown DAB those with a marker.
+const HAEMATOXYLIN: [f32; 3] = [0.65, 0.70, 0.29];
+const DAB: [f32; 3] = [0.27, 0.57, 0.78];
+
+/// The picture of a colony in white light through two dyes, of which all cells wear one and those that are `marked` both,
+/// `[size, size, 3]`, whole numbers from 0 to 255.
+pub(super) fn photograph_stained(
+    random: &mut Random,
+    colony: &Colony,
+    territory: &[Place],
+    marked: &[bool],
+) -> Vec<f32> {
+    let size = colony.size;
+    let nuclei = in_focus_and_out(random, colony, territory, |_| true);
+    let mut marker = in_focus_and_out(random, colony, territory, |cell| marked[cell]);
+    // Brown grains lie on marked cells, on others and beside them.
+    add_debris(random, &mut marker, colony);
+    let strengths = [random.between(0.45, 0.75), random.between(0.35, 0.8)];
+    // Tissue between nuclei holds a little of both.
+    let tissue = [random.between(0.05, 0.3), random.between(0.0, 0.2)];
+    let clouds = [(); 2].map(|()| smooth_noise(random, size, size as f32 / 9.0));
+    let illumination = Illumination::draw(random, size, 0.03..0.15);
+    let lamp = [(); 3].map(|()| random.between(215.0, 250.0));
+    let photons = random.between(500.0, 1500.0);
+    let mut picture = Vec::with_capacity(3 * size * size);
+    for pixel in 0..size * size {
+        let amount =
+            |dye: usize, worn: f32| strengths[dye] * (worn + tissue[dye] * (1.0 + 0.4 * clouds[dye][pixel]).max(0.0));
+        let [blue, brown] = [amount(0, nuclei[pixel]), amount(1, marker[pixel])];
+        let light = illumination.at(pixel / size, pixel % size);
+        for colour in 0..3 {
+            let density = blue * HAEMATOXYLIN[colour] + brown * DAB[colour];
+            let expected = photons * light * 10.0_f32.powf(-density);
+            let counted = expected + expected.sqrt() * random.normal();
+            picture.push((lamp[colour] * counted / photons).round().clamp(0.0, 255.0));
+        }
+    }
+    picture
+}
+
+/// How much dye there is of the cells that wear it, each in or out of focus.
+fn in_focus_and_out(
+    random: &mut Random,
+    colony: &Colony,
+    territory: &[Place],
+    wears: impl Fn(usize) -> bool,
+) -> Vec<f32> {
     let size = colony.size;
     let fine = smooth_noise(random, size, 1.6);
     let coarse = smooth_noise(random, size, 0.22 * colony.usual_radius);
     let mut planes = [vec![0.0; size * size], vec![0.0; size * size]];
     for (pixel, place) in territory.iter().enumerate() {
-        let Some(cell) = (place.owner as usize).checked_sub(1).and_then(|index| colony.cells.get(index)) else {
-            continue;
-        };
+        let owner = (place.owner as usize).checked_sub(1).filter(|&index| wears(index));
+        let Some(cell) = owner.and_then(|index| colony.cells.get(index)) else { continue };
         let dome = 0.72 + 0.28 * (1.0 - place.level * place.level);
         let chromatin = (1.0 + 0.08 * fine[pixel] + 0.13 * coarse[pixel]).max(0.2);
         // Two pressed nuclei leave a dim line between them.
@@ -99,10 +146,10 @@ struct Illumination {
 }
 
 impl Illumination {
-    fn draw(random: &mut Random, size: usize) -> Self {
+    fn draw(random: &mut Random, size: usize, fall: Range<f32>) -> Self {
         let half = 0.5 * size as f32;
         let centre = [(); 2].map(|()| half * (1.0 + random.between(-0.7, 0.7)));
-        Self { centre, half, fall: random.between(0.55, 1.05) }
+        Self { centre, half, fall: random.between(fall.start, fall.end) }
     }
 
     fn at(&self, y: usize, x: usize) -> f32 {
