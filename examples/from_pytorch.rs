@@ -18,7 +18,7 @@ fn main() -> Result<()> {
     };
     // Tensors are matched by name and shape; what is missing, unexpected or misshapen is listed in the error.
     let weights = Weights::load(weights)?;
-    let (net, parameters) = weights.network()?;
+    let (net, _) = weights.network()?;
     let count: usize = weights.tensors().map(|(_, shape)| shape.iter().product::<usize>()).sum();
     println!(
         "{}: {} channel(s) in, {} classes, {} channels at the finest level, {} poolings, {count} numbers",
@@ -29,7 +29,7 @@ fn main() -> Result<()> {
         net.depth
     );
     if let Some((image, out)) = images {
-        let mut predictor = Predictor::new(Device::choose(&DeviceChoice::Auto)?, net, parameters, None)?;
+        let mut predictor = Predictor::load(Device::choose(&DeviceChoice::Auto)?, &weights, None)?;
         predictor.predict(&Image::read(image)?)?.label_map().write_classes(out)?;
     }
     Ok(())

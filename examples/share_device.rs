@@ -7,7 +7,7 @@
 
 use std::error::Error;
 use tilewise::checkpoint::Weights;
-use tilewise::data::{Prepared, cells};
+use tilewise::data::{Intensities, Prepared, cells};
 use tilewise::executor::Device;
 use tilewise::gpu::Gpu;
 use tilewise::models::UNet;
@@ -163,9 +163,16 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     // The network is a guest on it.
     let gpu = Gpu::from_device(&adapter, host.device.clone(), host.queue.clone());
-    let (net, parameters) = match weights {
-        Some(weights) => Weights::load(weights)?.network()?,
-        None => trained(&gpu)?,
+    let (net, parameters, intensities) = match weights {
+        Some(weights) => {
+            let weights = Weights::load(weights)?;
+            let (net, parameters) = weights.network()?;
+            (net, parameters, weights.intensities(&net)?)
+        }
+        None => {
+            let (net, parameters) = trained(&gpu)?;
+            (net, parameters, Intensities::Standard)
+        }
     };
     if net.classes != 2 {
         return Err(format!(
@@ -174,7 +181,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         )
         .into());
     }
-    let segmenter = Segmenter::new(&gpu, &net, &parameters, [SIDE as usize; 2], Texels::Rgba8)?;
+    let segmenter = Segmenter::new(&gpu, &net, &parameters, [SIDE as usize; 2], Texels::Rgba8, intensities)?;
 
     // One frame: draw, segment, draw over it.
     let field = cells::generate(1, 1000, SIDE as usize).image.pixels;

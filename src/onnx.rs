@@ -7,6 +7,7 @@
 mod proto;
 
 use crate::checkpoint::{Layout, Metadata, atomic};
+use crate::data::Intensities;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Node, NodeId, NodeKind};
 use crate::models::UNet;
@@ -335,7 +336,13 @@ impl Model {
     ///
     /// # Errors
     /// As [`UNet::inference`] and [`Model::new`].
-    pub fn of_unet(net: &UNet, parameters: &[f32], batch: Batch, size: [usize; 2]) -> Result<Self> {
+    pub fn of_unet(
+        net: &UNet,
+        parameters: &[f32],
+        intensities: Intensities,
+        batch: Batch,
+        size: [usize; 2],
+    ) -> Result<Self> {
         let (images, dynamic_batch) = match batch {
             Batch::Dynamic => (1, true),
             Batch::Static(images) => (images, false),
@@ -352,10 +359,7 @@ impl Model {
         };
         Ok(model
             .with(Metadata::MODEL, &net)
-            .with(
-                "preprocessing",
-                &"each channel of each image by itself: (value - mean) / standard deviation, over the whole image",
-            )
+            .with("preprocessing", &intensities.sentence())
             .with("logits", &format!("scores before the softmax over {} classes, {place}", net.classes)))
     }
 
@@ -496,7 +500,7 @@ mod tests {
                 network.graph.nodes().iter().filter(named).count()
             };
             for (batch, images) in [(Batch::Dynamic, "batch"), (Batch::Static(5), "5")] {
-                let model = Model::of_unet(&net, &parameters, batch, size).unwrap();
+                let model = Model::of_unet(&net, &parameters, Intensities::Standard, batch, size).unwrap();
                 let graph = checked(&model);
                 let counts = counts(&graph);
                 for (operator, op) in [

@@ -11,7 +11,7 @@ use crate::array::{Array, Tensor};
 use crate::checkpoint::Weights;
 use crate::data::Orientation;
 use crate::data::sampler::reflect;
-use crate::data::{Image, LabelMap, Sample};
+use crate::data::{Image, Intensities, LabelMap, Sample};
 use crate::error::{Error, Result};
 use crate::executor::{Device, Executor};
 use crate::gpu::MemoryPlan;
@@ -110,6 +110,7 @@ pub struct Predictor {
     net: UNet,
     parameters: Vec<f32>,
     tile: Option<[usize; 2]>,
+    intensities: Intensities,
     averaging: Averaging,
     threshold: Option<f32>,
     loaded: Option<Loaded>,
@@ -176,13 +177,13 @@ fn prediction_graph(net: &UNet, tile: [usize; 2]) -> Result<(Network, NodeId, No
 }
 
 impl Predictor {
-    /// The network of a weights file; tiles as in [`Predictor::new`].
+    /// The network of a weights file, given [what it is to be given](Weights::intensities) of images; tiles as in [`Predictor::new`].
     ///
     /// # Errors
-    /// As [`Weights::network`] and [`Predictor::new`].
+    /// As [`Weights::network`], [`Weights::intensities`] and [`Predictor::new`].
     pub fn load(device: Device, weights: &Weights, tile: Option<[usize; 2]>) -> Result<Self> {
         let (net, parameters) = weights.network()?;
-        Self::new(device, net, parameters, tile)
+        Ok(Self::new(device, net, parameters, tile)?.given(weights.intensities(&net)?))
     }
 
     /// A predictor with tiles of this size, or of a size that fits each image and the device.
@@ -205,7 +206,14 @@ impl Predictor {
         }
         let smallest = [smallest_tile(&net); 2];
         check_count(net.inference(1, smallest)?.graph.bank_elements(), parameters.len())?;
-        Ok(Self { device, net, parameters, tile, averaging: Averaging::default(), threshold: None, loaded: None })
+        let (intensities, averaging) = (Intensities::default(), Averaging::default());
+        Ok(Self { device, net, parameters, tile, intensities, averaging, threshold: None, loaded: None })
+    }
+
+    /// The predictor of a network that is given this of images.
+    #[must_use]
+    pub fn given(self, intensities: Intensities) -> Self {
+        Self { intensities, ..self }
     }
 
     /// The predictor with several passes over each image.
@@ -236,6 +244,11 @@ impl Predictor {
     /// The network.
     pub fn net(&self) -> &UNet {
         &self.net
+    }
+
+    /// What it is given of images.
+    pub fn intensities(&self) -> Intensities {
+        self.intensities
     }
 
     /// The tile for an image of this size: the given one, or the smallest that covers the image in as few tiles as the device and
@@ -278,7 +291,7 @@ impl Predictor {
         Ok(memory.total_bytes() - memory.bank <= MEMORY_BUDGET_BYTES && largest <= binding)
     }
 
-    /// Segments an image as it was read: it is normalised first, as in training.
+    /// Segments an image as it was read: it is prepared first, as [`Intensities`] say.
     ///
     /// Unless [`Averaging`] says otherwise, tiles advance by a multiple of 2^depth, under which the network is equivariant. So without
     /// padding the result is the same for every tile size: that of a single pass over the whole mirrored image. With padding, what is
@@ -315,7 +328,7 @@ impl Predictor {
             )));
         }
         let mut image = image.clone();
-        image.normalise();
+        self.intensities.prepare(&mut image);
         let passes = self.passes([height, width])?;
         let (mut done, total) = (0, passes.iter().map(Pass::tiles).sum());
         let mut advance = || {
@@ -383,7 +396,7 @@ impl Predictor {
         self.averaging.views.orientations().into_iter().map(pass).collect()
     }
 
-    /// Runs the network on every tile of a pass over a normalised image; `receive` gets the results and where they begin.
+    /// Runs the network on every tile of a pass over a prepared image; `receive` gets the results and where they begin.
     fn run(
         &mut self,
         image: &Image,
@@ -537,6 +550,7 @@ mod tests {
                 net: UNet { base_channels, depth: 7, ..UNet::default() },
                 parameters: Vec::new(),
                 tile: None,
+                intensities: Intensities::default(),
                 averaging: Averaging::default(),
                 threshold: None,
                 loaded: None,

@@ -8,7 +8,7 @@ use std::thread;
 use std::time::Duration;
 use tilewise::array::{Array, Tensor};
 use tilewise::checkpoint::Weights;
-use tilewise::data::Image;
+use tilewise::data::{Image, Intensities};
 use tilewise::executor::{Device, Executor};
 use tilewise::gpu::{Limit, Plan, PlanOptions, Requirements};
 use tilewise::graph::{Bank, Graph, NodeId};
@@ -298,15 +298,21 @@ fn what_is_on_the_device_is_segmented_as_what_is_in_memory() {
         [(Variant::Unet, 1, [61, 90]), (Variant::Unet, 3, [1, 1]), (Variant::Milesial, 3, [70, 33])]
     {
         let (net, image) = (net(variant, channels), image(size, channels));
-        let mut predictor = Predictor::new(Device::Gpu(gpu.clone()), net, parameters(&net), None).unwrap();
+        let intensities = if variant == Variant::Milesial { Intensities::Unit } else { Intensities::Standard };
+        let predictor = Predictor::new(Device::Gpu(gpu.clone()), net, parameters(&net), None).unwrap();
+        let mut predictor = predictor.given(intensities);
         assert_eq!(predictor.tiles_for(size[0], size[1]).unwrap(), 1);
         let expected = predictor.predict(&image).unwrap();
         for how in [Texels::Floats, Texels::Rgba8, Texels::Bgra8] {
-            let segmenter = Segmenter::new(&gpu, &net, &parameters(&net), size, how).unwrap();
+            let segmenter = Segmenter::new(&gpu, &net, &parameters(&net), size, how, intensities).unwrap();
             let mut encoder = encoder(gpu.device());
             if how == Texels::Floats {
+                let mut floats = image.clone();
+                if intensities == Intensities::Unit {
+                    intensities.prepare(&mut floats);
+                }
                 let input = segmenter.input().unwrap();
-                gpu.queue().write_buffer(input.buffer(), input.offset(), bytemuck::cast_slice(&image.pixels));
+                gpu.queue().write_buffer(input.buffer(), input.offset(), bytemuck::cast_slice(&floats.pixels));
             } else {
                 let (format, order) = match how {
                     Texels::Rgba8 => (wgpu::TextureFormat::Rgba8UnormSrgb, [0, 1, 2]),
@@ -344,7 +350,8 @@ fn what_does_not_fit_a_segmenter_is_refused() {
     let (adapter, device, queue) = host(wgpu::Limits::default());
     let gpu = Gpu::from_device(&adapter, device, queue);
     let one = net(Variant::Unet, 1);
-    let segmenter = |net: &UNet, size| Segmenter::new(&gpu, net, &parameters(net), size, Texels::Rgba8);
+    let segmenter =
+        |net: &UNet, size| Segmenter::new(&gpu, net, &parameters(net), size, Texels::Rgba8, Intensities::Standard);
     assert!(segmenter(&one, [0, 5]).unwrap_err().to_string().contains("nothing to segment"));
     assert!(segmenter(&net(Variant::Unet, 4), [8, 8]).unwrap_err().to_string().contains("3 colours"));
     let segmenter = segmenter(&one, [8, 8]).unwrap();
@@ -371,7 +378,8 @@ fn a_frame_of_one_grey_level_is_nothing_to_a_segmenter() {
     let gpu = Gpu::from_device(&adapter, device, queue);
     let net = UNet { base_channels: 1, depth: 1, ..net(Variant::Unet, 1) };
     let size = [121, 167];
-    let segmenter = Segmenter::new(&gpu, &net, &parameters(&net), size, Texels::Floats).unwrap();
+    let parameters = parameters(&net);
+    let segmenter = Segmenter::new(&gpu, &net, &parameters, size, Texels::Floats, Intensities::Standard).unwrap();
     let logits = |level: f32| {
         let input = segmenter.input().unwrap();
         gpu.queue().write_buffer(input.buffer(), input.offset(), bytemuck::cast_slice(&vec![level; size[0] * size[1]]));
@@ -393,7 +401,7 @@ fn networks_that_cannot_be_are_refused() {
     let gpu = Gpu::from_device(&adapter, device, queue);
     let deep = UNet { depth: 70, ..net(Variant::Unet, 1) };
     let outcomes = [
-        Segmenter::new(&gpu, &deep, &[], [8, 8], Texels::Rgba8).map(drop),
+        Segmenter::new(&gpu, &deep, &[], [8, 8], Texels::Rgba8, Intensities::Standard).map(drop),
         Predictor::new(Device::Gpu(gpu.clone()), deep, vec![], None).map(drop),
     ];
     for outcome in outcomes {

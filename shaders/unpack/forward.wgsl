@@ -1,6 +1,6 @@
-// y[n, y, x, c] = byte order[c] of x[n, y, x, 0], 0 to 255; byte 0 is the lowest
+// y[n, y, x, c] = factor * byte order[c] of x[n, y, x, 0]; byte 0 is the lowest
 // One invocation owns one element of y, one workgroup 64 neighbours a turn. Bytes moved: 4 per element and 4 per pixel.
-struct Params { count: u32, channels: u32, order: u32 }
+struct Params { count: u32, channels: u32, order: u32, factor: f32 }
 
 @group(0) @binding(0) var<storage, read> x: array<u32>; // [n, height, width, 1]
 @group(0) @binding(1) var<storage, read_write> y: array<f32>; // [n, height, width, channels]
@@ -19,6 +19,6 @@ fn main(
             return;
         }
         let byte = (params.order >> (8u * (i % params.channels))) & 255u;
-        y[i] = f32((x[i / params.channels] >> (8u * byte)) & 255u);
+        y[i] = f32((x[i / params.channels] >> (8u * byte)) & 255u) * params.factor;
     }
 }

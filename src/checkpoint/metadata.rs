@@ -25,6 +25,8 @@ impl Metadata {
     pub const MODEL: &'static str = "model";
     /// The key of how label values became classes, a [`Mapping`](crate::data::dataset::Mapping).
     pub const MAPPING: &'static str = "mapping";
+    /// The key of what networks are given of images, [`Intensities`](crate::data::Intensities).
+    pub const INTENSITIES: &'static str = "intensities";
     /// The key of the number of training steps behind the weights.
     pub const STEP: &'static str = "step";
 

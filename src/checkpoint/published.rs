@@ -68,6 +68,7 @@ pub(super) fn is_counter(name: &str) -> bool {
 mod tests {
     use super::*;
     use crate::checkpoint::{Metadata, Section, Weights, save};
+    use crate::data::Intensities;
     use crate::graph::{Graph, Init};
 
     #[test]
@@ -80,8 +81,19 @@ mod tests {
                 let bank = graph.initial_parameters(3);
                 let path = folder.path().join("weights.safetensors");
                 save(&path, &graph, &[Section { prefix: "", bank: &bank }], &Metadata::new()).unwrap();
-                let (found, parameters) = Weights::load(&path).unwrap().network().unwrap();
-                assert_eq!((found, parameters), (net, bank));
+                let weights = Weights::load(&path).unwrap();
+                let (found, parameters) = weights.network().unwrap();
+                assert_eq!((found, &parameters), (net, &bank));
+                assert_eq!(weights.intensities(&net).unwrap(), variant.intensities());
+                // What was trained here is given what training here gives, unless the file says otherwise.
+                for (metadata, expected) in [
+                    (Metadata::new(), Intensities::Standard),
+                    (Metadata::new().with(Metadata::INTENSITIES, &Intensities::Unit), Intensities::Unit),
+                ] {
+                    let sections = [Section { prefix: "", bank: &bank }];
+                    save(&path, &graph, &sections, &metadata.with(Metadata::MODEL, &net)).unwrap();
+                    assert_eq!(Weights::load(&path).unwrap().intensities(&net).unwrap(), expected);
+                }
             }
         }
     }

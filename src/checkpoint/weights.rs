@@ -8,6 +8,7 @@ use super::names::Names;
 use super::published::Published;
 use super::save::held;
 use super::{published, pytorch};
+use crate::data::Intensities;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Parameter};
 use crate::models::UNet;
@@ -155,6 +156,17 @@ impl Weights {
         let graph = network.map_err(|problem| self.error(problem.to_string()))?.graph;
         let parameters = self.bank(&graph, "", one_score)?;
         Ok((net, parameters))
+    }
+
+    /// What this network is to be given of images: what the file says; else, if training here wrote it, what that gives; else what the
+    /// authors of the network do.
+    ///
+    /// # Errors
+    /// [`Error::Weights`] when the file says what is unknown.
+    pub fn intensities(&self, net: &UNet) -> Result<Intensities> {
+        let said = self.metadata.get(Metadata::INTENSITIES).map_err(|problem| self.error(problem))?;
+        let own = self.metadata.entries().contains_key(Metadata::MODEL);
+        Ok(said.unwrap_or(if own { Intensities::Standard } else { net.variant.intensities() }))
     }
 
     /// The file.

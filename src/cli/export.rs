@@ -43,10 +43,11 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
     for path in [&arguments.onnx, &arguments.safetensors].into_iter().flatten() {
         refuse_checkpoint(path, weights.path())?;
     }
+    let intensities = weights.intensities(&net)?;
     let mapping: Option<Value> = weights.metadata().get(Metadata::MAPPING).map_err(|problem| weights.error(problem))?;
     if let Some(path) = &arguments.onnx {
         let size = arguments.tile.map_or([net.legal_above(SIDE); 2], |Tile(tile)| tile);
-        let mut model = Model::of_unet(&net, &parameters, arguments.batch, size)?;
+        let mut model = Model::of_unet(&net, &parameters, intensities, arguments.batch, size)?;
         if let Some(mapping) = &mapping {
             model = model.with(Metadata::MAPPING, mapping);
         }
@@ -60,7 +61,7 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
         ));
     }
     if let Some(path) = &arguments.safetensors {
-        let mut metadata = Metadata::new().with(Metadata::MODEL, &net);
+        let mut metadata = Metadata::new().with(Metadata::MODEL, &net).with(Metadata::INTENSITIES, &intensities);
         if let Some(mapping) = &mapping {
             metadata = metadata.with(Metadata::MAPPING, mapping);
         }

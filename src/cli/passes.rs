@@ -4,6 +4,7 @@ use super::weights::WeightsArguments;
 use super::{Tile, note, parse};
 use clap::Args;
 use tilewise::checkpoint::{Metadata, Weights};
+use tilewise::data::Intensities;
 use tilewise::executor::Device;
 use tilewise::predict::{Averaging, Blend, Predictor, Quantity, Views};
 
@@ -25,6 +26,10 @@ pub(crate) struct PassArguments {
     /// (they overlap by half and are averaged; of no effect where one tile covers the image, so give a smaller --tile)
     #[arg(long, value_name = "NAME", default_value = "exact", value_parser = parse::<Blend>)]
     blend: Blend,
+    /// What the network is given of images: standard (each channel of an image with mean 0 and deviation 1, as `train` does) or unit
+    /// (from 0 to 1) [default: what the weights file says, else what the authors of its network do]
+    #[arg(long, value_name = "standard|unit", value_parser = parse::<Intensities>)]
+    intensities: Option<Intensities>,
     /// From which probability of being foreground a pixel is; less joins pixels, more parts objects [default: the most probable class]
     #[arg(long, value_name = "PROBABILITY", value_parser = probability)]
     threshold: Option<f32>,
@@ -52,14 +57,17 @@ impl PassArguments {
     /// The network of these weights, compiled when the first image comes.
     pub(crate) fn predictor(&self, device: Device, weights: &Weights) -> tilewise::Result<Predictor> {
         let Self { views, average: of, blend, .. } = *self;
-        let predictor = Predictor::load(device, weights, self.tile.map(|Tile(tile)| tile))?;
+        let mut predictor = Predictor::load(device, weights, self.tile.map(|Tile(tile)| tile))?;
+        if let Some(intensities) = self.intensities {
+            predictor = predictor.given(intensities);
+        }
         if !weights.metadata().entries().contains_key(Metadata::MODEL) {
             note(&format!(
-                "note: by their names these are weights of {} of depth {}, base {}; it is given images of mean 0 and deviation 1, channel by \
-                 channel, which may not be what it was trained on",
+                "note: by their names these are weights of {} of depth {}, base {}; --intensities {} is what it is given of images",
                 predictor.net().title(),
                 predictor.net().depth,
-                predictor.net().base_channels
+                predictor.net().base_channels,
+                predictor.intensities()
             ));
         }
         let predictor = predictor.averaging(Averaging { views, of, blend });

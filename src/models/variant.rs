@@ -1,5 +1,6 @@
 //! Which U-Net.
 
+use crate::data::Intensities;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
@@ -56,6 +57,14 @@ impl Variant {
             Self::Unet | Self::UnetRelease => Sizes::Shrinking,
             Self::Milesial | Self::MilesialBilinear | Self::Brain => Sizes::Padded,
             Self::Semseg => Sizes::Resized,
+        }
+    }
+
+    /// What its authors' program gives it of images, as near as there is one.
+    pub(crate) fn intensities(self) -> Intensities {
+        match self {
+            Self::Milesial | Self::MilesialBilinear => Intensities::Unit,
+            Self::Unet | Self::UnetRelease | Self::Brain | Self::Semseg => Intensities::Standard,
         }
     }
 

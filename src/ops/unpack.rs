@@ -4,16 +4,18 @@ use crate::array::{Array, Real, Tensor};
 use crate::error::Result;
 use crate::graph::{Graph, NodeId};
 use crate::kernel;
-use crate::op::{Binding, Bound, Candidate, Case, DeviceProfile, Fill, Op, Param};
+use crate::op::{Binding, Bound, Candidate, Case, DeviceProfile, Fill, Op, Param, UNIT_ROUNDOFF};
 use crate::ops::{image, turns, zeros};
 use crate::shape::{DType, TensorType};
 use std::sync::Arc;
 
-/// y[n, y, x, c] = byte `order[c]` of x[n, y, x, 0], from 0 to 255; byte 0 is the lowest, the first in memory.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// y[n, y, x, c] = byte `order[c]` of x[n, y, x, 0], times `white` / 255; byte 0 is the lowest, the first in memory.
+#[derive(Clone, Debug, PartialEq)]
 pub struct Unpack {
     /// The byte of each channel, 0 to 3; `[0, 1, 2]` are red, green and blue of RGBA.
     pub order: Vec<u8>,
+    /// What the byte 255 becomes: itself, or 1.
+    pub white: f32,
 }
 
 impl Graph {
@@ -23,6 +25,12 @@ impl Graph {
     /// When x is not a batch of images of one integer a pixel, or the order is not of one to four bytes from 0 to 3.
     pub fn unpack(&mut self, name: &str, x: NodeId, unpack: Unpack) -> Result<NodeId> {
         self.apply(name, unpack, &[x])
+    }
+}
+
+impl Unpack {
+    fn factor(&self) -> f32 {
+        self.white / 255.0
     }
 }
 
@@ -46,7 +54,9 @@ impl Op for Unpack {
     fn reference<T: Real>(&self, inputs: &[&Tensor<T>]) -> Vec<Tensor<T>> {
         let Array { shape, .. } = zeros(self, inputs);
         let bytes = |&pixel: &u32| pixel.to_le_bytes();
-        let channels = |bytes: [u8; 4]| self.order.iter().map(move |&byte| T::from_f64(bytes[byte as usize].into()));
+        let factor = T::from_f64(self.factor().into());
+        let channels =
+            |bytes: [u8; 4]| self.order.iter().map(move |&byte| T::from_f64(bytes[byte as usize].into()) * factor);
         let data = inputs[0].uint().data.iter().map(bytes).flat_map(channels).collect();
         vec![Array { shape, data }.into()]
     }
@@ -54,33 +64,34 @@ impl Op for Unpack {
     fn candidates(&self, _: &[TensorType], output: &TensorType, device: &DeviceProfile) -> Vec<Candidate> {
         let [.., channels] = image(output);
         let order = self.order.iter().rev().fold(0, |order, &byte| order << 8 | u32::from(byte));
-        let params = [("channels", channels.into()), ("order", Param::U32(order))];
+        let params = [("channels", channels.into()), ("order", Param::U32(order)), ("factor", self.factor().into())];
         let bindings = vec![Binding::Input(0), Binding::Output];
         vec![turns(kernel!("unpack/forward"), bindings, output.shape.elements(), &params, device).into()]
     }
 
-    fn flops(&self, _: &[TensorType], _: &TensorType) -> u64 {
-        0
+    fn flops(&self, _: &[TensorType], output: &TensorType) -> u64 {
+        output.shape.elements() as u64
     }
 
     fn bound(&self, _: &[&Tensor<f64>], _: &Tensor<f64>, _: usize) -> Bound {
-        Bound::Exact
+        // A product with 1 is exact.
+        if self.white == 255.0 { Bound::Exact } else { Bound::Relative(UNIT_ROUNDOFF) }
     }
 }
 
 pub(super) fn cases() -> Result<Vec<Case>, String> {
     [
-        ([1, 1, 1, 1], vec![0], "one byte"),
-        ([1, 8, 8, 1], vec![0], "grey, one workgroup"),
-        ([2, 5, 13, 1], vec![0, 1, 2], "RGBA without alpha, batch 2"),
-        ([3, 7, 11, 1], vec![2, 1, 0], "BGRA without alpha, batch 3"),
-        ([1, 3, 3, 1], vec![3, 3], "a byte twice"),
-        ([1, 1021, 1031, 1], vec![3, 0, 2, 1], "past 65,535 workgroups"),
+        ([1, 1, 1, 1], vec![0], 255.0, "one byte"),
+        ([1, 8, 8, 1], vec![0], 255.0, "grey, one workgroup"),
+        ([2, 5, 13, 1], vec![0, 1, 2], 255.0, "RGBA without alpha, batch 2"),
+        ([3, 7, 11, 1], vec![2, 1, 0], 1.0, "BGRA without alpha, batch 3, 0 to 1"),
+        ([1, 3, 3, 1], vec![3, 3], 255.0, "a byte twice"),
+        ([1, 1021, 1031, 1], vec![3, 0, 2, 1], 255.0, "past 65,535 workgroups"),
     ]
     .into_iter()
-    .map(|(extents, order, what)| {
+    .map(|(extents, order, white, what)| {
         let inputs = vec![(TensorType::u32(extents)?, Fill::Bits)];
-        Ok(Case { name: format!("{extents:?} {what}"), op: Arc::new(Unpack { order }), inputs })
+        Ok(Case { name: format!("{extents:?} {what}"), op: Arc::new(Unpack { order, white }), inputs })
     })
     .collect()
 }
@@ -92,7 +103,7 @@ mod tests {
     #[test]
     fn bytes_are_in_the_order_of_memory() {
         let x = Array::new(TensorType::u32([1, 1, 2, 1]).unwrap().shape, vec![0x4433_2211, 0xff00_00fe]).unwrap();
-        let y = Unpack { order: vec![0, 1, 3] }.reference::<f32>(&[&Tensor::Uint(x)]);
+        let y = Unpack { order: vec![0, 1, 3], white: 255.0 }.reference::<f32>(&[&Tensor::Uint(x)]);
         assert_eq!(y[0].float().data, [17.0, 34.0, 68.0, 254.0, 0.0, 255.0]);
     }
 
@@ -101,10 +112,10 @@ mod tests {
         let mut graph = Graph::new();
         let pixels = graph.input("pixels", TensorType::u32([1, 4, 4, 1]).unwrap());
         for order in [vec![], vec![4], vec![0; 5]] {
-            let message = graph.unpack("floats", pixels, Unpack { order }).unwrap_err().to_string();
+            let message = graph.unpack("floats", pixels, Unpack { order, white: 255.0 }).unwrap_err().to_string();
             assert!(message.contains("one to four bytes"), "{message}");
         }
         let floats = graph.input("floats", TensorType::f32([1, 4, 4, 1]).unwrap());
-        assert!(graph.unpack("again", floats, Unpack { order: vec![0] }).is_err());
+        assert!(graph.unpack("again", floats, Unpack { order: vec![0], white: 255.0 }).is_err());
     }
 }

@@ -2,6 +2,7 @@
 
 use super::smallest_tile_in;
 use crate::checkpoint::Weights;
+use crate::data::Intensities;
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Plan, PlanOptions};
 use crate::graph::{Bank, Graph, NodeId};
@@ -10,7 +11,8 @@ use crate::ops::image as image_extents;
 use crate::ops::{Argmax, Mirror, Pad, Softmax, Unpack};
 use crate::shape::{Shape, TensorType};
 
-/// How the image lies in the buffer that a [`Segmenter`] is given.
+/// How the image lies in the buffer that a [`Segmenter`] is given. Bytes are those of an image of 8 bits; to a network that is given
+/// [`Intensities::Unit`], floats are what they are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Texels {
     /// `f32`, `[height, width, channels]` without gaps.
@@ -49,7 +51,7 @@ const ROW_ALIGNMENT: usize = wgpu::COPY_BYTES_PER_ROW_ALIGNMENT as usize;
 /// 8 bits it leaves no trace.
 const EPSILON: f32 = 1e-8;
 
-/// A network for images of one size that are on the device: the image is normalised, mirrored at its edges, segmented in one tile and
+/// A network for images of one size that are on the device: the image is prepared, mirrored at its edges, segmented in one tile and
 /// cropped, all by kernels, and the results stay in buffers. They are those of [`Predictor`](super::Predictor) up to rounding.
 ///
 /// ```no_run
@@ -82,10 +84,10 @@ impl Segmenter {
     /// The network of a weights file for images of this height and width.
     ///
     /// # Errors
-    /// As [`Weights::network`] and [`Segmenter::new`].
+    /// As [`Weights::network`], [`Weights::intensities`] and [`Segmenter::new`].
     pub fn load(gpu: &Gpu, weights: &Weights, size: [usize; 2], texels: Texels) -> Result<Self> {
         let (net, parameters) = weights.network()?;
-        Self::new(gpu, &net, &parameters, size, texels)
+        Self::new(gpu, &net, &parameters, size, texels, weights.intensities(&net)?)
     }
 
     /// A network with its parameters, padded as [`Graph::initial_parameters`] pads them, for images of this height and width.
@@ -93,7 +95,14 @@ impl Segmenter {
     /// # Errors
     /// As [`UNet::validate`]; [`Error::Usage`] when the image has no pixels or its bytes have not the channels of the network, or there are
     /// too many or too few parameters; as [`Plan::new`], such as [`Error::Memory`] when the image does not fit the device in one tile, for which there is [`Predictor`](super::Predictor).
-    pub fn new(gpu: &Gpu, net: &UNet, parameters: &[f32], size: [usize; 2], texels: Texels) -> Result<Self> {
+    pub fn new(
+        gpu: &Gpu,
+        net: &UNet,
+        parameters: &[f32],
+        size: [usize; 2],
+        texels: Texels,
+        intensities: Intensities,
+    ) -> Result<Self> {
         net.validate()?;
         let [height, width] = size;
         if height == 0 || width == 0 {
@@ -101,7 +110,7 @@ impl Segmenter {
         }
         let tile = size.map(|extent| smallest_tile_in(net, extent, 1));
         let mut graph = Graph::new();
-        let (input, image) = image(&mut graph, size, texels, net.in_channels)?;
+        let (input, image) = image(&mut graph, size, texels, net.in_channels, intensities)?;
         let margin = [0, 1].map(|axis| {
             let before = net.halo();
             (before as u32, (tile[axis] - size[axis] - before) as u32)
@@ -213,8 +222,14 @@ fn row_bytes(width: usize) -> usize {
     (4 * width).next_multiple_of(ROW_ALIGNMENT)
 }
 
-/// The image as it comes, and as the network wants it: floats, each channel with mean 0 and standard deviation 1.
-fn image(graph: &mut Graph, [height, width]: [usize; 2], texels: Texels, channels: usize) -> Result<(NodeId, NodeId)> {
+/// The image as it comes, and as the network wants it.
+fn image(
+    graph: &mut Graph,
+    [height, width]: [usize; 2],
+    texels: Texels,
+    channels: usize,
+    intensities: Intensities,
+) -> Result<(NodeId, NodeId)> {
     let (input, floats) = match texels.order() {
         None => {
             let input = graph.input("image", TensorType::f32([1, height, width, channels]).map_err(Error::Usage)?);
@@ -225,12 +240,16 @@ fn image(graph: &mut Graph, [height, width]: [usize; 2], texels: Texels, channel
                 Error::Usage(format!("the network has {channels} channels, pixels of four bytes have 3 colours"))
             })?;
             let aligned = row_bytes(width) / 4;
+            let white = if intensities == Intensities::Unit { 1.0 } else { 255.0 };
             let input = graph.input("texels", TensorType::u32([1, height, aligned, 1]).map_err(Error::Usage)?);
-            let unpacked = graph.unpack("unpacked", input, Unpack { order: order.into() })?;
+            let unpacked = graph.unpack("unpacked", input, Unpack { order: order.into(), white })?;
             let surplus = (aligned - width) as i32;
             (input, graph.pad("image", unpacked, Pad { before: [0; 3], after: [0, -surplus, 0] })?)
         }
     };
+    if intensities == Intensities::Unit {
+        return Ok((input, floats));
+    }
     let shape = Shape::new([channels]).map_err(Error::Usage)?;
     let weight = graph.constant("one", shape.clone(), 1.0);
     let bias = graph.constant("zero", shape, 0.0);

@@ -57,10 +57,12 @@ def png(path, pixels):
             file.write(struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)))
 
 
-def normalised(pixels):
-    """As tilewise gives images to a network: each channel with mean 0 and deviation 1."""
+def prepared(pixels, preprocessing):
+    """As tilewise gives images to a network: each channel with mean 0 and deviation 1, or from 0 to 1."""
     pixels = pixels.astype(np.float64)
-    return torch.from_numpy((pixels - pixels.mean((0, 1))) / pixels.std((0, 1))).float().permute(2, 0, 1)[None]
+    unit = preprocessing.startswith("value /")
+    pixels = pixels / 65535 if unit else (pixels - pixels.mean((0, 1))) / pixels.std((0, 1))
+    return torch.from_numpy(pixels).float().permute(2, 0, 1)[None]
 
 
 def run(*arguments):
@@ -117,7 +119,7 @@ def roundtrip(name, folder):
     picture, predicted = os.path.join(folder, "image.png"), os.path.join(folder, "logits.safetensors")
     png(picture, pixels)
     run("predict", "--weights", ours, "--input", picture, "--out", os.path.join(folder, "out"), "--logits", predicted, "--tile", tile)
-    image = F.pad(normalised(pixels), [halo] * 4, mode="reflect")
+    image = F.pad(prepared(pixels, metadata["preprocessing"]), [halo] * 4, mode="reflect")
     expected = scores(net(image))
     errors.append(difference(load_file(predicted)["logits"].permute(2, 0, 1)[None], expected))
     errors.append(difference(infer(dynamic, image), expected))
