@@ -163,16 +163,13 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     // The network is a guest on it.
     let gpu = Gpu::from_device(&adapter, host.device.clone(), host.queue.clone());
-    let (net, parameters, intensities) = match weights {
-        Some(weights) => {
-            let weights = Weights::load(weights)?;
-            let (net, parameters) = weights.network()?;
-            (net, parameters, weights.intensities(&net)?)
-        }
-        None => {
-            let (net, parameters) = trained(&gpu)?;
-            (net, parameters, Intensities::Standard)
-        }
+    let (net, parameters, intensities) = if let Some(weights) = weights {
+        let weights = Weights::load(weights)?;
+        let (net, parameters) = weights.network()?;
+        (net, parameters, weights.intensities(&net)?)
+    } else {
+        let (net, parameters) = trained(&gpu)?;
+        (net, parameters, Intensities::Standard)
     };
     if net.classes != 2 {
         return Err(format!(

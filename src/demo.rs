@@ -5,6 +5,7 @@ use crate::data::{Augmentation, Image, Sample, cells};
 use crate::error::{Error, Result};
 use crate::executor::Device;
 use crate::metrics::{Confusion, otsu_threshold};
+use crate::models::Variant;
 use crate::picture::{Curve, Picture, curve_svg};
 use crate::predict::Predictor;
 use crate::report;
@@ -19,6 +20,12 @@ use std::time::Instant;
 const SIDE: usize = 256;
 /// Images to learn from, to choose the best weights by, and to report on. They differ in the index they are generated from.
 const IMAGES: [u32; 3] = [32, 4, 6];
+
+/// Background and cell.
+const CLASSES: usize = 2;
+
+/// Tiles are the smallest that the network takes from this side on.
+const SMALLEST_TILE: usize = 188;
 
 /// What the demo found: the content of `demo.json`.
 #[derive(Clone, Debug, Serialize)]
@@ -64,13 +71,13 @@ pub struct Baseline {
 }
 
 /// The settings of the demo's training run: a network small enough for two CPU cores behind a software driver.
-pub fn config(seed: u32) -> Config {
-    Config {
+pub fn config(seed: u32, model: Variant) -> Config {
+    let config = Config {
+        model,
         steps: 700,
         minutes: Some(2.4),
         base: 8,
         depth: 3,
-        tile: Some(188),
         batch: 2,
         learning_rate: Some(0.05),
         warmup: 30,
@@ -82,7 +89,9 @@ pub fn config(seed: u32) -> Config {
         save_every: 200,
         augment: Augmentation::RECIPE,
         ..Config::default()
-    }
+    };
+    let tile = config.model(1, CLASSES).legal_above(SMALLEST_TILE);
+    Config { tile: Some(tile), ..config }
 }
 
 /// Makes images, trains on them by this configuration, which [`config`] gives, and writes `data/`, the files of a training run, `demo.json`,
@@ -108,7 +117,7 @@ pub fn run(
         device,
         training: training.clone(),
         validation: validation.clone(),
-        classes: 2,
+        classes: CLASSES,
         metadata: Metadata::new(),
         out,
         resume: false,

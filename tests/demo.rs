@@ -5,13 +5,15 @@ use std::process::Command;
 use std::sync::atomic::AtomicBool;
 use tilewise::demo;
 use tilewise::executor::Device;
+use tilewise::models::Variant;
 use tilewise::train::{Config, Status};
 
 #[test]
 fn the_demo_leaves_all_its_files_and_a_score() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("demo");
-    let config = Config { steps: 3, base: 2, depth: 1, tile: Some(60), evaluate_every: 3, ..demo::config(1) };
+    let config =
+        Config { steps: 3, base: 2, depth: 1, tile: Some(60), evaluate_every: 3, ..demo::config(1, Variant::Unet) };
     let run = || demo::run(&Device::Cpu, config.clone(), &out, &AtomicBool::new(false), &mut |_| {}).unwrap();
     let report = run();
     assert_eq!((report.steps, report.status, report.seed), (3, Status::Finished, 1));

@@ -4,6 +4,7 @@
 
 use std::ops::ControlFlow;
 use tilewise::Error;
+use tilewise::checkpoint::{Metadata, Section, Weights, save};
 use tilewise::data::Image;
 use tilewise::data::Orientation;
 use tilewise::data::sampler::reflect;
@@ -48,6 +49,27 @@ fn predict(device: &Device, tile: Option<[usize; 2]>, image: &Image) -> Vec<f32>
         assert!((sum - 1.0).abs() < 1e-5);
     }
     prediction.logits
+}
+
+/// Scores that are stretched over their tile are learned for one tile; others are not.
+#[test]
+fn a_network_that_stretches_its_scores_gets_the_tiles_of_training() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("weights.safetensors");
+    for (variant, kept) in [(Variant::Semseg, true), (Variant::Unet, false)] {
+        let net = UNet { variant, depth: 1, dropout: 0.0, ..NET };
+        let graph = net.inference(1, [net.smallest_side(); 2]).unwrap().graph;
+        let bank = graph.initial_parameters(1);
+        let side = net.legal_above(77);
+        let metadata = Metadata::new().with(Metadata::MODEL, &net).with(Metadata::TILE, &side);
+        save(&path, &graph, &[Section { prefix: "", bank: &bank }], &metadata).unwrap();
+        let tile = |given: Option<[usize; 2]>| {
+            let predictor = Predictor::load(Device::Cpu, &Weights::load(&path).unwrap(), given).unwrap();
+            predictor.tile_for(200, 300).unwrap()
+        };
+        assert_eq!(tile(None) == [side; 2], kept, "{variant}");
+        assert_eq!(tile(Some([net.legal_above(90); 2])), [net.legal_above(90); 2], "{variant}");
+    }
 }
 
 #[test]

@@ -27,6 +27,8 @@ impl Metadata {
     pub const MAPPING: &'static str = "mapping";
     /// The key of what networks are given of images, [`Intensities`](crate::data::Intensities).
     pub const INTENSITIES: &'static str = "intensities";
+    /// The key of the side of the tiles that the weights were trained on.
+    pub const TILE: &'static str = "tile";
     /// The key of the number of training steps behind the weights.
     pub const STEP: &'static str = "step";
 

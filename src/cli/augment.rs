@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use tilewise::Result;
 use tilewise::data::{Augmentation, Dataset};
+use tilewise::models::Variant;
 use tilewise::picture::Picture;
 use tilewise::train::{Config, Preview, preview};
 
@@ -23,6 +24,9 @@ pub(crate) struct Arguments {
     /// Settings as TOML, of which [augment], the tile and the seed count [default: those of `train --augment`]
     #[arg(long, value_name = "FILE.toml")]
     config: Option<PathBuf>,
+    /// The network, which decides about tiles, and with it about the frame that is changed [default: the configuration's, else unet]
+    #[arg(long, value_name = "NAME")]
+    model: Option<Variant>,
     /// How many images, spread evenly over the data
     #[arg(long, value_name = "N", default_value_t = 4)]
     samples: usize,
@@ -38,6 +42,7 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
         Some(path) => Config::read(path)?,
         None => Config { augment: Augmentation::RECIPE, ..Config::default() },
     };
+    config.model = arguments.model.unwrap_or(config.model);
     config.seed = global.seed.unwrap_or(config.seed);
     let dataset = Dataset::open(&arguments.data, &arguments.labels.options())?;
     let count = arguments.samples.clamp(1, dataset.pairs().len());

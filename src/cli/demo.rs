@@ -6,6 +6,7 @@ use clap::Args;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use tilewise::demo::{self, Baseline};
+use tilewise::models::Variant;
 use tilewise::{Error, Result};
 
 /// What `demo` takes.
@@ -14,13 +15,16 @@ pub(crate) struct Arguments {
     /// Where to write images, weights, metrics and pictures; an earlier demo there is replaced
     #[arg(long, value_name = "DIR", default_value = "demo")]
     out: PathBuf,
+    /// The network: unet (the paper's), unet-release (the authors'), milesial, milesial-bilinear, brain or semseg
+    #[arg(long, value_name = "NAME", default_value_t)]
+    model: Variant,
 }
 
 pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
     let device = global.open_device()?;
     let stop = stop_on_interrupt();
     let seed = global.seed.unwrap_or(1);
-    let config = demo::config(seed);
+    let config = demo::config(seed, arguments.model);
     let mut view = View::new(global, config.batch);
     let report = demo::run(&device, config, &arguments.out, &stop, &mut |event| view.show(event));
     view.finish();

@@ -72,9 +72,14 @@ impl UNet {
         1 << self.depth
     }
 
+    /// Whether its scores are those of a part of its tile, stretched over all of it, so that what it has learned holds for tiles of one size.
+    pub fn stretches(&self) -> bool {
+        self.variant.sizes() == Sizes::Resized
+    }
+
     /// The step of legal sides.
     pub fn step(&self) -> usize {
-        if self.variant.sizes() == Sizes::Resized { 1 } else { self.stride() }
+        if self.stretches() { 1 } else { self.stride() }
     }
 
     /// By how much the output is smaller than the input: without padding 4·2^d + 8·(2^d − 1), 184 at depth 4; otherwise 0.

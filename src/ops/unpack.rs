@@ -15,7 +15,7 @@ pub struct Unpack {
     /// The byte of each channel, 0 to 3; `[0, 1, 2]` are red, green and blue of RGBA.
     pub order: Vec<u8>,
     /// What the byte 255 becomes: itself, or 1.
-    pub white: f32,
+    pub white: u8,
 }
 
 impl Graph {
@@ -30,7 +30,7 @@ impl Graph {
 
 impl Unpack {
     fn factor(&self) -> f32 {
-        self.white / 255.0
+        f32::from(self.white) / 255.0
     }
 }
 
@@ -75,18 +75,18 @@ impl Op for Unpack {
 
     fn bound(&self, _: &[&Tensor<f64>], _: &Tensor<f64>, _: usize) -> Bound {
         // A product with 1 is exact.
-        if self.white == 255.0 { Bound::Exact } else { Bound::Relative(UNIT_ROUNDOFF) }
+        if self.white == 255 { Bound::Exact } else { Bound::Relative(UNIT_ROUNDOFF) }
     }
 }
 
 pub(super) fn cases() -> Result<Vec<Case>, String> {
     [
-        ([1, 1, 1, 1], vec![0], 255.0, "one byte"),
-        ([1, 8, 8, 1], vec![0], 255.0, "grey, one workgroup"),
-        ([2, 5, 13, 1], vec![0, 1, 2], 255.0, "RGBA without alpha, batch 2"),
-        ([3, 7, 11, 1], vec![2, 1, 0], 1.0, "BGRA without alpha, batch 3, 0 to 1"),
-        ([1, 3, 3, 1], vec![3, 3], 255.0, "a byte twice"),
-        ([1, 1021, 1031, 1], vec![3, 0, 2, 1], 255.0, "past 65,535 workgroups"),
+        ([1, 1, 1, 1], vec![0], 255, "one byte"),
+        ([1, 8, 8, 1], vec![0], 255, "grey, one workgroup"),
+        ([2, 5, 13, 1], vec![0, 1, 2], 255, "RGBA without alpha, batch 2"),
+        ([3, 7, 11, 1], vec![2, 1, 0], 1, "BGRA without alpha, batch 3, 0 to 1"),
+        ([1, 3, 3, 1], vec![3, 3], 255, "a byte twice"),
+        ([1, 1021, 1031, 1], vec![3, 0, 2, 1], 255, "past 65,535 workgroups"),
     ]
     .into_iter()
     .map(|(extents, order, white, what)| {
@@ -103,7 +103,7 @@ mod tests {
     #[test]
     fn bytes_are_in_the_order_of_memory() {
         let x = Array::new(TensorType::u32([1, 1, 2, 1]).unwrap().shape, vec![0x4433_2211, 0xff00_00fe]).unwrap();
-        let y = Unpack { order: vec![0, 1, 3], white: 255.0 }.reference::<f32>(&[&Tensor::Uint(x)]);
+        let y = Unpack { order: vec![0, 1, 3], white: 255 }.reference::<f32>(&[&Tensor::Uint(x)]);
         assert_eq!(y[0].float().data, [17.0, 34.0, 68.0, 254.0, 0.0, 255.0]);
     }
 
@@ -112,10 +112,10 @@ mod tests {
         let mut graph = Graph::new();
         let pixels = graph.input("pixels", TensorType::u32([1, 4, 4, 1]).unwrap());
         for order in [vec![], vec![4], vec![0; 5]] {
-            let message = graph.unpack("floats", pixels, Unpack { order, white: 255.0 }).unwrap_err().to_string();
+            let message = graph.unpack("floats", pixels, Unpack { order, white: 255 }).unwrap_err().to_string();
             assert!(message.contains("one to four bytes"), "{message}");
         }
         let floats = graph.input("floats", TensorType::f32([1, 4, 4, 1]).unwrap());
-        assert!(graph.unpack("again", floats, Unpack { order: vec![0], white: 255.0 }).is_err());
+        assert!(graph.unpack("again", floats, Unpack { order: vec![0], white: 255 }).is_err());
     }
 }

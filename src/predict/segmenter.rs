@@ -240,7 +240,7 @@ fn image(
                 Error::Usage(format!("the network has {channels} channels, pixels of four bytes have 3 colours"))
             })?;
             let aligned = row_bytes(width) / 4;
-            let white = if intensities == Intensities::Unit { 1.0 } else { 255.0 };
+            let white = if intensities == Intensities::Unit { 1 } else { 255 };
             let input = graph.input("texels", TensorType::u32([1, height, aligned, 1]).map_err(Error::Usage)?);
             let unpacked = graph.unpack("unpacked", input, Unpack { order: order.into(), white })?;
             let surplus = (aligned - width) as i32;

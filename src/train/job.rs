@@ -154,6 +154,7 @@ pub fn train(mut job: Job<'_>, observer: &mut dyn FnMut(&Event<'_>)) -> Result<S
     let mut run = Run {
         data,
         folder,
+        tile,
         trainer,
         validator,
         metrics,
@@ -180,7 +181,7 @@ pub fn train(mut job: Job<'_>, observer: &mut dyn FnMut(&Event<'_>)) -> Result<S
         Err(Error::Diverged(problem)) => (Status::Diverged, Some(problem)),
         Err(error) => return Err(error),
     };
-    let mut summary = run.summary(status, tile, resumed_from);
+    let mut summary = run.summary(status, resumed_from);
     let failure = match failure {
         Some(problem) => {
             let problem = run.diverged(&problem);
@@ -270,6 +271,8 @@ struct Run<'a, 'o> {
     observer: &'o mut dyn FnMut(&Event<'_>),
     data: String,
     folder: Folder,
+    /// Side of the input tiles.
+    tile: usize,
     trainer: Trainer,
     validator: Option<Validator>,
     metrics: Metrics,
@@ -435,7 +438,7 @@ impl Run<'_, '_> {
     }
 
     fn metadata(&self) -> Metadata {
-        self.job.metadata.clone().with(Metadata::MODEL, self.trainer.model())
+        self.job.metadata.clone().with(Metadata::MODEL, self.trainer.model()).with(Metadata::TILE, &self.tile)
     }
 
     fn save(&mut self) -> Result<()> {
@@ -509,7 +512,7 @@ impl Run<'_, '_> {
         }
     }
 
-    fn summary(&self, status: Status, tile: usize, resumed_from: u32) -> Summary {
+    fn summary(&self, status: Status, resumed_from: u32) -> Summary {
         let count = self.losses.len();
         Summary {
             status,
@@ -523,7 +526,7 @@ impl Run<'_, '_> {
             best: self.standing.best.or(self.best_at_end),
             model: *self.trainer.model(),
             parameters: self.trainer.graph().parameter_count(),
-            tile,
+            tile: self.tile,
             images: self.trainer.samples().len(),
             validation_images: self.validator.as_ref().map_or(0, Validator::len),
             seed: self.job.config.seed,
