@@ -4,7 +4,51 @@ use crate::error::{Error, Result};
 use crate::graph::{Bank, Graph, Node, NodeId, NodeKind};
 use crate::op::Backward;
 use crate::ops::Add;
+use crate::recompute::COPY;
 use crate::shape::DType;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// A graph in which nodes of the forward pass are computed again for those of the backward pass.
+struct Copying<'a> {
+    graph: Graph,
+    forward: &'a Graph,
+    again: &'a BTreeSet<NodeId>,
+    copies: BTreeMap<NodeId, NodeId>,
+}
+
+impl Copying<'_> {
+    /// Adds the nodes that `longer` has after the forward pass, each behind the copies that it is the first to read. Tells what stands for
+    /// each node of `longer`.
+    fn follow(&mut self, longer: &Graph) -> Result<Vec<NodeId>> {
+        let mut nodes: Vec<NodeId> = (0..self.forward.nodes.len()).map(NodeId).collect();
+        for node in &longer.nodes[nodes.len()..] {
+            nodes.push(match &node.kind {
+                NodeKind::Op { op, inputs } => {
+                    let inputs = inputs.iter().map(|input| self.copy(nodes[input.0])).collect::<Result<Vec<_>>>()?;
+                    self.graph.apply_shared(&node.name, op, &inputs)?
+                }
+                kind => self.graph.push(&node.name, kind.clone(), node.tensor_type.clone()),
+            });
+        }
+        Ok(nodes)
+    }
+
+    /// The copy of a node if it is computed again, or the node itself.
+    fn copy(&mut self, node: NodeId) -> Result<NodeId> {
+        if !self.again.contains(&node) {
+            return Ok(node);
+        }
+        if let Some(&copy) = self.copies.get(&node) {
+            return Ok(copy);
+        }
+        let Node { name, kind, .. } = self.forward.node(node);
+        let NodeKind::Op { op, inputs } = kind else { return Ok(node) };
+        let inputs = inputs.iter().map(|&input| self.copy(input)).collect::<Result<Vec<_>>>()?;
+        let copy = self.graph.apply_shared(&format!("{name}{COPY}"), op, &inputs)?;
+        self.copies.insert(node, copy);
+        Ok(copy)
+    }
+}
 
 impl Graph {
     /// The graph, longer by the nodes that compute ∂loss/∂p for every trainable parameter p (into the gradient bank) and for each node of
@@ -16,6 +60,20 @@ impl Graph {
     /// When the loss is not a single float, an op on the path to it has no gradient, or the gradient bank is used already: what
     /// uses it comes after the gradients that fill it.
     pub fn gradients(&self, loss: NodeId, with_respect_to: &[NodeId]) -> Result<(Self, Vec<Option<NodeId>>)> {
+        self.gradients_computing_again(loss, with_respect_to, &BTreeSet::new())
+    }
+
+    /// [`Graph::gradients`] that read a copy of each node of `again`, computed when the first of them needs it, so that the node itself
+    /// need not be kept till then.
+    ///
+    /// # Errors
+    /// As [`Graph::gradients`].
+    pub fn gradients_computing_again(
+        &self,
+        loss: NodeId,
+        with_respect_to: &[NodeId],
+        again: &BTreeSet<NodeId>,
+    ) -> Result<(Self, Vec<Option<NodeId>>)> {
         let mut graph = self.clone();
         let loss_node = self.find("gradients", "loss", loss)?;
         with_respect_to.iter().try_for_each(|&node| self.find("gradients", "with respect to", node).map(drop))?;
@@ -62,6 +120,12 @@ impl Graph {
                     }
                 });
             }
+        }
+        if !again.is_empty() {
+            let mut copying = Copying { graph: self.clone(), forward: self, again, copies: BTreeMap::new() };
+            let nodes = copying.follow(&graph)?;
+            gradient.iter_mut().flatten().for_each(|node| *node = nodes[node.0]);
+            graph = copying.graph;
         }
         graph.place_gradients(&gradient)?;
         Ok((graph, with_respect_to.iter().map(|node| gradient[node.0]).collect()))

@@ -246,7 +246,7 @@ impl Graph {
         Ok(())
     }
 
-    fn push(&mut self, name: &str, kind: NodeKind, tensor_type: TensorType) -> NodeId {
+    pub(crate) fn push(&mut self, name: &str, kind: NodeKind, tensor_type: TensorType) -> NodeId {
         self.nodes.push(Node { name: name.to_owned(), kind, tensor_type });
         NodeId(self.nodes.len() - 1)
     }

@@ -85,6 +85,7 @@ mod page;
 pub mod picture;
 pub mod predict;
 pub mod random;
+pub mod recompute;
 pub mod report;
 pub mod selftest;
 pub mod shape;

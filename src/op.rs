@@ -215,7 +215,7 @@ impl From<Dispatch> for Candidate {
 }
 
 /// What an op may know of the device it is planned for.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DeviceProfile {
     /// Whether the device is a CPU that runs shaders (lavapipe, WARP, `SwiftShader`).
     pub software: bool,

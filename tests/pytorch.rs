@@ -565,7 +565,7 @@ fn the_unet_on_a_device_equals_pytorch_and_trains_like_it() {
     let small = SmallUNet::new();
     let golden = &small.golden;
     let loss = Loss::CrossEntropy(SmallUNet::loss(Reduction::MeanOverPixels));
-    let training = Training { loss, clip_norm: None, optimizer: Optimizer::Sgd(small.sgd()) };
+    let training = Training { loss, clip_norm: None, optimizer: Optimizer::Sgd(small.sgd()), memory: None };
     let network = small.net.build(small.batch, [small.side; 2]).unwrap();
     let mut step = network.training_step(&training).unwrap();
     step.graph.mark_output("logits", step.logits).unwrap();
@@ -741,7 +741,7 @@ fn every_published_network_on_a_device_equals_pytorch() {
         let name = |what: &str| format!("{}: {what}", net.variant);
         let image: Tensor<f32> = Tensor::<f64>::from(golden.activation("input")).cast();
         let optimizer = Optimizer::Sgd(SgdSettings { momentum: 0.0, weight_decay: 0.5 });
-        let training = Training { loss: Loss::CrossEntropy(Published::LOSS), clip_norm: None, optimizer };
+        let training = Training { loss: Loss::CrossEntropy(Published::LOSS), clip_norm: None, optimizer, memory: None };
         let network = net.build(*batch, *size).unwrap();
         let mut step = network.training_step(&training).unwrap();
         step.graph.mark_output("logits", step.logits).unwrap();
@@ -803,8 +803,11 @@ fn a_larger_unet_equals_pytorch() {
     let loss = CrossEntropySettings { reduction: Reduction::MeanOverPixels, ignore: None };
     let loss = Loss::CrossEntropy(loss);
     let optimizer = Optimizer::Sgd(SgdSettings { momentum: 0.99, weight_decay: 0.0 });
-    let mut step =
-        net.build(1, [124; 2]).unwrap().training_step(&Training { loss, clip_norm: None, optimizer }).unwrap();
+    let mut step = net
+        .build(1, [124; 2])
+        .unwrap()
+        .training_step(&Training { loss, clip_norm: None, optimizer, memory: None })
+        .unwrap();
     step.graph.mark_output("logits", step.logits).unwrap();
     let name = |prefix: &'static str| move |parameter: &Parameter| format!("{prefix}.{}", milesial(3, parameter));
     let parameters = golden.bank(&step.graph, &name("param"));

@@ -13,6 +13,7 @@ use tilewise::graph::Bank;
 use tilewise::models::{Network, Tiles, Training, TrainingStep, UNet, Variant};
 use tilewise::op::{DeviceProfile, Fill};
 use tilewise::random::Random;
+use tilewise::recompute::MemoryBudget;
 use tilewise::{Error, Result};
 
 #[derive(Debug, Args)]
@@ -41,6 +42,9 @@ pub(crate) struct Arguments {
     /// Images in a batch
     #[arg(long, value_name = "N", default_value_t = 1)]
     batch: usize,
+    /// Memory that the training step may take; where it would take more, tensors are computed again rather than kept [default: what it takes]
+    #[arg(long, value_name = "MIB")]
+    memory: Option<u64>,
     /// Print the graph of a training step in the DOT language instead (for `dot -Tsvg`)
     #[arg(long)]
     dot: bool,
@@ -70,15 +74,27 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
     let side = arguments.input.or_else(|| net.legal_below(572)).unwrap_or_else(|| net.smallest_side());
     let network = net.build(arguments.batch, [side; 2])?;
     let output = net.output_side(side)?;
-    let step = network.training_step(&Training::default())?;
+    // Opening a device takes time and may fail, so only one that is named, or used, is asked what kernels it gets.
+    let device = match (&global.device, arguments.profile) {
+        (DeviceChoice::Auto, None) => Device::Cpu,
+        (_, Some(_)) => global.open_device()?,
+        (choice, None) => Device::choose_within(choice, global.limits)?,
+    };
+    let (profile, planned_for) = device
+        .gpu()
+        .map_or((DeviceProfile::PORTABLE, "any GPU".into()), |gpu| (*gpu.profile(), gpu.adapter().to_string()));
+    let memory =
+        arguments.memory.map(|mebibytes| MemoryBudget { bytes: mebibytes.saturating_mul(1 << 20), device: profile });
+    let training = Training { memory, ..Training::default() };
+    let step = network.training_step(&training)?;
     if let Some(runs) = arguments.profile {
         let frame = [side; 2];
         let (batch, channels, augmentation) = (arguments.batch, net.in_channels, &Augmentation::RECIPE);
         let tiles = Tiles { batch, channels, frame, window: [output; 2], augmentation };
-        let augmented = || Ok(net.augmented_training_step(&tiles, &Training::default())?.0);
+        let augmented = || Ok(net.augmented_training_step(&tiles, &training)?.0);
         let step = if arguments.augment { augmented()? } else { step };
         let options = PlanOptions { unfused: arguments.unfused, ..PlanOptions::default() };
-        return profile(global, &step, options, runs.max(1), arguments.trace.as_deref());
+        return time_kernels(global, device, &step, options, runs.max(1), arguments.trace.as_deref());
     }
     if arguments.dot {
         print(&step.graph.to_dot())?;
@@ -86,19 +102,10 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
     }
     let Network { graph: mut inference, logits, .. } = net.inference(arguments.batch, [side; 2])?;
     inference.mark_output("logits", logits)?;
-    // Opening a device takes time and may fail, so only one that is named is asked what kernels it gets.
-    let device = if global.device == DeviceChoice::Auto {
-        Device::Cpu
-    } else {
-        Device::choose_within(&global.device, global.limits)?
-    };
-    let (profile, planned_for) = device
-        .gpu()
-        .map_or((&DeviceProfile::PORTABLE, "any GPU".into()), |gpu| (gpu.profile(), gpu.adapter().to_string()));
     // As a predictor runs it.
     let folded = inference.folded(&inference.initial_parameters(1))?.graph;
-    let inference_memory = MemoryPlan::new(&folded.fused(), profile, 0, false)?;
-    let memory = MemoryPlan::new(&step.graph.fused(), profile, 0, false)?;
+    let inference_memory = MemoryPlan::new(&folded.fused(), &profile, 0, false)?;
+    let memory = MemoryPlan::new(&step.graph.fused(), &profile, 0, false)?;
     let forward = inference.table();
     let table = step.graph.table();
     let (_, forward_flops, ..) = forward.totals();
@@ -133,14 +140,15 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
 }
 
 /// A row per dispatch of a training step, on random inputs.
-fn profile(
+fn time_kernels(
     global: &Global,
+    device: Device,
     step: &TrainingStep,
     options: PlanOptions,
     runs: usize,
     trace: Option<&Path>,
 ) -> Result<ExitCode> {
-    let Device::Gpu(gpu) = global.open_device()? else {
+    let Device::Gpu(gpu) = device else {
         return Err(Error::Device("only a GPU's kernels can be timed, or a software driver's".into()));
     };
     let seed = global.seed.unwrap_or(1);

@@ -75,6 +75,10 @@ pub(crate) struct Arguments {
     /// Threads that make batches ahead of the steps; they change how fast it is and nothing else [default: 2]
     #[arg(long, value_name = "N")]
     workers: Option<NonZeroUsize>,
+    /// Memory of the device that a step may take: where it would take more, parts of the network are computed twice rather than kept, which
+    /// takes longer and changes no result [default: what it takes]
+    #[arg(long, value_name = "MIB")]
+    memory: Option<u64>,
     /// sgd, adam or adamw [default: sgd]
     #[arg(long, value_name = "NAME", value_parser = parse::<OptimizerKind>)]
     optimizer: Option<OptimizerKind>,
@@ -169,6 +173,7 @@ impl Arguments {
         set(&mut config.sampling, self.sampling);
         set(&mut config.foreground, self.foreground);
         set(&mut config.workers, self.workers);
+        set_some(&mut config.memory, self.memory);
         set(&mut config.optimizer, self.optimizer);
         set_some(&mut config.learning_rate, self.learning_rate);
         set(&mut config.momentum, self.momentum);

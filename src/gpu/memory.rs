@@ -42,6 +42,9 @@ pub struct MemoryPlan {
     /// The transient buffers of each node's scratch space.
     #[serde(skip)]
     pub(crate) workspaces: Vec<Vec<usize>>,
+    /// The transient bytes that are alive while each node is computed.
+    #[serde(skip)]
+    pub(crate) live: Vec<u64>,
     /// The chosen candidate of each node that is computed.
     #[serde(skip)]
     pub(crate) candidates: Vec<Option<Candidate>>,
@@ -127,6 +130,10 @@ impl MemoryPlan {
                 last: index,
                 owner: (index, Some(scratch)),
             }));
+        }
+        plan.live = vec![0; count];
+        for Claim { bytes, first, last, .. } in &claims {
+            plan.live[*first..(last + 1).min(count)].iter_mut().for_each(|live| *live += bytes);
         }
         plan.place(claims);
         let dispatches = plan.candidates.iter().flatten().flat_map(|candidate| &candidate.dispatches);

@@ -4,7 +4,9 @@ use super::Network;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, NodeId};
 use crate::ops::{AdamSettings, CrossEntropySettings, DiceSettings, Reduction, SgdSettings};
+use crate::recompute::MemoryBudget;
 use crate::shape::TensorType;
+use std::collections::BTreeSet;
 
 /// What is minimised, and how.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -15,6 +17,9 @@ pub struct Training {
     pub clip_norm: Option<f32>,
     /// How the parameters follow their gradients.
     pub optimizer: Optimizer,
+    /// The memory that a step may take; where it would take more, tensors of the forward pass are computed again for the backward pass
+    /// rather than kept.
+    pub memory: Option<MemoryBudget>,
 }
 
 /// What is minimised.
@@ -63,6 +68,7 @@ impl Default for Training {
             loss: Loss::CrossEntropy(CrossEntropySettings { reduction: Reduction::MeanOverWeights, ignore: None }),
             clip_norm: None,
             optimizer: Optimizer::Sgd(SgdSettings { momentum: 0.99, weight_decay: 0.0 }),
+            memory: None,
         }
     }
 }
@@ -94,7 +100,7 @@ impl Network {
     /// The graph of one training step: loss, gradients, update.
     ///
     /// # Errors
-    /// When an op on the way has no gradient.
+    /// When an op on the way has no gradient; [`Error::Memory`] when it does not fit the memory that it may take.
     pub fn training_step(&self, training: &Training) -> Result<TrainingStep> {
         let mut network = self.clone();
         let [n, h, w, _] = self.graph.shape(self.logits).image().map_err(Error::Usage)?;
@@ -106,9 +112,9 @@ impl Network {
     /// [`Network::training_step`] on labels and weights that the graph has already.
     ///
     /// # Errors
-    /// When an op on the way has no gradient, or labels or weights are not of the size of the scores.
+    /// As [`Network::training_step`], and when labels or weights are not of the size of the scores.
     pub fn training_step_on(&self, labels: NodeId, weights: NodeId, training: &Training) -> Result<TrainingStep> {
-        let Self { image, generator, logits, .. } = *self;
+        let logits = self.logits;
         let mut graph = self.graph.clone();
         let loss = match training.loss {
             Loss::CrossEntropy(settings) => graph.cross_entropy("loss", logits, labels, weights, settings)?,
@@ -119,7 +125,24 @@ impl Network {
                 graph.add("loss", cross_entropy, dice)?
             }
         };
-        let (mut graph, _) = graph.gradients(loss, &[])?;
+        graph.mark_output("loss", loss)?;
+        let build = |again: &BTreeSet<NodeId>| self.step_of(&graph, [labels, weights, loss], training, again);
+        let Some(memory) = training.memory else { return build(&BTreeSet::new()) };
+        // What is computed within a fused kernel is not there to be read.
+        let within = graph.within_fused();
+        memory.fit(&graph, |again| build(&within.union(again).copied().collect()), |step| &step.graph)
+    }
+
+    /// The step on a graph that ends in the loss, its output.
+    fn step_of(
+        &self,
+        forward: &Graph,
+        [labels, weights, loss]: [NodeId; 3],
+        training: &Training,
+        again: &BTreeSet<NodeId>,
+    ) -> Result<TrainingStep> {
+        let Self { image, generator, logits, .. } = *self;
+        let (mut graph, _) = forward.gradients_computing_again(loss, &[], again)?;
         let grad_norm = training.clip_norm.map(|norm| graph.clip_grad_norm("clip", norm)).transpose()?;
         let count = training.optimizer.rates(0.0, 0).len();
         let rates = graph.input("rates", TensorType::f32([count]).map_err(Error::Usage)?);
@@ -128,7 +151,6 @@ impl Network {
             Optimizer::Adam(settings) => graph.adam("update", rates, settings)?,
         };
         graph.store_tracked("running")?;
-        graph.mark_output("loss", loss)?;
         if let Some(norm) = grad_norm {
             graph.mark_output("grad_norm", norm)?;
         }

@@ -63,6 +63,9 @@ pub struct Config {
     pub foreground: f32,
     /// Threads that make batches ahead of the steps that take them. They change how fast a run is and nothing else. Default 2.
     pub workers: NonZeroUsize,
+    /// The memory that a training step may take, in MiB: tensors are computed again rather than kept until it does. Results are the same.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory: Option<u64>,
     /// How the weights follow their gradients: `sgd` (default, the paper's), `adam` or `adamw`.
     pub optimizer: OptimizerKind,
     /// The learning rate after the warm-up, for PyTorch's forms of the optimisers. Default: 0.03 for SGD, 0.001 for the others.
@@ -197,6 +200,7 @@ impl Default for Config {
             sampling: Sampling::Images,
             foreground: 0.0,
             workers: const { NonZeroUsize::new(2).unwrap() },
+            memory: None,
             optimizer: OptimizerKind::Sgd,
             learning_rate: None,
             schedule: Schedule::Constant,
@@ -366,7 +370,7 @@ impl Config {
         used.then_some(Border { w0, sigma, ..source })
     }
 
-    /// What a training step is made of.
+    /// What a training step is made of, whatever memory it takes.
     pub fn training(&self) -> Training {
         let Self { momentum, beta1, beta2, epsilon, weight_decay, reduction, .. } = *self;
         // Pixels to ignore come with weight 0.
@@ -385,7 +389,7 @@ impl Config {
         };
         let automatic = if reduction == Reduction::Sum { 0.0 } else { 1.0 };
         let clip_norm = Some(self.clip_norm.unwrap_or(automatic)).filter(|&norm| norm > 0.0);
-        Training { loss, clip_norm, optimizer }
+        Training { loss, clip_norm, optimizer, memory: None }
     }
 
     /// The learning rate after the warm-up: the given one, or one that suits the optimiser.
@@ -423,8 +427,18 @@ impl Config {
     /// # Errors
     /// [`Error::Usage`] naming the keys in which the two differ, of those that make a run what it is.
     pub fn check_resumed_as(&self, other: &Self) -> Result<()> {
-        let free =
-            ["data", "val", "steps", "minutes", "workers", "learning_rate", "evaluate_every", "patience", "save_every"];
+        let free = [
+            "data",
+            "val",
+            "steps",
+            "minutes",
+            "workers",
+            "memory",
+            "learning_rate",
+            "evaluate_every",
+            "patience",
+            "save_every",
+        ];
         let (ours, theirs) = (self.values(), other.values());
         let mut keys: Vec<&String> = ours.keys().chain(theirs.keys()).collect();
         keys.sort_unstable();

@@ -11,6 +11,8 @@ use crate::error::Result;
 use crate::executor::{Device, Executor};
 use crate::graph::{Bank, Graph, NodeId};
 use crate::models::{Augmented, Tiles, Training, TrainingStep, UNet};
+use crate::op::DeviceProfile;
+use crate::recompute::MemoryBudget;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
@@ -168,7 +170,11 @@ impl Trainer {
         let output = model.output_side(tile)?;
         let (frame, window, augmentation) = ([tile; 2], [output; 2], &config.augment);
         let sampler = sampler(config, samples, frame, window, !augmentation.is_none())?;
-        let training = config.training();
+        let memory = config.memory.map(|mebibytes| MemoryBudget {
+            bytes: mebibytes.saturating_mul(1 << 20),
+            device: device.gpu().map_or(DeviceProfile::PORTABLE, |gpu| *gpu.profile()),
+        });
+        let training = Training { memory, ..config.training() };
         let (nodes, augmented) = if augmentation.is_none() {
             (model.build(config.batch, frame)?.training_step(&training)?, None)
         } else {
