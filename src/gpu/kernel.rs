@@ -4,7 +4,7 @@ use super::device::Gpu;
 use super::requirements::of_kernel;
 use super::source::compose;
 use crate::error::{Error, Result};
-use crate::op::{Binding, Dispatch, Param};
+use crate::op::{Binding, Dispatch, Kernel, Param};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
@@ -114,22 +114,26 @@ pub(crate) struct Pipeline {
     pub(crate) program: wgpu::ComputePipeline,
 }
 
-/// Compiled kernels by text, shared by everything on one device.
-pub(crate) type PipelineCache = Arc<Mutex<HashMap<String, Arc<Pipeline>>>>;
+/// What a compiled kernel is made of. Its text follows from it, and takes longer to compose than to look this up.
+type Recipe = (Kernel, Vec<(&'static str, String)>);
+
+/// Compiled kernels, shared by everything on one device.
+pub(crate) type PipelineCache = Arc<Mutex<HashMap<Recipe, Arc<Pipeline>>>>;
 
 impl Gpu {
     /// The pipeline of a dispatch, compiled at first use.
     pub(crate) fn pipeline(&self, dispatch: &Dispatch) -> Result<Arc<Pipeline>> {
-        let path = dispatch.kernel.path;
-        let wgsl = compose(path, dispatch.kernel.source, &dispatch.constants)?;
-        if let Some(pipeline) = self.pipelines.lock().unwrap_or_else(PoisonError::into_inner).get(&wgsl) {
+        let recipe = (dispatch.kernel, dispatch.constants.clone());
+        if let Some(pipeline) = self.pipelines.lock().unwrap_or_else(PoisonError::into_inner).get(&recipe) {
             return Ok(Arc::clone(pipeline));
         }
+        let path = dispatch.kernel.path;
         let start = Instant::now();
         tracing::debug!("compiling {path} {:?}", dispatch.constants);
+        let wgsl = compose(path, dispatch.kernel.source, &dispatch.constants)?;
         let pipeline = Arc::new(self.compile(path, &wgsl)?);
         tracing::debug!("compiled {path} in {:.1?}", start.elapsed());
-        self.pipelines.lock().unwrap_or_else(PoisonError::into_inner).insert(wgsl, Arc::clone(&pipeline));
+        self.pipelines.lock().unwrap_or_else(PoisonError::into_inner).insert(recipe, Arc::clone(&pipeline));
         Ok(pipeline)
     }
 
