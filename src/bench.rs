@@ -4,12 +4,12 @@
 
 mod comparison;
 pub mod ladder;
-mod network;
+pub(crate) mod network;
 mod page;
 mod plot;
 pub mod roof;
 mod rounds;
-mod table;
+pub(crate) mod table;
 
 pub use crate::gpu::Spread;
 pub use comparison::{Comparison, Named};
@@ -51,7 +51,7 @@ pub struct Machine {
 }
 
 impl Machine {
-    fn of(device: &Device) -> Self {
+    pub(crate) fn of(device: &Device) -> Self {
         match device.gpu() {
             Some(gpu) => {
                 let adapter = gpu.adapter();
@@ -79,7 +79,7 @@ pub struct Settings {
 }
 
 impl Settings {
-    fn check(self) -> Result<()> {
+    pub(crate) fn check(self) -> Result<()> {
         if self.repeats == 0 {
             return Err(Error::Usage("nothing can be measured in 0 repeats; ask for 5 or more".into()));
         }
@@ -154,7 +154,7 @@ pub fn run(
 }
 
 /// The version that this crate was locked to: wgpu itself does not tell.
-fn wgpu_version() -> Option<String> {
+pub(crate) fn wgpu_version() -> Option<String> {
     let lock: toml::Table = include_str!("../Cargo.lock").parse().ok()?;
     let mut packages = lock.get("package")?.as_array()?.iter();
     let package = packages.find(|package| package.get("name").and_then(toml::Value::as_str) == Some("wgpu"))?;

@@ -9,6 +9,7 @@ mod devices;
 mod evaluate;
 mod explain;
 mod export;
+mod kernels;
 mod labels;
 mod ladder;
 mod objects;
@@ -17,8 +18,10 @@ mod predict;
 mod report;
 mod selftest;
 mod train;
+mod tune;
 mod weights;
 
+use self::kernels::Kernels;
 use clap::{ArgAction, Args, Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::de::{DeserializeOwned, IntoDeserializer, value};
@@ -55,6 +58,10 @@ pub(crate) struct Global {
     /// How much of it to use: all that it offers, or no more than every browser with WebGPU does
     #[arg(long, global = true, value_name = "adapter|webgpu", default_value = "adapter", value_parser = parse::<Limits>)]
     pub(crate) limits: Limits,
+    /// Which kernels to take where ops have several: tuned, what `tilewise tune` measured to be the fastest on this device; default, what
+    /// suits its kind; or a table that tune wrote elsewhere [default: tuned, or the run's]
+    #[arg(long, global = true, value_name = "tuned|default|FILE")]
+    pub(crate) kernels: Option<Kernels>,
     /// Seed of everything random; the same seed gives the same result on the same device [default: 1, or the run's]
     #[arg(long, global = true, value_name = "N")]
     pub(crate) seed: Option<u32>,
@@ -97,6 +104,8 @@ enum Command {
     Explain(explain::Arguments),
     /// Measure what your device can do at most, and how near to it networks come: whole, and op by op; compare devices or versions
     Bench(bench::Arguments),
+    /// Time the kernels that ops offer on your device, and take the fastest of those that equal the reference from now on
+    Tune(tune::Arguments),
     /// Compute one thing by kernels that each add one idea to the one before, from the simplest to those in use, on your device
     Ladder(ladder::Arguments),
 }
@@ -104,7 +113,7 @@ enum Command {
 impl Global {
     /// Opens the chosen device and says in one line which it is.
     pub(crate) fn open_device(&self) -> Result<Device> {
-        let device = Device::choose_within(&self.device, self.limits)?;
+        let device = self.with_kernels(Device::choose_within(&self.device, self.limits)?)?;
         self.say(&format!("device: {device}"));
         if matches!(device, Device::Cpu) && self.device == DeviceChoice::Auto {
             self.say(&format!("no GPU adapter was found; to get one, {}", tilewise::gpu::device::DRIVER_ADVICE));
@@ -212,6 +221,7 @@ pub(crate) fn run() -> Result<ExitCode> {
         Command::Export(arguments) => export::run(&global, &arguments),
         Command::Explain(arguments) => explain::run(&global, &arguments),
         Command::Bench(arguments) => bench::run(&global, &arguments),
+        Command::Tune(arguments) => tune::run(&global, &arguments),
         Command::Ladder(arguments) => ladder::run(&global, &arguments),
     }
 }

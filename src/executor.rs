@@ -3,7 +3,7 @@
 use crate::array::Tensor;
 use crate::cpu::{self, Banks};
 use crate::error::{Error, Result};
-use crate::gpu::{DeviceChoice, Gpu, Limits, MemoryPlan, Plan, PlanOptions};
+use crate::gpu::{Choices, DeviceChoice, Gpu, Limits, MemoryPlan, Plan, PlanOptions};
 use crate::graph::{Bank, Graph, NodeId};
 use crate::op::DeviceProfile;
 use std::collections::BTreeMap;
@@ -202,8 +202,8 @@ impl Executor {
 /// promises memory it does not have ends the process later, without a word.
 fn check_memory(device: &Device, graph: &Graph) -> Result<()> {
     let memory = match device.gpu() {
-        Some(gpu) => MemoryPlan::new(&graph.fused(), gpu.profile(), 0, false),
-        None => MemoryPlan::new(graph, &DeviceProfile::PORTABLE, 0, false),
+        Some(gpu) => MemoryPlan::new(&graph.fused(), gpu.profile(), gpu.choices(), false),
+        None => MemoryPlan::new(graph, &DeviceProfile::PORTABLE, &Choices::default(), false),
     };
     // The CPU executor computes what has no kernel, too; for that no plan is known.
     let Ok(memory) = memory else { return Ok(()) };

@@ -1,5 +1,6 @@
 //! The GPU executor. Only this module and its children know wgpu, and [`Segmenter`](crate::predict::Segmenter), whose users do.
 
+pub(crate) mod choices;
 pub mod device;
 pub mod kernel;
 pub mod memory;
@@ -9,6 +10,7 @@ pub mod profile;
 pub mod requirements;
 pub mod source;
 
+pub use choices::{Choice, Choices};
 pub use device::{AdapterSummary, DeviceChoice, Gpu, Limits, adapters};
 pub use memory::MemoryPlan;
 pub use pace::LONGEST_SUBMIT;

@@ -90,6 +90,7 @@ pub mod report;
 pub mod selftest;
 pub mod shape;
 pub mod train;
+pub mod tune;
 
 pub use error::{Error, Result};
 pub use gpu::Gpu;

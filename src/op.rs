@@ -9,7 +9,8 @@ use crate::graph::{Graph, NodeId};
 use crate::onnx::{Translation, Value};
 use crate::shape::TensorType;
 use std::any::Any;
-use std::fmt::Debug;
+use std::convert::Infallible;
+use std::fmt::{self, Debug};
 
 pub use crate::case::{Case, Fill};
 
@@ -214,6 +215,20 @@ impl From<Dispatch> for Candidate {
     }
 }
 
+impl fmt::Display for Candidate {
+    /// Kernels, constants and workgroups: `conv2d/grad_weight LANES=8u OUTPUTS=2u 36×1×1 + conv2d/reduce_partials 3×1×1`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (position, Dispatch { kernel, constants, workgroups: [x, y, z], .. }) in self.dispatches.iter().enumerate()
+        {
+            f.write_str(if position == 0 { "" } else { " + " })?;
+            f.write_str(kernel.path)?;
+            constants.iter().try_for_each(|(name, value)| write!(f, " {name}={value}"))?;
+            write!(f, " {x}×{y}×{z}")?;
+        }
+        Ok(())
+    }
+}
+
 /// What an op may know of the device it is planned for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DeviceProfile {
@@ -250,10 +265,25 @@ pub const UNIT_ROUNDOFF: f64 = 1.0 / 16_777_216.0;
 impl Bound {
     /// The bound of every element of `output`.
     pub fn elements(&self, op: &dyn AnyOp, inputs: &[&Tensor<f64>], output: &Tensor<f64>) -> Vec<f64> {
-        let Tensor::Float(reference) = output else {
-            return vec![0.0; output.uint().data.len()];
+        let reference = |inputs: Vec<Tensor<f64>>| {
+            let inputs: Vec<&Tensor<f64>> = inputs.iter().collect();
+            Ok::<_, Infallible>(op.reference_f64(&inputs).swap_remove(0))
         };
-        match self {
+        let Ok(bounds) = self.elements_by(inputs, output, reference);
+        bounds
+    }
+
+    /// As [`Bound::elements`], where something else computes the op on the inputs' magnitudes.
+    pub(crate) fn elements_by<E>(
+        &self,
+        inputs: &[&Tensor<f64>],
+        output: &Tensor<f64>,
+        compute: impl FnOnce(Vec<Tensor<f64>>) -> Result<Tensor<f64>, E>,
+    ) -> Result<Vec<f64>, E> {
+        let Tensor::Float(reference) = output else {
+            return Ok(vec![0.0; output.uint().data.len()]);
+        };
+        Ok(match self {
             Self::Exact => vec![0.0; reference.data.len()],
             Self::Relative(share) => reference.data.iter().map(|value| share * value.abs()).collect(),
             Self::Terms(count) => {
@@ -269,11 +299,10 @@ impl Bound {
                     })
                     .collect();
                 let share = 4.0 * (*count as f64).sqrt() * UNIT_ROUNDOFF;
-                let sums = op.reference_f64(&magnitudes.iter().collect::<Vec<_>>());
-                sums[0].float().data.iter().map(|sum| share * sum).collect()
+                compute(magnitudes)?.float().data.iter().map(|sum| share * sum).collect()
             }
             Self::Elements(bounds) => bounds.clone(),
-        }
+        })
     }
 }
 

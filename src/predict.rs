@@ -14,7 +14,7 @@ use crate::data::sampler::reflect;
 use crate::data::{Image, Intensities, LabelMap, Sample};
 use crate::error::{Error, Result};
 use crate::executor::{Device, Executor};
-use crate::gpu::MemoryPlan;
+use crate::gpu::{Choices, MemoryPlan};
 use crate::graph::{Bank, Graph, NodeId};
 use crate::metrics::Confusion;
 use crate::models::{Network, UNet};
@@ -288,8 +288,11 @@ impl Predictor {
     /// Whether the network with its batch norms fits, which takes no less than it does without them.
     fn fits(&self, tile: [usize; 2]) -> Result<bool> {
         let (network, ..) = prediction_graph(&self.net, tile)?;
-        let profile = self.device.gpu().map_or(&DeviceProfile::PORTABLE, |gpu| gpu.profile());
-        let memory = MemoryPlan::new(&network.graph.fused(), profile, 0, false)?;
+        let fused = network.graph.fused();
+        let memory = match self.device.gpu() {
+            Some(gpu) => MemoryPlan::new(&fused, gpu.profile(), gpu.choices(), false)?,
+            None => MemoryPlan::new(&fused, &DeviceProfile::PORTABLE, &Choices::default(), false)?,
+        };
         let largest = network.graph.nodes().iter().map(|node| node.tensor_type.size_bytes()).max().unwrap_or(0);
         let binding = self.device.gpu().map_or(u64::MAX, |gpu| gpu.adapter().max_binding_bytes);
         Ok(memory.total_bytes() - memory.bank <= MEMORY_BUDGET_BYTES && largest <= binding)

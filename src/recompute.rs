@@ -6,7 +6,8 @@
 //! again and again until the plan fits.
 
 use crate::error::{Error, Result};
-use crate::gpu::MemoryPlan;
+use crate::executor::Device;
+use crate::gpu::{Choices, MemoryPlan};
 use crate::graph::{Graph, NodeId, NodeKind, Placement};
 use crate::op::DeviceProfile;
 use crate::shape::TensorType;
@@ -14,12 +15,14 @@ use rayon::prelude::*;
 use std::collections::BTreeSet;
 
 /// The bytes that a training step may take on a device.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct MemoryBudget {
     /// All buffers together, as [`MemoryPlan::total_bytes`] counts them.
     pub bytes: u64,
     /// The device that it is planned for.
     pub device: DeviceProfile,
+    /// The kernels that are taken there, which may need memory of their own.
+    pub choices: Choices,
 }
 
 /// What the name of a copy ends in.
@@ -50,13 +53,21 @@ impl<T> Choice<T> {
 }
 
 impl MemoryBudget {
+    /// So many bytes on a device; on the CPU executor, those that any device would take.
+    pub fn on(device: &Device, bytes: u64) -> Self {
+        match device.gpu() {
+            Some(gpu) => Self { bytes, device: *gpu.profile(), choices: gpu.choices().clone() },
+            None => Self { bytes, device: DeviceProfile::PORTABLE, choices: Choices::default() },
+        }
+    }
+
     /// The training step on a forward pass that fits the budget. `build` makes one in which these nodes are computed again, and `graph_of`
     /// gives its graph.
     ///
     /// # Errors
     /// [`Error::Memory`] with the least that was reached when no choice fits; as `build`.
     pub(crate) fn fit<T: Send>(
-        self,
+        &self,
         forward: &Graph,
         build: impl Fn(&BTreeSet<NodeId>) -> Result<T> + Sync,
         graph_of: impl Fn(&T) -> &Graph + Sync,
@@ -64,7 +75,7 @@ impl MemoryBudget {
         let choose = |again: BTreeSet<NodeId>| -> Result<Choice<T>> {
             let step = build(&again)?;
             let fused = graph_of(&step).fused();
-            let plan = MemoryPlan::new(&fused, &self.device, 0, false)?;
+            let plan = MemoryPlan::new(&fused, &self.device, &self.choices, false)?;
             let is_copy = |name: &str| name.ends_with(COPY);
             let live = fused.nodes().iter().zip(&plan.live).filter(|(node, _)| !is_copy(&node.name));
             let (live, peak) = (live.map(|(_, &bytes)| bytes).collect(), plan.live.iter().copied().max().unwrap_or(0));
@@ -97,7 +108,7 @@ impl MemoryBudget {
         Ok(chosen.step)
     }
 
-    fn unreached(self, plan: &MemoryPlan) -> Error {
+    fn unreached(&self, plan: &MemoryPlan) -> Error {
         let (bytes, least) = (self.bytes, plan.total_bytes());
         Error::Memory(format!(
             "the training step does not fit {bytes} bytes: computing again whatever helps, it takes {least}; give it more, or a smaller tile, \
@@ -151,12 +162,14 @@ mod tests {
 
     fn step(variant: Variant, bytes: Option<u64>) -> Result<TrainingStep> {
         let net = UNet { variant, base_channels: 16, depth: 3, ..UNet::default() };
-        let memory = bytes.map(|bytes| MemoryBudget { bytes, device: DeviceProfile::PORTABLE });
+        let memory = bytes.map(|bytes| MemoryBudget::on(&Device::Cpu, bytes));
         net.build(1, [net.legal_above(150); 2])?.training_step(&Training { memory, ..Training::default() })
     }
 
     fn total(step: &TrainingStep) -> u64 {
-        MemoryPlan::new(&step.graph.fused(), &DeviceProfile::PORTABLE, 0, false).unwrap().total_bytes()
+        MemoryPlan::new(&step.graph.fused(), &DeviceProfile::PORTABLE, &Choices::default(), false)
+            .unwrap()
+            .total_bytes()
     }
 
     #[test]

@@ -8,14 +8,14 @@ use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Plan, PlanOptions};
 use crate::graph::{BANK_ALIGNMENT, Bank, Graph, Init, NodeId, NodeKind};
 use crate::models::{Loss, Optimizer, Tiles, Training, UNet, Variant};
-use crate::op::{Case, Dispatch, Fill};
+use crate::op::{AnyOp, Case, Dispatch, Fill};
 use crate::ops::{AdamSettings, CrossEntropySettings, DiceSettings, REGISTRY, Reduction};
 use crate::random::Random;
 use crate::shape::TensorType;
 use rayon::prelude::*;
 use serde::Serialize;
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// The launches of a candidate, and how it compared with the reference.
 type Outcome = (Vec<Dispatch>, Result<Comparison>);
@@ -68,30 +68,8 @@ impl KernelReport {
 /// # Errors
 /// [`Error::Device`] saying which of these did not hold, and where.
 pub fn check_case(gpu: &Gpu, case: &Case, candidate: usize, seed: u32) -> Result<Comparison> {
-    let name = format!("{} ({})", case.op.name(), case.name);
-    let fail = |problem: String| Error::Device(format!("{name}: {problem}"));
     let trial = Trial::new(case, seed)?;
-    let plan = Plan::new(gpu, &trial.graph, PlanOptions { candidate, guarded: true, ..PlanOptions::default() })?;
-    let results = trial.run(&plan)?;
-    let again = trial.run(&plan)?;
-    let bits = |results: &[Tensor<f32>]| -> Vec<Vec<u32>> { results.iter().map(words).collect() };
-    if bits(&results) != bits(&again) {
-        return Err(fail("two runs on the same inputs gave different bits".into()));
-    }
-    let broken = plan.broken_guards()?;
-    if !broken.is_empty() {
-        return Err(fail(format!("wrote past the end of {}", broken.join(", "))));
-    }
-    let inputs: Vec<Tensor<f64>> = trial.values.iter().map(Tensor::cast).collect();
-    let inputs: Vec<&Tensor<f64>> = inputs.iter().collect();
-    let references = case.op.reference_f64(&inputs);
-    let mut worst: Option<Comparison> = None;
-    for (result, (actual, reference)) in results.iter().zip(&references).enumerate() {
-        let bounds = case.op.bound(&inputs, reference, result).elements(case.op.as_ref(), &inputs, reference);
-        let comparison = compare_tensors(actual, reference, &bounds).map_err(fail)?;
-        worst = worst.filter(|worst| worst.worst >= comparison.worst).or(Some(comparison));
-    }
-    worst.ok_or_else(|| fail("there is no result to compare".into()))
+    trial.check(gpu, candidate, &trial.expected())
 }
 
 /// A plan of a case's op alone, with its inputs written: to time what [`check_case`] checks.
@@ -99,10 +77,7 @@ pub fn check_case(gpu: &Gpu, case: &Case, candidate: usize, seed: u32) -> Result
 /// # Errors
 /// As [`Plan::new`].
 pub fn plan_case(gpu: &Gpu, case: &Case, seed: u32) -> Result<Plan> {
-    let trial = Trial::new(case, seed)?;
-    let plan = Plan::new(gpu, &trial.graph, PlanOptions::default())?;
-    trial.write(&plan)?;
-    Ok(plan)
+    Trial::new(case, seed)?.plan(gpu, PlanOptions::default())
 }
 
 /// A result against its reference; in words, what does not hold.
@@ -130,8 +105,14 @@ fn words(tensor: &Tensor<f32>) -> Vec<u32> {
     }
 }
 
+/// What the results of a trial should be, and how far off each element may be.
+pub(crate) struct Expected(Vec<(Tensor<f64>, Vec<f64>)>);
+
 /// A graph of one op with its inputs.
-struct Trial {
+pub(crate) struct Trial {
+    op: Arc<dyn AnyOp>,
+    /// Of op and case.
+    name: String,
     graph: Graph,
     /// The node and value of each input of the op.
     inputs: Vec<NodeId>,
@@ -142,8 +123,12 @@ struct Trial {
 }
 
 impl Trial {
-    fn new(case: &Case, seed: u32) -> Result<Self> {
-        let mut values = case.draw(seed);
+    pub(crate) fn new(case: &Case, seed: u32) -> Result<Self> {
+        Self::of(case, case.draw(seed))
+    }
+
+    /// A graph of a case's op, for these values.
+    fn of(case: &Case, mut values: Vec<Tensor<f32>>) -> Result<Self> {
         let mut graph = Graph::new();
         let updates = case.op.writes();
         let mut inputs = Vec::new();
@@ -175,18 +160,78 @@ impl Trial {
         if let Some(output) = output {
             graph.mark_output("output", output)?;
         }
-        Ok(Self { graph, inputs, values, output, written })
+        let (op, name) = (Arc::clone(&case.op), format!("{} ({})", case.op.name(), case.name));
+        Ok(Self { op, name, graph, inputs, values, output, written })
     }
 
-    fn write(&self, plan: &Plan) -> Result<()> {
-        self.inputs.iter().zip(&self.values).try_for_each(|(&node, value)| match (self.graph.bank_of(node), value) {
+    /// A plan with its inputs written.
+    pub(crate) fn plan(&self, gpu: &Gpu, options: PlanOptions) -> Result<Plan> {
+        let plan = Plan::new(gpu, &self.graph, options)?;
+        self.write(&plan, &self.values)?;
+        Ok(plan)
+    }
+
+    /// What the reference says, in `f64`.
+    pub(crate) fn expected(&self) -> Expected {
+        let inputs: Vec<Tensor<f64>> = self.values.iter().map(Tensor::cast).collect();
+        let inputs: Vec<&Tensor<f64>> = inputs.iter().collect();
+        let bounded = |(result, reference): (usize, Tensor<f64>)| {
+            let bounds = self.op.bound(&inputs, &reference, result).elements(self.op.as_ref(), &inputs, &reference);
+            (reference, bounds)
+        };
+        Expected(self.op.reference_f64(&inputs).into_iter().enumerate().map(bounded).collect())
+    }
+
+    /// What the candidate says that any device can run, on a device: for shapes at which the reference takes too long.
+    pub(crate) fn expected_by(&self, gpu: &Gpu) -> Result<Expected> {
+        let options = PlanOptions { candidate: Some(usize::MAX), guarded: true, ..PlanOptions::default() };
+        let plan = Plan::new(&gpu.portable(), &self.graph, options)?;
+        let results = self.run(&plan, &self.values)?;
+        let inputs: Vec<Tensor<f64>> = self.values.iter().map(Tensor::cast).collect();
+        let inputs: Vec<&Tensor<f64>> = inputs.iter().collect();
+        let bounded = |(result, computed): (usize, &Tensor<f32>)| {
+            let computed = computed.cast();
+            let on_magnitudes = |magnitudes: Vec<Tensor<f64>>| {
+                let magnitudes: Vec<Tensor<f32>> = magnitudes.iter().map(Tensor::cast).collect();
+                Ok::<_, Error>(self.run(&plan, &magnitudes)?.swap_remove(0).cast())
+            };
+            let bounds = self.op.bound(&inputs, &computed, result).elements_by(&inputs, &computed, on_magnitudes)?;
+            Ok((computed, bounds))
+        };
+        Ok(Expected(results.iter().enumerate().map(bounded).collect::<Result<_>>()?))
+    }
+
+    /// Holds a candidate against what is expected, as [`check_case`] says.
+    pub(crate) fn check(&self, gpu: &Gpu, candidate: usize, expected: &Expected) -> Result<Comparison> {
+        let fail = |problem: String| Error::Device(format!("{}: {problem}", self.name));
+        let options = PlanOptions { candidate: Some(candidate), guarded: true, ..PlanOptions::default() };
+        let plan = Plan::new(gpu, &self.graph, options)?;
+        let (results, again) = (self.run(&plan, &self.values)?, self.run(&plan, &self.values)?);
+        let bits = |results: &[Tensor<f32>]| -> Vec<Vec<u32>> { results.iter().map(words).collect() };
+        if bits(&results) != bits(&again) {
+            return Err(fail("two runs on the same inputs gave different bits".into()));
+        }
+        let broken = plan.broken_guards()?;
+        if !broken.is_empty() {
+            return Err(fail(format!("wrote past the end of {}", broken.join(", "))));
+        }
+        let mut worst: Option<Comparison> = None;
+        for (actual, (reference, bounds)) in results.iter().zip(&expected.0) {
+            let comparison = compare_tensors(actual, reference, bounds).map_err(fail)?;
+            worst = worst.filter(|worst| worst.worst >= comparison.worst).or(Some(comparison));
+        }
+        worst.ok_or_else(|| fail("there is no result to compare".into()))
+    }
+
+    fn write(&self, plan: &Plan, values: &[Tensor<f32>]) -> Result<()> {
+        self.inputs.iter().zip(values).try_for_each(|(&node, value)| match (self.graph.bank_of(node), value) {
             (Some(bank), Tensor::Float(array)) => plan.write_bank(bank, &array.data),
             _ => plan.write(node, value),
         })
     }
 
-    fn run(&self, plan: &Plan) -> Result<Vec<Tensor<f32>>> {
-        self.write(plan)?;
+    fn run(&self, plan: &Plan, values: &[Tensor<f32>]) -> Result<Vec<Tensor<f32>>> {
+        self.write(plan, values)?;
         plan.run()?;
         if let Some(output) = self.output {
             return Ok(vec![plan.read(output)?]);
@@ -215,8 +260,10 @@ pub fn run(gpu: &Gpu, seed: u32, progress: &mut (dyn FnMut(usize, usize) + Send)
     let outcomes: Vec<Result<Vec<Outcome>>> = cases
         .par_iter()
         .map(|case| {
+            let trial = Trial::new(case, seed)?;
+            let expected = trial.expected();
             let check =
-                |(candidate, dispatches): (usize, Vec<Dispatch>)| (dispatches, check_case(gpu, case, candidate, seed));
+                |(candidate, dispatches): (usize, Vec<Dispatch>)| (dispatches, trial.check(gpu, candidate, &expected));
             let outcomes = candidates(gpu, case)?.into_iter().enumerate().map(check).collect();
             let (done, progress) = &mut *counter.lock().unwrap_or_else(PoisonError::into_inner);
             *done += 1;

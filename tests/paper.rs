@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 use tilewise::compare::compare;
 use tilewise::cpu;
-use tilewise::gpu::{Gpu, MemoryPlan, Plan, PlanOptions};
+use tilewise::gpu::{Choices, Gpu, MemoryPlan, Plan, PlanOptions};
 use tilewise::graph::Bank;
 use tilewise::models::{Training, UNet};
 use tilewise::op::Fill;
@@ -18,7 +18,7 @@ fn the_papers_network_runs_and_its_logits_equal_the_reference() {
     let network = UNet::default().build(1, [572; 2]).unwrap();
     let mut step = network.training_step(&Training::default()).unwrap();
     step.graph.mark_output("logits", step.logits).unwrap();
-    let planned = MemoryPlan::new(&step.graph.fused(), gpu.profile(), 0, false).unwrap();
+    let planned = MemoryPlan::new(&step.graph.fused(), gpu.profile(), &Choices::default(), false).unwrap();
     println!("{}\n{planned}", gpu.adapter());
     let parameters = step.graph.initial_parameters(1);
     let mut random = Random::new(1, 1);

@@ -8,7 +8,7 @@ use tilewise::Error;
 use tilewise::array::{Array, Real, Tensor};
 use tilewise::cpu::{banks, evaluate};
 use tilewise::executor::{Device, Executor};
-use tilewise::gpu::{DeviceChoice, Gpu, MemoryPlan, Plan, PlanOptions};
+use tilewise::gpu::{Choices, DeviceChoice, Gpu, MemoryPlan, Plan, PlanOptions};
 use tilewise::graph::{Bank, Graph, Init, NodeId};
 use tilewise::models::{Training, TrainingStep, UNet, Variant};
 use tilewise::op::{Binding, Bound, Candidate, DeviceProfile, Dispatch, Fill, Kernel, Op, Param};
@@ -124,24 +124,24 @@ fn fused_ops_give_the_bits_of_ops_with_kernels_of_their_own() {
     let dispatches = |options| Plan::new(&gpu, &step.graph, options).unwrap().profile(1).unwrap().rows.len();
     // Ten ReLUs, seven gradients of one behind a convolution's, and three launches where one level ends; dropout keeps the rest apart.
     assert_eq!(dispatches(unfused) - dispatches(PlanOptions::default()), 20);
-    let memory = |graph| MemoryPlan::new(graph, gpu.profile(), 0, false).unwrap().total_bytes();
+    let memory = |graph| MemoryPlan::new(graph, gpu.profile(), &Choices::default(), false).unwrap().total_bytes();
     assert!(memory(&step.graph.fused()) < memory(&step.graph), "fusion saves memory");
 }
 
 #[test]
 fn planned_bytes_are_known_without_a_device_and_equal_what_is_allocated() {
     let (gpu, step) = (gpu(), training_step());
-    let planned = MemoryPlan::new(&step.graph.fused(), gpu.profile(), 0, false).unwrap();
+    let planned = MemoryPlan::new(&step.graph.fused(), gpu.profile(), &Choices::default(), false).unwrap();
     let plan = Plan::new(&gpu, &step.graph, PlanOptions::default()).unwrap();
     assert_eq!(planned.total_bytes(), plan.allocated_bytes());
-    let unfused = MemoryPlan::new(&step.graph, gpu.profile(), 0, false).unwrap();
+    let unfused = MemoryPlan::new(&step.graph, gpu.profile(), &Choices::default(), false).unwrap();
     assert!(unfused.transient.iter().sum::<u64>() < unfused.unshared / 2, "lifetimes let buffers be shared: {unfused}");
 }
 
 #[test]
 fn the_papers_training_step_fits_its_budget() {
     let step = UNet::default().build(1, [572; 2]).unwrap().training_step(&Training::default()).unwrap();
-    let memory = MemoryPlan::new(&step.graph.fused(), &DeviceProfile::PORTABLE, 0, false).unwrap();
+    let memory = MemoryPlan::new(&step.graph.fused(), &DeviceProfile::PORTABLE, &Choices::default(), false).unwrap();
     assert!(memory.total_bytes() < 13 * (1 << 30) / 10, "{memory}");
 }
 
@@ -157,10 +157,11 @@ fn what_is_computed_again_is_the_same_to_the_bit() {
             net.build(2, [net.legal_above(60); 2]).unwrap().training_step(&training)
         };
         let whole = step(None).unwrap();
-        let bytes =
-            |step: &TrainingStep| MemoryPlan::new(&step.graph.fused(), gpu.profile(), 0, false).unwrap().total_bytes();
-        let budget = |bytes| Some(MemoryBudget { bytes, device: *gpu.profile() });
-        let shares = (50..100).step_by(5).map(|share| bytes(&whole) * share / 100);
+        let bytes = |step: &TrainingStep| {
+            MemoryPlan::new(&step.graph.fused(), gpu.profile(), &Choices::default(), false).unwrap().total_bytes()
+        };
+        let budget = |bytes| Some(MemoryBudget::on(&Device::Gpu(gpu.clone()), bytes));
+        let mut shares = (50..100).step_by(5).map(|share| bytes(&whole) * share / 100);
         let (least, less) = shares.find_map(|bytes| Some((bytes, step(budget(bytes)).ok()?))).unwrap();
         assert!(bytes(&less) <= least);
         assert_eq!(

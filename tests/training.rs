@@ -5,6 +5,7 @@
 
 use std::collections::HashSet;
 use std::fs;
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tilewise::array::{Array, Tensor};
@@ -19,7 +20,10 @@ use tilewise::models::{Augmented, Tiles, Variant};
 use tilewise::ops::Reduction;
 use tilewise::predict::Predictor;
 use tilewise::random::Random;
-use tilewise::train::{Config, Event, Job, LossKind, Metric, OptimizerKind, Record, Schedule, Status, Summary, train};
+use tilewise::train::{
+    Config, Event, Job, LossKind, Metric, OptimizerKind, Record, Schedule, Status, Summary, Trainer, train,
+};
+use tilewise::tune::{self, Settings, Tuned};
 use tilewise::{Error, Result};
 
 /// A noisy picture of bright discs, numbered one by one.
@@ -201,6 +205,33 @@ fn a_run_resumes_to_the_same_bytes_on_a_device() {
     resumes_exactly(&config, &gpu());
     resumes_exactly(&other, &gpu());
     resumes_exactly(&with_batch_norm, &gpu());
+}
+
+#[test]
+fn a_run_goes_on_with_the_kernels_that_it_began_with() {
+    let config = Config { base: 4, dropout: 0.0, ..config() };
+    let Device::Gpu(gpu) = gpu() else { return };
+    let graph = Trainer::graph_of(&config, &config.model(1, 2), 36, &Device::Gpu(gpu.clone())).unwrap();
+    let settings = Settings { repeats: 1, seed: 1 };
+    let (ops, ..) = tune::ops(&gpu, &[&graph], settings, &mut |_| ControlFlow::Continue(())).unwrap();
+    // Not the fastest, but others than those that come first.
+    let last = ops.into_iter().filter_map(|tuned| {
+        let right = tuned.candidates.iter().rposition(|timed| timed.problem.is_none());
+        Tuned { winner: right, ..tuned }.choice()
+    });
+    let (chosen, plain) = (Device::Gpu(gpu.clone().with_choices(last.collect())), Device::Gpu(gpu));
+    let [whole, cut, other] = [0; 3].map(|_| tempfile::tempdir().unwrap());
+    straight(&config, &chosen, whole.path());
+    straight(&config, &plain, other.path());
+    assert_ne!(
+        files(whole.path()),
+        files(other.path()),
+        "other kernels have other roundings, or this test sees nothing"
+    );
+    assert!(whole.path().join("kernels.toml").exists() && !other.path().join("kernels.toml").exists());
+    call(&config, &chosen, cut.path(), false, &mut |event| is_step(event, 7)).unwrap();
+    call(&config, &plain, cut.path(), true, &mut |_| false).unwrap();
+    assert_eq!(files(whole.path()), files(cut.path()));
 }
 
 #[test]

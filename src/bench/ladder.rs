@@ -221,7 +221,7 @@ impl Ladder {
             let nodes: Vec<NodeId> = types.inputs.iter().enumerate().map(input).collect();
             let node = graph.apply_shared(rung.name, &case.op, &nodes)?;
             graph.mark_output("result", node)?;
-            let plan = Plan::new(gpu, &graph, PlanOptions { candidate, ..PlanOptions::default() })?;
+            let plan = Plan::new(gpu, &graph, PlanOptions { candidate: Some(candidate), ..PlanOptions::default() })?;
             nodes.iter().zip(&values).try_for_each(|(&node, value)| plan.write(node, value))?;
             Ok((rung, plan))
         };

@@ -57,7 +57,7 @@ impl Workload {
         Ok(Self { name: name.into(), input, base, depth, model: Variant::Unet, batch: 1 })
     }
 
-    pub(super) fn model(&self) -> UNet {
+    fn model(&self) -> UNet {
         let Self { model: variant, base: base_channels, depth, .. } = *self;
         UNet { variant, base_channels, depth, ..UNet::default() }
     }
@@ -68,6 +68,24 @@ impl Workload {
     /// [`Error::Usage`] naming what makes no sense.
     pub fn network(&self) -> Result<Network> {
         self.model().build(self.batch, [self.input; 2])
+    }
+
+    /// The network as it predicts, its logits an output.
+    ///
+    /// # Errors
+    /// As [`Workload::network`].
+    pub fn inference(&self) -> Result<Network> {
+        let mut network = self.model().inference(self.batch, [self.input; 2])?;
+        network.graph.mark_output("logits", network.logits)?;
+        Ok(network)
+    }
+
+    /// The graphs of inference and of a training step.
+    ///
+    /// # Errors
+    /// As [`Workload::network`].
+    pub fn graphs(&self) -> Result<[Graph; 2]> {
+        Ok([self.inference()?.graph, self.network()?.training_step(&Training::default())?.graph])
     }
 
     /// What is checked in place of this network: itself, or if its reference would take too long, the smallest input of the same
@@ -210,9 +228,7 @@ impl Measured {
             None => None,
         };
 
-        let Network { graph: mut inference, logits, .. } =
-            workload.model().inference(workload.batch, [workload.input; 2])?;
-        inference.mark_output("logits", logits)?;
+        let inference = workload.inference()?.graph;
         let gradients = step.graph.before_update();
         let mut passes = Vec::new();
         // One after the other, so that memory is that of one.
@@ -244,7 +260,7 @@ pub(super) fn flops(graph: &Graph) -> u64 {
 }
 
 /// Random inputs of a training step. So small a learning rate leaves the network as it is.
-pub(super) fn inputs(step: &TrainingStep, seed: u32) -> BTreeMap<NodeId, Tensor<f32>> {
+pub(crate) fn inputs(step: &TrainingStep, seed: u32) -> BTreeMap<NodeId, Tensor<f32>> {
     let mut random = Random::new(seed, u32::MAX);
     let fills = [
         (step.image, Fill::Normal(1.0)),
@@ -256,7 +272,7 @@ pub(super) fn inputs(step: &TrainingStep, seed: u32) -> BTreeMap<NodeId, Tensor<
 }
 
 /// Writes the inputs that the executor's graph has.
-pub(super) fn write(executor: &mut Executor, inputs: &BTreeMap<NodeId, Tensor<f32>>) -> Result<()> {
+pub(crate) fn write(executor: &mut Executor, inputs: &BTreeMap<NodeId, Tensor<f32>>) -> Result<()> {
     let nodes: Vec<NodeId> = executor.graph().inputs().collect();
     nodes
         .into_iter()
@@ -280,7 +296,7 @@ fn first_step(
 }
 
 /// Runs once and waits.
-pub(super) fn run(executor: &mut Executor) -> Result<()> {
+pub(crate) fn run(executor: &mut Executor) -> Result<()> {
     executor.run()?;
     match executor {
         Executor::Gpu(plan) => plan.wait(),

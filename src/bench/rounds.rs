@@ -56,9 +56,7 @@ pub fn rounds(
     mut answers: impl Write,
 ) -> Result<()> {
     let step = workload.network()?.training_step(&Training::default())?;
-    let Network { graph: mut inference, logits, .. } =
-        workload.model().inference(workload.batch, [workload.input; 2])?;
-    inference.mark_output("logits", logits)?;
+    let Network { graph: inference, logits, .. } = workload.inference()?;
     let mut random = Random::new(settings.seed, 0);
     let mut parameters = step.graph.initial_parameters(settings.seed);
     let is_bias = |parameter: &&Parameter| parameter.name.rsplit('.').next() == Some("bias");

@@ -18,7 +18,7 @@ pub struct Table {
 }
 
 impl Table {
-    pub(super) fn new(title: impl Into<String>, heads: &[&str]) -> Self {
+    pub(crate) fn new(title: impl Into<String>, heads: &[&str]) -> Self {
         Self { title: title.into(), heads: heads.iter().map(ToString::to_string).collect(), ..Self::default() }
     }
 
@@ -59,7 +59,7 @@ impl fmt::Display for Table {
 }
 
 /// Seconds as milliseconds.
-pub(super) fn milliseconds(seconds: f64) -> String {
+pub(crate) fn milliseconds(seconds: f64) -> String {
     format!("{:.3}", 1e3 * seconds)
 }
 
@@ -77,7 +77,7 @@ fn mebibytes(bytes: Option<u64>) -> String {
     bytes.map_or_else(|| "–".into(), |bytes| format!("{:.1}", bytes as f64 / f64::from(1 << 20)))
 }
 
-pub(super) fn spread(seconds: Spread) -> [String; 3] {
+pub(crate) fn spread(seconds: Spread) -> [String; 3] {
     [seconds.median, seconds.least, seconds.most].map(milliseconds)
 }
 

@@ -1,17 +1,19 @@
 //! `tilewise bench`
 
-use super::{Global, create_folder, print, print_json};
+use super::{Global, create_folder, print, print_json, stop_on_interrupt};
 use clap::Args;
 use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use tilewise::bench::{self, Comparison, Settings, Table, Workload};
 use tilewise::checkpoint::atomic;
+use tilewise::executor::Device;
 use tilewise::models::Variant;
 use tilewise::{Error, Result};
 
+/// Which networks.
 #[derive(Debug, Args)]
-pub(crate) struct Arguments {
+pub(crate) struct NetworkArguments {
     /// A network to measure: tiny, small, medium or paper; several with commas [default: tiny]
     #[arg(long, value_name = "NAME", value_delimiter = ',', value_parser = preset)]
     preset: Vec<Workload>,
@@ -30,6 +32,12 @@ pub(crate) struct Arguments {
     /// Images in a batch, of the presets too
     #[arg(long, value_name = "N", default_value_t = 1)]
     batch: usize,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    networks: NetworkArguments,
     /// How often everything is timed
     #[arg(long, value_name = "N", default_value_t = 5)]
     repeats: usize,
@@ -51,6 +59,9 @@ pub(crate) struct Arguments {
     /// Write the network and its results into a folder, then time it whenever a line of standard input asks: what benches/peers runs
     #[arg(long, value_name = "FOLDER", conflicts_with_all = ["compare", "save", "csv", "html", "markdown", "repeats"])]
     rounds: Option<PathBuf>,
+    /// Measure first which kernels are the fastest, as `tilewise tune` does, as far as that is not known
+    #[arg(long, conflicts_with = "compare")]
+    tune: bool,
 }
 
 /// A preset by its name.
@@ -65,18 +76,18 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
         show(&comparison.tables(), arguments.markdown)?;
         return Ok(ExitCode::SUCCESS);
     }
-    let workloads = workloads(arguments)?;
+    let workloads = arguments.networks.workloads()?;
     let settings = Settings { repeats: arguments.repeats, seed: global.seed.unwrap_or(1) };
     if let Some(folder) = &arguments.rounds {
         let [workload] = workloads.as_slice() else {
             return Err(Error::Usage(format!("--rounds takes one network, got {}", workloads.len())));
         };
         create_folder(folder)?;
-        let device = global.open_device()?;
+        let device = open(global, arguments, &workloads)?;
         bench::rounds(&device, workload, settings, folder, io::stdin().lock(), io::stdout().lock())?;
         return Ok(ExitCode::SUCCESS);
     }
-    let device = global.open_device()?;
+    let device = open(global, arguments, &workloads)?;
     let report = bench::run(&device, &workloads, settings, &mut |what| global.say(&format!("measuring {what}")))?;
     if let Some(path) = &arguments.save {
         report.write(path)?;
@@ -91,20 +102,32 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The networks asked for.
-fn workloads(arguments: &Arguments) -> Result<Vec<Workload>> {
-    let Arguments { input, base, depth, model, batch, .. } = *arguments;
-    let mut workloads = arguments.preset.clone();
-    for workload in &mut workloads {
-        workload.batch = batch;
+/// The device, its kernels tuned for the networks if that was asked for.
+fn open(global: &Global, arguments: &Arguments, workloads: &[Workload]) -> Result<Device> {
+    let device = global.open_device()?;
+    if !arguments.tune {
+        return Ok(device);
     }
-    if let Some(input) = input {
-        workloads.push(Workload { name: "custom".into(), input, base, depth, model, batch });
+    let graphs = workloads.iter().map(Workload::graphs).collect::<Result<Vec<_>>>()?;
+    global.tuned(device, &graphs.iter().flatten().collect::<Vec<_>>(), &stop_on_interrupt())
+}
+
+impl NetworkArguments {
+    /// The networks asked for.
+    pub(crate) fn workloads(&self) -> Result<Vec<Workload>> {
+        let Self { input, base, depth, model, batch, .. } = *self;
+        let mut workloads = self.preset.clone();
+        for workload in &mut workloads {
+            workload.batch = batch;
+        }
+        if let Some(input) = input {
+            workloads.push(Workload { name: "custom".into(), input, base, depth, model, batch });
+        }
+        if workloads.is_empty() {
+            workloads.push(Workload { batch, ..Workload::preset("tiny")? });
+        }
+        Ok(workloads)
     }
-    if workloads.is_empty() {
-        workloads.push(Workload { batch, ..Workload::preset("tiny")? });
-    }
-    Ok(workloads)
 }
 
 /// Writes a text to a file, if there is to be one.
@@ -114,7 +137,7 @@ fn write(path: Option<&PathBuf>, text: impl FnOnce() -> Result<String>) -> Resul
     atomic::write(path, |file| file.write_all(text.as_bytes()))
 }
 
-fn show(tables: &[Table], markdown: bool) -> Result<()> {
+pub(crate) fn show(tables: &[Table], markdown: bool) -> Result<()> {
     let texts = tables.iter().map(|table| if markdown { table.markdown() } else { table.to_string() });
     print(&format!("{}\n", texts.collect::<Vec<_>>().join("\n").trim_end()))
 }

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use tilewise::checkpoint::atomic;
 use tilewise::data::Augmentation;
 use tilewise::executor::Device;
-use tilewise::gpu::{DeviceChoice, MemoryPlan, Plan, PlanOptions};
+use tilewise::gpu::{Choices, DeviceChoice, MemoryPlan, Plan, PlanOptions};
 use tilewise::graph::Bank;
 use tilewise::models::{Network, Tiles, Training, TrainingStep, UNet, Variant};
 use tilewise::op::{DeviceProfile, Fill};
@@ -78,13 +78,13 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
     let device = match (&global.device, arguments.profile) {
         (DeviceChoice::Auto, None) => Device::Cpu,
         (_, Some(_)) => global.open_device()?,
-        (choice, None) => Device::choose_within(choice, global.limits)?,
+        (choice, None) => global.with_kernels(Device::choose_within(choice, global.limits)?)?,
     };
-    let (profile, planned_for) = device
-        .gpu()
-        .map_or((DeviceProfile::PORTABLE, "any GPU".into()), |gpu| (*gpu.profile(), gpu.adapter().to_string()));
-    let memory =
-        arguments.memory.map(|mebibytes| MemoryBudget { bytes: mebibytes.saturating_mul(1 << 20), device: profile });
+    let (profile, choices, planned_for) = match device.gpu() {
+        Some(gpu) => (*gpu.profile(), gpu.choices().clone(), gpu.adapter().to_string()),
+        None => (DeviceProfile::PORTABLE, Choices::default(), "any GPU".into()),
+    };
+    let memory = arguments.memory.map(|mebibytes| MemoryBudget::on(&device, mebibytes.saturating_mul(1 << 20)));
     let training = Training { memory, ..Training::default() };
     let step = network.training_step(&training)?;
     if let Some(runs) = arguments.profile {
@@ -104,8 +104,8 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
     inference.mark_output("logits", logits)?;
     // As a predictor runs it.
     let folded = inference.folded(&inference.initial_parameters(1))?.graph;
-    let inference_memory = MemoryPlan::new(&folded.fused(), &profile, 0, false)?;
-    let memory = MemoryPlan::new(&step.graph.fused(), &profile, 0, false)?;
+    let inference_memory = MemoryPlan::new(&folded.fused(), &profile, &choices, false)?;
+    let memory = MemoryPlan::new(&step.graph.fused(), &profile, &choices, false)?;
     let forward = inference.table();
     let table = step.graph.table();
     let (_, forward_flops, ..) = forward.totals();

@@ -15,7 +15,8 @@ use tilewise::executor::Device;
 use tilewise::models::Variant;
 use tilewise::report;
 use tilewise::train::{
-    BorderUse, Config, Event, Job, LossKind, Metric, OptimizerKind, Progress, Schedule, Scored, Status, Summary, train,
+    BorderUse, Config, Event, Job, LossKind, Metric, OptimizerKind, Progress, Schedule, Scored, Status, Summary,
+    Trainer, train,
 };
 use tilewise::{Error, Result};
 
@@ -136,6 +137,9 @@ pub(crate) struct Arguments {
     save_every: Option<u32>,
     #[command(flatten)]
     labels: LabelArguments,
+    /// Measure first which kernels are the fastest for this network, as `tilewise tune` does, as far as that is not known
+    #[arg(long, conflicts_with = "resume")]
+    tune: bool,
 }
 
 impl Arguments {
@@ -222,9 +226,19 @@ fn set_some<T>(setting: &mut Option<T>, flag: Option<T>) {
 pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
     let config = arguments.config(global.seed)?;
     let data = read(&config, &|line| global.say(line))?;
-    let device = global.open_device()?;
+    if arguments.resume && global.kernels.is_some() {
+        let problem =
+            "a run goes on with the kernels that it began with, for others have other roundings: leave --kernels out";
+        return Err(Error::Usage(problem.into()));
+    }
+    let mut device = global.open_device()?;
     let stop = stop_on_interrupt();
     let Data { training, validation, classes, metadata } = data;
+    if let (true, Some(sample)) = (arguments.tune, training.first()) {
+        let model = config.model(sample.image.channels, classes);
+        let graph = Trainer::graph_of(&config, &model, config.tile_for(&training), &device)?;
+        device = global.tuned(device, &[&graph], &stop)?;
+    }
     let mut view = View::new(global, config.batch);
     let job = Job {
         config: &config,

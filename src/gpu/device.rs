@@ -1,5 +1,6 @@
 //! Choosing a device, and the handle to it.
 
+use super::choices::Choices;
 use super::requirements::Need;
 use crate::error::{Error, Result};
 use crate::op::DeviceProfile;
@@ -228,6 +229,7 @@ pub struct Gpu {
     /// Whether device and queue belong to a host program.
     borrowed: bool,
     profile: DeviceProfile,
+    choices: Arc<Choices>,
     failure: Failure,
 }
 
@@ -406,6 +408,7 @@ impl Gpu {
             adapter: adapter.clone(),
             borrowed,
             pipelines: Arc::default(),
+            choices: Arc::default(),
             summary: Arc::new(summary),
             failure: Failure::default(),
             device,
@@ -413,12 +416,29 @@ impl Gpu {
         }
     }
 
-    /// A device of its own on the same adapter, with nothing compiled yet.
+    /// A device of its own on the same adapter, with the same choices and nothing compiled yet.
     ///
     /// # Errors
     /// [`Error::Device`] when it cannot be opened.
     pub fn reopen(&self) -> Result<Self> {
-        pollster::block_on(Self::open(&self.adapter, self.summary.limits))
+        let opened = pollster::block_on(Self::open(&self.adapter, self.summary.limits))?;
+        Ok(Self { choices: Arc::clone(&self.choices), ..opened })
+    }
+
+    /// This device, with these kernels in plans to come.
+    #[must_use]
+    pub fn with_choices(self, choices: Choices) -> Self {
+        Self { choices: Arc::new(choices), ..self }
+    }
+
+    /// Which kernels plans on this device take where there are several.
+    pub fn choices(&self) -> &Choices {
+        &self.choices
+    }
+
+    /// This device, as if it had only what every device has.
+    pub(crate) fn portable(&self) -> Self {
+        Self { profile: DeviceProfile::PORTABLE, choices: Arc::default(), ..self.clone() }
     }
 
     /// The device, to be used beside the plans on it.

@@ -1,5 +1,6 @@
 //! Which buffer each tensor lives in: decided from the graph alone, before any device is touched.
 
+use super::choices::Choices;
 use crate::error::{Error, Result};
 use crate::graph::{Bank, Graph, NodeKind, Placement};
 use crate::op::{Candidate, DeviceProfile};
@@ -69,14 +70,14 @@ struct Claim {
 }
 
 impl MemoryPlan {
-    /// Plans a graph for a device: candidate `preference` of each op, or its last one.
+    /// Plans a graph for a device, with the chosen candidate of each op.
     ///
     /// Transient tensors are placed largest first into the first buffer whose other tensors are not alive at the same time,
     /// so a buffer is as large as its first tensor. A tensor is alive from the node that computes it to its last use.
     ///
     /// # Errors
     /// When an op offers no candidate for the device.
-    pub fn new(graph: &Graph, device: &DeviceProfile, preference: usize, guarded: bool) -> Result<Self> {
+    pub fn new(graph: &Graph, device: &DeviceProfile, choices: &Choices, guarded: bool) -> Result<Self> {
         let (needed, placements) = (graph.needed(), graph.placements());
         let count = graph.nodes().len();
         let guard = if guarded { GUARD_BYTES } else { 0 };
@@ -97,11 +98,10 @@ impl MemoryPlan {
                 }
                 let types: Vec<TensorType> = inputs.iter().map(|&id| graph.node(id).tensor_type.clone()).collect();
                 let mut candidates = op.candidates(&types, &node.tensor_type, device);
-                let choice = preference.min(candidates.len().saturating_sub(1));
-                if candidates.is_empty() {
+                let Some(choice) = choices.among(op.as_ref(), &types, &candidates) else {
                     let problem = "no kernel fits this device".to_owned();
                     return Err(Error::Graph { op: op.name().into(), node: node.name.clone(), problem });
-                }
+                };
                 let candidate = candidates.swap_remove(choice);
                 plan.workspaces[index] = vec![0; candidate.workspace.len()];
                 plan.candidates[index] = Some(candidate);

@@ -1,5 +1,6 @@
 //! A graph compiled for a device: pipelines, buffers and bind groups resolved once, replayed every step.
 
+use super::choices::Choices;
 use super::device::Gpu;
 use super::kernel::Pipeline;
 use super::memory::{Buffer, MemoryPlan, STAGING_BYTES, UNIFORM_ALIGNMENT};
@@ -19,8 +20,8 @@ use std::time::{Duration, Instant};
 /// Choices that do not change what a plan computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PlanOptions {
-    /// Which candidate of each op to take, its last one where it has fewer. Tests walk through them.
-    pub candidate: usize,
+    /// Which candidate of each op to take, its last one where it has fewer, in place of [`Gpu::choices`]. Tests walk through them.
+    pub candidate: Option<usize>,
     /// Gives every tensor a buffer of its own, filled with NaN before the first run, and guard space behind it and behind every
     /// bank: a kernel that reads or writes past its tensors, or leaves an element unwritten, is found out.
     pub guarded: bool,
@@ -32,7 +33,7 @@ pub struct PlanOptions {
 
 impl Default for PlanOptions {
     fn default() -> Self {
-        Self { candidate: 0, guarded: false, unfused: false, longest_submit: LONGEST_SUBMIT }
+        Self { candidate: None, guarded: false, unfused: false, longest_submit: LONGEST_SUBMIT }
     }
 }
 
@@ -96,7 +97,8 @@ impl Plan {
     /// dispatch says.
     pub fn new(gpu: &Gpu, graph: &Graph, options: PlanOptions) -> Result<Self> {
         let computed = if options.unfused { graph.clone() } else { graph.fused() };
-        let memory = MemoryPlan::new(&computed, gpu.profile(), options.candidate, options.guarded)?;
+        let nth = options.candidate.map(Choices::nth);
+        let memory = MemoryPlan::new(&computed, gpu.profile(), nth.as_ref().unwrap_or(gpu.choices()), options.guarded)?;
         let advice = "use a smaller tile, batch, base or depth, or `--device cpu`";
         if let Some(lacking) = gpu.lacks(&of_buffers(&computed, &memory), advice) {
             return Err(Error::Memory(lacking));

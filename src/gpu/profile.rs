@@ -1,5 +1,6 @@
 //! Where the time of a run goes: each dispatch timed by the device.
 
+use super::plan::Step;
 use super::{Gpu, Plan};
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -118,8 +119,8 @@ impl Gpu {
     }
 }
 
-/// Dispatches that share a query set: a set holds two times of each, and at most 4096.
-const DISPATCHES_PER_SET: usize = 2048;
+/// Passes that share a query set: a set holds two times of each, and at most 4096.
+const PASSES_PER_SET: usize = 2048;
 
 impl Plan {
     /// Times every dispatch, and ordinary runs beside them, `runs` times each in turn, after one run of each that does not count.
@@ -137,7 +138,7 @@ impl Plan {
             self.run()?;
             self.wait()?;
             let wall = start.elapsed().as_secs_f64();
-            let timed = self.run_timed()?;
+            let timed = self.run_timed(1)?;
             if run > 0 {
                 walls.push(wall);
                 laps.iter_mut().zip(timed).for_each(|(laps, lap)| laps.push(lap));
@@ -158,17 +159,30 @@ impl Plan {
         Ok(Profile { rows, wall_seconds: Spread::of(walls).median })
     }
 
-    /// A run whose every dispatch is a compute pass between two timestamps.
-    fn run_timed(&self) -> Result<Vec<Lap>> {
+    /// The seconds of one run: by the device's clock, from its first dispatch to its last, or where the device has none, by the host's,
+    /// from submit to end. For plans whose run is one submit.
+    pub(crate) fn time(&self) -> Result<f64> {
+        if self.gpu.adapter().timestamps {
+            return Ok(self.run_timed(self.steps.len().max(1))?.iter().map(|lap| lap.seconds).sum());
+        }
+        let start = Instant::now();
+        self.run()?;
+        self.wait()?;
+        Ok(start.elapsed().as_secs_f64())
+    }
+
+    /// A run in compute passes of so many dispatches, each pass between two timestamps.
+    fn run_timed(&self, dispatches: usize) -> Result<Vec<Lap>> {
         let turn = self.turn();
-        let mut laps = Vec::with_capacity(self.steps.len());
+        let passes: Vec<&[Step]> = self.steps.chunks(dispatches).collect();
+        let mut laps = Vec::with_capacity(passes.len());
         let mut first = None;
-        for steps in self.steps.chunks(DISPATCHES_PER_SET) {
-            let count = 2 * steps.len() as u32;
+        for passes in passes.chunks(PASSES_PER_SET) {
+            let count = 2 * passes.len() as u32;
             let device = &self.gpu.device;
             let buffer = self.gpu.submit("a timed run", |encoder| {
                 let queries = device.create_query_set(&wgpu::QuerySetDescriptor {
-                    label: Some("dispatches"),
+                    label: Some("passes"),
                     ty: wgpu::QueryType::Timestamp,
                     count,
                 });
@@ -178,7 +192,7 @@ impl Plan {
                     usage: wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC,
                     mapped_at_creation: false,
                 });
-                for (step, query) in steps.iter().zip((0..).step_by(2)) {
+                for (steps, query) in passes.iter().zip((0..).step_by(2)) {
                     let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
                         label: None,
                         timestamp_writes: Some(wgpu::ComputePassTimestampWrites {
@@ -187,7 +201,7 @@ impl Plan {
                             end_of_pass_write_index: Some(query + 1),
                         }),
                     });
-                    step.record(&mut pass);
+                    steps.iter().for_each(|step| step.record(&mut pass));
                 }
                 encoder.resolve_query_set(&queries, 0..count, &buffer, 0);
                 buffer

@@ -1,5 +1,6 @@
 //! What a graph asks of a device: known before there is one, so that a host program can request it.
 
+use super::choices::Choices;
 use super::device::{USED, profile_of};
 use super::kernel::Interface;
 use super::memory::MemoryPlan;
@@ -105,7 +106,8 @@ impl Requirements {
     pub fn of(graph: &Graph, adapter: &wgpu::Adapter) -> Result<Self> {
         let features = adapter.features() & USED;
         let computed = graph.fused();
-        let memory = MemoryPlan::new(&computed, &profile_of(&adapter.get_info(), features), 0, false)?;
+        let memory =
+            MemoryPlan::new(&computed, &profile_of(&adapter.get_info(), features), &Choices::default(), false)?;
         let mut needs = of_buffers(&computed, &memory);
         let dispatches = memory.candidates.iter().flatten().flat_map(|candidate| &candidate.dispatches);
         let mut seen = BTreeSet::new();

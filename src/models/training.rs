@@ -9,7 +9,7 @@ use crate::shape::TensorType;
 use std::collections::BTreeSet;
 
 /// What is minimised, and how.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Training {
     /// The loss.
     pub loss: Loss,
@@ -127,7 +127,7 @@ impl Network {
         };
         graph.mark_output("loss", loss)?;
         let build = |again: &BTreeSet<NodeId>| self.step_of(&graph, [labels, weights, loss], training, again);
-        let Some(memory) = training.memory else { return build(&BTreeSet::new()) };
+        let Some(memory) = &training.memory else { return build(&BTreeSet::new()) };
         // What is computed within a fused kernel is not there to be read.
         let within = graph.within_fused();
         memory.fit(&graph, |again| build(&within.union(again).copied().collect()), |step| &step.graph)

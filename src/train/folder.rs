@@ -5,11 +5,14 @@ use super::events::{EVENTS, Shown};
 use super::record::{Record, Summary};
 use crate::checkpoint::{Weights, atomic};
 use crate::error::{Error, Result};
+use crate::executor::Device;
+use crate::gpu::Choices;
 use crate::picture::Picture;
 use crate::predict::Prediction;
 use crate::report::PROGRESS;
+use crate::tune::Table;
 use std::fs::{self, File, OpenOptions};
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 /// The name of the folder of weight maps that took long to compute.
@@ -26,6 +29,7 @@ pub(super) struct Folder {
     pub(super) progress: PathBuf,
     pub(super) maps: PathBuf,
     pub(super) events: PathBuf,
+    pub(super) kernels: PathBuf,
 }
 
 impl Folder {
@@ -39,6 +43,7 @@ impl Folder {
             progress: path.join(PROGRESS),
             maps: path.join(MAPS),
             events: path.join(EVENTS),
+            kernels: path.join("kernels.toml"),
         }
     }
 
@@ -78,6 +83,29 @@ impl Folder {
     pub(super) fn write_config(&self, config: &Config) -> Result<()> {
         let text = config.to_toml()?;
         atomic::write(&self.config, |file| file.write_all(text.as_bytes()))
+    }
+
+    /// Keeps which kernels were chosen for the device, where any were.
+    pub(super) fn write_kernels(&self, device: &Device) -> Result<()> {
+        let mut table = Table::default();
+        if let Some(gpu) = device.gpu() {
+            table.add(gpu, gpu.choices().rows().cloned());
+        }
+        if table != Table::default() {
+            return table.write(&self.kernels);
+        }
+        // Of a run that never began.
+        match fs::remove_file(&self.kernels) {
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(Error::io("remove", &self.kernels, error)),
+            _ => Ok(()),
+        }
+    }
+
+    /// The device with the kernels that the run began with: others have other roundings.
+    pub(super) fn device(&self, device: &Device) -> Result<Device> {
+        let Device::Gpu(gpu) = device else { return Ok(device.clone()) };
+        let choices = if self.kernels.exists() { Table::read(&self.kernels)?.choices(gpu) } else { Choices::default() };
+        Ok(Device::Gpu(gpu.clone().with_choices(choices)))
     }
 
     /// Keeps what the network made of a validation image after a step, for the report, and returns it.

@@ -28,7 +28,7 @@ use std::time::Instant;
 pub struct Job<'a> {
     /// The settings.
     pub config: &'a Config,
-    /// Where to compute.
+    /// Where to compute. A run that goes on does so with the kernels that it began with, whatever [`Gpu::choices`](crate::Gpu::choices) are.
     pub device: &'a Device,
     /// The images that batches are drawn from.
     pub training: Vec<Sample>,
@@ -104,8 +104,10 @@ const RECENT: usize = 100;
 /// # Errors
 /// [`Error::Usage`] when the configuration makes no sense, or the folder or the data do not fit it; [`Error::Diverged`] when
 /// the loss is no longer finite; [`Error::Io`] when a file cannot be written; as [`Trainer::new`].
-pub fn train(mut job: Job<'_>, observer: &mut dyn FnMut(&Event<'_>)) -> Result<Summary> {
+pub fn train(job: Job<'_>, observer: &mut dyn FnMut(&Event<'_>)) -> Result<Summary> {
     let clock = Clock::start(job.config.minutes);
+    // Its device may become one that lives as long as this call.
+    let mut job = job;
     job.config.validate()?;
     if job.config.patience.is_some() && job.validation.is_empty() {
         let problem =
@@ -128,6 +130,8 @@ pub fn train(mut job: Job<'_>, observer: &mut dyn FnMut(&Event<'_>)) -> Result<S
     } else {
         (Folder::begin(job.out)?, None)
     };
+    let device = if job.resume { folder.device(job.device)? } else { job.device.clone() };
+    job.device = &device;
     let tile = job.config.tile_for(&job.training);
     let (training, validation) = (std::mem::take(&mut job.training), std::mem::take(&mut job.validation));
     let samples = prepare(&job, training, &WeightMaps::new(&folder.maps), observer)?;
@@ -173,6 +177,7 @@ pub fn train(mut job: Job<'_>, observer: &mut dyn FnMut(&Event<'_>)) -> Result<S
     };
     run.folder.write_config(job.config)?;
     if run.saved.is_none() {
+        run.folder.write_kernels(job.device)?;
         // Before hours of work: can the folder hold a checkpoint? It comes last, as it is what makes the folder that of a run.
         run.save()?;
     }

@@ -11,7 +11,6 @@ use crate::error::Result;
 use crate::executor::{Device, Executor};
 use crate::graph::{Bank, Graph, NodeId};
 use crate::models::{Augmented, Tiles, Training, TrainingStep, UNet};
-use crate::op::DeviceProfile;
 use crate::recompute::MemoryBudget;
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -95,6 +94,24 @@ struct Inputs {
 /// Bytes of tensors that [`Trainer::visit`] keeps at once, unless a single one is larger.
 const KEPT_BYTES: u64 = 1 << 28;
 
+/// What a step does, in the memory that it may take on the device.
+fn training(config: &Config, device: &Device) -> Training {
+    let memory = config.memory.map(|mebibytes| MemoryBudget::on(device, mebibytes.saturating_mul(1 << 20)));
+    Training { memory, ..config.training() }
+}
+
+/// A step on tiles of this side; and the nodes ahead of it, where tiles are augmented.
+fn nodes(config: &Config, model: &UNet, tile: usize, training: &Training) -> Result<(TrainingStep, Option<Augmented>)> {
+    let (frame, window) = ([tile; 2], [model.output_side(tile)?; 2]);
+    let augmentation = &config.augment;
+    if augmentation.is_none() {
+        return Ok((model.build(config.batch, frame)?.training_step(training)?, None));
+    }
+    let tiles = Tiles { batch: config.batch, channels: model.in_channels, frame, window, augmentation };
+    let (nodes, augmented) = model.augmented_training_step(&tiles, training)?;
+    Ok((nodes, Some(augmented)))
+}
+
 /// Draws source tiles for frames of a network that returns windows of them; with the truth of all of the source, or of the window.
 pub(super) fn sampler(
     config: &Config,
@@ -170,18 +187,8 @@ impl Trainer {
         let output = model.output_side(tile)?;
         let (frame, window, augmentation) = ([tile; 2], [output; 2], &config.augment);
         let sampler = sampler(config, samples, frame, window, !augmentation.is_none())?;
-        let memory = config.memory.map(|mebibytes| MemoryBudget {
-            bytes: mebibytes.saturating_mul(1 << 20),
-            device: device.gpu().map_or(DeviceProfile::PORTABLE, |gpu| *gpu.profile()),
-        });
-        let training = Training { memory, ..config.training() };
-        let (nodes, augmented) = if augmentation.is_none() {
-            (model.build(config.batch, frame)?.training_step(&training)?, None)
-        } else {
-            let tiles = Tiles { batch: config.batch, channels: model.in_channels, frame, window, augmentation };
-            let (nodes, augmented) = model.augmented_training_step(&tiles, &training)?;
-            (nodes, Some(augmented))
-        };
+        let training = training(config, device);
+        let (nodes, augmented) = nodes(config, &model, tile, &training)?;
         let initial = nodes.graph.initial_parameters(config.seed);
         let executor = Executor::new(device, &nodes.graph, &initial)?;
         let elements = [nodes.image, nodes.labels, nodes.weights].map(|node| nodes.graph.shape(node).elements());
@@ -198,6 +205,14 @@ impl Trainer {
             place: Place { step: 0, batch: 0, generator: [config.seed, 0] },
             waited: Duration::ZERO,
         })
+    }
+
+    /// The graph that a trainer of this model on tiles of this side will have on a device.
+    ///
+    /// # Errors
+    /// [`Error::Usage`](crate::Error::Usage) for a network or a tile that makes no sense.
+    pub fn graph_of(config: &Config, model: &UNet, tile: usize, device: &Device) -> Result<Graph> {
+        Ok(nodes(config, model, tile, &training(config, device))?.0.graph)
     }
 
     /// The settings.

@@ -1,0 +1,118 @@
+//! What was chosen, on which devices, as a file that a person can read.
+
+use super::Choice;
+use crate::bench::wgpu_version;
+use crate::checkpoint::atomic;
+use crate::error::{Error, Result};
+use crate::gpu::{Choices, Gpu};
+use serde::{Deserialize, Serialize};
+use std::path::Path;
+
+/// The value of the field `schema`.
+const SCHEMA: &str = "tilewise-kernels";
+
+/// The value of the field `version`: raised with every change that an older reader would not understand.
+const VERSION: u32 = 1;
+
+/// Choices by device, as TOML. What was measured with another driver or version of wgpu stays in the table, and counts again when they are back.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Table {
+    schema: String,
+    version: u32,
+    #[serde(default)]
+    devices: Vec<Measured>,
+}
+
+/// What was measured on a device.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Measured {
+    adapter: String,
+    backend: String,
+    driver: String,
+    wgpu: String,
+    choices: Vec<Choice>,
+}
+
+impl Default for Table {
+    fn default() -> Self {
+        Self { schema: SCHEMA.into(), version: VERSION, devices: Vec::new() }
+    }
+}
+
+impl Table {
+    /// Reads a table.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when there is no such file, [`Error::Data`] naming it when it is no table.
+    pub fn read(path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path).map_err(|error| Error::io("read", path, error))?;
+        let fail = |problem: String| {
+            Error::data(path, format!("{problem}; remove it, or give what `tilewise tune` has written"))
+        };
+        let table: toml::Table = text.parse().map_err(|error| fail(format!("this is no TOML: {error}")))?;
+        for (key, expected) in [("schema", SCHEMA.into()), ("version", toml::Value::from(VERSION))] {
+            let found = table.get(key);
+            if found != Some(&expected) {
+                let found = found.map_or("missing".into(), ToString::to_string);
+                return Err(fail(format!("the field `{key}` is {found}, expected {expected}")));
+            }
+        }
+        table.try_into().map_err(|error| fail(format!("a damaged table of kernels: {error}")))
+    }
+
+    /// Writes the table.
+    ///
+    /// # Errors
+    /// [`Error::Io`] naming the file.
+    pub fn write(&self, path: &Path) -> Result<()> {
+        let text = toml::to_string_pretty(self);
+        let text = text.map_err(|error| Error::io("write", path, std::io::Error::other(error)))?;
+        atomic::write(path, |file| file.write_all(text.as_bytes()))
+    }
+
+    /// The choices that hold for a device, its driver and this version of wgpu.
+    pub fn choices(&self, gpu: &Gpu) -> Choices {
+        let device = Measured::on(gpu);
+        self.devices
+            .iter()
+            .filter(|measured| measured.is(&device))
+            .flat_map(|measured| &measured.choices)
+            .cloned()
+            .collect()
+    }
+
+    /// Adds choices for a device, in place of those for the same ops and inputs.
+    pub fn add(&mut self, gpu: &Gpu, choices: impl IntoIterator<Item = Choice>) {
+        let mut all = self.choices(gpu);
+        all.extend(choices);
+        let device = Measured { choices: all.rows().cloned().collect(), ..Measured::on(gpu) };
+        self.devices.retain(|measured| !measured.is(&device));
+        if !device.choices.is_empty() {
+            self.devices.push(device);
+        }
+    }
+}
+
+impl Measured {
+    /// Nothing yet.
+    fn on(gpu: &Gpu) -> Self {
+        let adapter = gpu.adapter();
+        Self {
+            adapter: adapter.name.clone(),
+            backend: adapter.backend.clone(),
+            driver: adapter.driver.clone(),
+            wgpu: wgpu_version().unwrap_or_default(),
+            choices: Vec::new(),
+        }
+    }
+
+    fn is(&self, other: &Self) -> bool {
+        let key = |measured: &Self| {
+            let Self { adapter, backend, driver, wgpu, .. } = measured.clone();
+            [adapter, backend, driver, wgpu]
+        };
+        key(self) == key(other)
+    }
+}
