@@ -374,8 +374,11 @@ fn split_arrays(path: &str, mut tokens: Vec<Token>, constants: &Constants) -> Re
         if let Some(array) = array_variable(&tokens, at, constants)
             && let Some(uses) = constant_uses(path, &tokens, &array, constants)?
         {
-            for (range, index) in uses.into_iter().rev() {
-                tokens.splice(range, [Token::new(Kind::Word, array.scalar(index))]);
+            for (mut range, index) in uses {
+                tokens[range.start] = Token::new(Kind::Word, array.scalar(index));
+                // What is left of the access stays as nothing: to move all that follows up, thousands of times, takes long.
+                range.start += 1;
+                tokens[range].fill(Token::new(Kind::Space, ""));
             }
             let declarations: Vec<String> =
                 (0..array.length).map(|index| format!("var {}: {};", array.scalar(index), array.element)).collect();
@@ -425,7 +428,7 @@ fn constant_uses(
         match token.text.as_str() {
             "{" => depth += 1,
             "}" => depth -= 1,
-            text if scalars.iter().any(|name| name == text) => taken = Some(text),
+            text if text.starts_with(&array.name) && scalars.iter().any(|name| name == text) => taken = Some(text),
             text if text == array.name && token.kind == Kind::Word && tokens[at - 1].text != "." => {
                 let Some(open) = next_code(tokens, at + 1).filter(|&next| tokens[next].text == "[") else {
                     return Ok(None);
