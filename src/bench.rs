@@ -131,6 +131,9 @@ pub fn run(
         if !gpu.adapter().timestamps {
             notes.push(format!("{} has no timestamps, so that there are no rows by layer", gpu.adapter()));
         }
+        if !gpu.choices().is_empty() {
+            notes.push(format!("kernels as tuned: there are {} choices", gpu.choices().rows().count()));
+        }
     } else {
         notes.push("the CPU executor has no kernels: there is no roof, and there are no rows by layer".into());
     }

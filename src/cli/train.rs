@@ -22,6 +22,7 @@ use tilewise::{Error, Result};
 
 /// What `train` takes. A flag wins over the configuration file.
 #[derive(Debug, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag")]
 pub(crate) struct Arguments {
     /// The folder of images and truth: images/ with masks/ or instances/
     #[arg(long, value_name = "DIR")]

@@ -50,8 +50,8 @@ impl Question {
 /// Which candidate of each op a plan takes: the first one, but for ops at shapes for which there is a [`Choice`]. A choice whose op now
 /// has other candidates, or candidates whose kernels have changed, is none.
 ///
-/// Candidates differ in the last bits of their results, and in the memory that they take. Choices that were measured with one device must
-/// not be handed to another: [`tune::Table`](crate::tune::Table) keeps them apart.
+/// Candidates differ in the last bits of their results, and in the memory that they take. Choices are worth nothing on another device than they were
+/// measured on: [`tune::Table`](crate::tune::Table) keeps devices apart.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Choices {
     /// Where there is none.

@@ -425,7 +425,8 @@ impl Gpu {
         Ok(Self { choices: Arc::clone(&self.choices), ..opened })
     }
 
-    /// This device, with these kernels in plans to come.
+    /// This device, with these kernels in plans to come. They were measured at some limits; a host's device of lower ones may lack what they
+    /// need, and [`Plan::new`](super::Plan::new) then says so.
     #[must_use]
     pub fn with_choices(self, choices: Choices) -> Self {
         Self { choices: Arc::new(choices), ..self }
