@@ -11,7 +11,7 @@ use serde::Serialize;
 pub struct Timed {
     /// Its kernels, their constants and workgroups.
     pub kernels: String,
-    /// Its times: of a warm run if it was hopelessly slow, of all rounds otherwise; `None` when it was wrong.
+    /// Its times: of the shorter of two warm runs if it was hopelessly slow, of all rounds otherwise; `None` when it was wrong.
     pub seconds: Option<Spread>,
     /// How many rounds it took part in.
     pub rounds: usize,
@@ -150,7 +150,7 @@ impl Report {
             networks.rows.push([&[name][..], &spread(*default), &spread(*tuned), &[share]].concat());
         }
         if !self.pays() {
-            networks.notes.push("the choices make it slower as a whole, and are not kept".into());
+            networks.notes.push("the choices make it slower as a whole; those made now are not kept".into());
         } else if self.networks.is_empty() && self.complete {
             networks.notes.push("plans take the kernels that they take without a choice".into());
         }
