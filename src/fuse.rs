@@ -2,13 +2,14 @@
 //!
 //! What a fused kernel leaves out is writing a tensor to memory and reading it again. Three chains of a U-Net's training step are fused:
 //!
-//! | chain | one kernel |
-//! |---|---|
-//! | convolution, ReLU | [`Conv2dRelu`] |
-//! | gradient of a convolution's input, gradient of the ReLU that made this input | [`ThenReluGrad`] |
-//! | gradients of pooling and of the skip, their sum, gradient of the ReLU before | [`MaxPool2dGradSkip`] |
+//! | [`Fusion`] | chain | one kernel |
+//! |---|---|---|
+//! | `Relu` | convolution, ReLU | [`Conv2dRelu`] |
+//! | `ReluGrad` | gradient of a convolution's input, gradient of the ReLU that made this input | [`ThenReluGrad`] |
+//! | `Pooling` | gradients of pooling and of the skip, their sum, gradient of the ReLU before | [`MaxPool2dGradSkip`] |
 //!
-//! The values are the same to the bit, since each sum is added in the same order, and rounded at the same places.
+//! The values are the same to the bit, since each sum is added in the same order, and rounded at the same places. What each is worth:
+//! `docs/experiments.md`.
 
 use crate::graph::{Graph, NodeId, NodeKind};
 use crate::op::AnyOp;
@@ -17,7 +18,64 @@ use crate::ops::{
     MaxPool2dGradSkip, Relu, ReluGrad, ThenReluGrad,
 };
 use std::any::Any;
+use std::str::FromStr;
 use std::sync::Arc;
+
+/// A chain of ops that one kernel computes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fusion {
+    /// A convolution and its ReLU.
+    Relu,
+    /// The gradient of a convolution's input and that of the ReLU which made it.
+    ReluGrad,
+    /// The gradients of a pooling and of a skip, their sum, and the gradient of the ReLU before them.
+    Pooling,
+}
+
+/// Which chains are fused; all of them by default.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fusions {
+    relu: bool,
+    relu_grad: bool,
+    pooling: bool,
+}
+
+impl Fusions {
+    /// All.
+    pub const ALL: Self = Self { relu: true, relu_grad: true, pooling: true };
+    /// None: every op has a kernel of its own.
+    pub const NONE: Self = Self { relu: false, relu_grad: false, pooling: false };
+
+    /// All of these but one.
+    #[must_use]
+    pub fn without(mut self, fusion: Fusion) -> Self {
+        match fusion {
+            Fusion::Relu => self.relu = false,
+            Fusion::ReluGrad => self.relu_grad = false,
+            Fusion::Pooling => self.pooling = false,
+        }
+        self
+    }
+}
+
+impl Default for Fusions {
+    fn default() -> Self {
+        Self::ALL
+    }
+}
+
+impl FromStr for Fusion {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "relu" => Ok(Self::Relu),
+            "relu-grad" => Ok(Self::ReluGrad),
+            "pooling" => Ok(Self::Pooling),
+            _ => Err(format!("there is no fusion {text:?}; there are relu, relu-grad and pooling")),
+        }
+    }
+}
 
 /// What a node becomes: another op on other inputs.
 type Rewrite = (Arc<dyn AnyOp>, Vec<NodeId>);
@@ -27,8 +85,14 @@ impl Graph {
     /// of the chain any more, so they are not computed. A value that something else uses, an output for one, is never fused away.
     #[must_use]
     pub fn fused(&self) -> Self {
+        self.fused_by(Fusions::ALL)
+    }
+
+    /// [`Graph::fused`], by some fusions only.
+    #[must_use]
+    pub fn fused_by(&self, fusions: Fusions) -> Self {
         let needed = self.needed();
-        let chain = Chain { graph: self, uses: self.uses() };
+        let chain = Chain { graph: self, uses: self.uses(), fusions };
         let mut fused = self.clone();
         for (index, node) in self.nodes.iter().enumerate().filter(|&(index, _)| needed[index]) {
             if let NodeKind::Op { op, inputs } = &node.kind
@@ -45,22 +109,27 @@ struct Chain<'a> {
     graph: &'a Graph,
     /// How often each node is used, by nodes that are needed and from outside.
     uses: Vec<usize>,
+    fusions: Fusions,
 }
 
 impl Chain<'_> {
     fn ending_in(&self, op: &dyn AnyOp, inputs: &[NodeId]) -> Option<Rewrite> {
-        if is::<Relu>(op).is_some() {
+        let Fusions { relu, relu_grad, pooling } = self.fusions;
+        if is::<Relu>(op).is_some() && relu {
             let (&conv, inputs) = self.alone::<Conv2d>(*inputs.first()?)?;
             return Some((Arc::new(Conv2dRelu(conv)), inputs.to_vec()));
         }
         is::<ReluGrad>(op)?;
         let &[y, grad] = inputs else { return None };
         let through = |inputs: &[NodeId]| [inputs, &[y]].concat();
-        if let Some((&conv, inputs)) = self.alone::<Conv2dGradInput>(grad) {
+        if let Some((&conv, inputs)) = self.alone::<Conv2dGradInput>(grad).filter(|_| relu_grad) {
             return Some((Arc::new(ThenReluGrad(conv)), through(inputs)));
         }
-        if let Some((&conv, inputs)) = self.alone::<ConvTranspose2dGradInput>(grad) {
+        if let Some((&conv, inputs)) = self.alone::<ConvTranspose2dGradInput>(grad).filter(|_| relu_grad) {
             return Some((Arc::new(ThenReluGrad(conv)), through(inputs)));
+        }
+        if !pooling {
+            return None;
         }
         let (_, summands) = self.alone::<Add>(grad)?;
         let &[skip, pool] = summands else { return None };

@@ -8,6 +8,7 @@ use tilewise::Error;
 use tilewise::array::{Array, Real, Tensor};
 use tilewise::cpu::{banks, evaluate};
 use tilewise::executor::{Device, Executor};
+use tilewise::fuse::{Fusion, Fusions};
 use tilewise::gpu::{Choices, DeviceChoice, Gpu, MemoryPlan, Plan, PlanOptions};
 use tilewise::graph::{Bank, Graph, Init, NodeId};
 use tilewise::models::{Training, TrainingStep, UNet, Variant};
@@ -119,8 +120,13 @@ fn runs_in_many_submits_give_the_same_bits() {
 #[test]
 fn fused_ops_give_the_bits_of_ops_with_kernels_of_their_own() {
     let (gpu, step) = (gpu(), training_step());
-    let unfused = PlanOptions { unfused: true, ..PlanOptions::default() };
-    assert_eq!(train(&gpu, &step, PlanOptions::default(), 3), train(&gpu, &step, unfused, 3));
+    let by = |fusions| PlanOptions { fusions, ..PlanOptions::default() };
+    let unfused = by(Fusions::NONE);
+    let expected = train(&gpu, &step, unfused, 3);
+    let one_less = [Fusion::Relu, Fusion::ReluGrad, Fusion::Pooling].map(|fusion| by(Fusions::ALL.without(fusion)));
+    for options in [PlanOptions::default()].into_iter().chain(one_less) {
+        assert_eq!(train(&gpu, &step, options, 3), expected, "{options:?}");
+    }
     let dispatches = |options| Plan::new(&gpu, &step.graph, options).unwrap().profile(1).unwrap().rows.len();
     // Ten ReLUs, seven gradients of one behind a convolution's, and three launches where one level ends; dropout keeps the rest apart.
     assert_eq!(dispatches(unfused) - dispatches(PlanOptions::default()), 20);

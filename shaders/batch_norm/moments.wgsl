@@ -1,5 +1,5 @@
 // mean = m0 + sum over strips of n * (m - m0) / terms, variance = sum over strips of (q + n * (m - mean)^2) / terms,
-// where n is the number of a strip's terms, m their mean (m0: of the first strip), q the sum of the squares of their distances to it
+// where n is the number of a strip's terms, m their mean, m0 the first strip's, q the sum of the squares of their distances to it
 // One invocation owns one mean and its variance, one workgroup 64 neighbours. Bytes moved: 12 per strip, 8 per statistic.
 struct Params { count: u32, groups: u32, terms: u32, strips: u32 }
 

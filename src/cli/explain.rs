@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use tilewise::checkpoint::atomic;
 use tilewise::data::Augmentation;
 use tilewise::executor::Device;
+use tilewise::fuse::Fusions;
 use tilewise::gpu::{Choices, DeviceChoice, MemoryPlan, Plan, PlanOptions};
 use tilewise::graph::Bank;
 use tilewise::models::{Network, Tiles, Training, TrainingStep, UNet, Variant};
@@ -54,12 +55,24 @@ pub(crate) struct Arguments {
     /// Profile the training step on augmented tiles
     #[arg(long, requires = "profile")]
     augment: bool,
-    /// Profile every op with a kernel of its own, to see what fusion is worth
-    #[arg(long, requires = "profile")]
-    unfused: bool,
+    /// Profile ops with kernels of their own, to see what fusion is worth: all, or those that one of the fusions joins
+    #[arg(
+        long,
+        value_name = "all|relu|relu-grad|pooling",
+        num_args = 0..=1,
+        default_missing_value = "all",
+        requires = "profile",
+        value_parser = without
+    )]
+    unfused: Option<Fusions>,
     /// Write the last profiled run as a trace, for ui.perfetto.dev and other viewers of Chrome's format
     #[arg(long, value_name = "FILE", requires = "profile")]
     trace: Option<PathBuf>,
+}
+
+/// All fusions but the named one, or none.
+fn without(text: &str) -> Result<Fusions, String> {
+    if text == "all" { Ok(Fusions::NONE) } else { Ok(Fusions::ALL.without(text.parse()?)) }
 }
 
 pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
@@ -93,7 +106,8 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
         let tiles = Tiles { batch, channels, frame, window: [output; 2], augmentation };
         let augmented = || Ok(net.augmented_training_step(&tiles, &training)?.0);
         let step = if arguments.augment { augmented()? } else { step };
-        let options = PlanOptions { unfused: arguments.unfused, ..PlanOptions::default() };
+        let fusions = arguments.unfused.unwrap_or_default();
+        let options = PlanOptions { fusions, ..PlanOptions::default() };
         return time_kernels(global, device, &step, options, runs.max(1), arguments.trace.as_deref());
     }
     if arguments.dot {

@@ -8,6 +8,7 @@ use super::pace::{LONGEST_SUBMIT, Pace};
 use super::requirements::of_buffers;
 use crate::array::{Array, Tensor};
 use crate::error::{Error, Result};
+use crate::fuse::Fusions;
 use crate::graph::{Bank, Graph, Node, NodeId, NodeKind};
 use crate::op::{Binding, Dispatch};
 use crate::shape::{DType, TensorType};
@@ -25,15 +26,15 @@ pub struct PlanOptions {
     /// Gives every tensor a buffer of its own, filled with NaN before the first run, and guard space behind it and behind every
     /// bank: a kernel that reads or writes past its tensors, or leaves an element unwritten, is found out.
     pub guarded: bool,
-    /// Computes every op by a kernel of its own, rather than [`Graph::fused`]. It takes longer and gives the same bits.
-    pub unfused: bool,
+    /// What one kernel computes of several ops, by default all that [`Graph::fused`] knows. Without, it takes longer and gives the same bits.
+    pub fusions: Fusions,
     /// The longest that one submit may take; a run is cut into as many as that needs. By default [`LONGEST_SUBMIT`].
     pub longest_submit: Duration,
 }
 
 impl Default for PlanOptions {
     fn default() -> Self {
-        Self { candidate: None, guarded: false, unfused: false, longest_submit: LONGEST_SUBMIT }
+        Self { candidate: None, guarded: false, fusions: Fusions::ALL, longest_submit: LONGEST_SUBMIT }
     }
 }
 
@@ -96,7 +97,7 @@ impl Plan {
     /// memory, [`Error::Device`] when it lacks another limit that a kernel needs, or a kernel does not compile or is not what its
     /// dispatch says.
     pub fn new(gpu: &Gpu, graph: &Graph, options: PlanOptions) -> Result<Self> {
-        let computed = if options.unfused { graph.clone() } else { graph.fused() };
+        let computed = graph.fused_by(options.fusions);
         let nth = options.candidate.map(Choices::nth);
         let memory = MemoryPlan::new(&computed, gpu.profile(), nth.as_ref().unwrap_or(gpu.choices()), options.guarded)?;
         let advice = "use a smaller tile, batch, base or depth, or `--device cpu`";
