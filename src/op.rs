@@ -67,6 +67,17 @@ pub trait Op: Debug + Send + Sync + 'static {
 
     /// The largest error in `f32` that rounding explains of `output`, which is result number `result` of the reference in `f64`.
     fn bound(&self, inputs: &[&Tensor<f64>], output: &Tensor<f64>, result: usize) -> Bound;
+
+    /// The like for a candidate that adds other terms than the reference, whose roundings are others; `None` for the others.
+    fn candidate_bound(
+        &self,
+        _candidate: &Candidate,
+        _inputs: &[&Tensor<f64>],
+        _output: &Tensor<f64>,
+        _result: usize,
+    ) -> Option<Bound> {
+        None
+    }
 }
 
 /// An [`Op`] of any type. Implemented for every op; nothing else needs to.

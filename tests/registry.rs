@@ -195,7 +195,7 @@ fn every_kernel_file_is_laid_out_alike() {
 /// Parses and validates, with what WebGPU offers everywhere and what the text itself enables.
 fn validate(name: &str, wgsl: &str) -> (naga::Module, ModuleInfo) {
     let module = naga::front::wgsl::parse_str(wgsl).unwrap_or_else(|error| panic!("{}", error.emit_to_string(wgsl)));
-    let enabled = if wgsl.contains("enable ") || wgsl.contains("subgroup") {
+    let enabled = if ["enable ", "subgroup", "u64"].iter().any(|what| wgsl.contains(what)) {
         Capabilities::SUBGROUP | Capabilities::SHADER_FLOAT16 | Capabilities::SHADER_INT64
     } else {
         Capabilities::empty()

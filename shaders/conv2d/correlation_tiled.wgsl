@@ -14,6 +14,7 @@ const PADDING_Y = 0u;
 const PADDING_X = 0u;
 const COARSE = 0u;
 const TURNED = 0u;
+const OWN_WEIGHTS = 0u; // 1: each image has a weight of its own, and TILE_PIXELS divides its pixels
 const BIAS = 1u; // 0: there is none, and any buffer stands in its place
 const RELU = 0u; // 1: what is below 0 becomes 0
 const MASK = 0u; // 1: where mask is not above 0, the result is; 0: any buffer stands in its place
@@ -91,6 +92,7 @@ fn main(
     let phase_x = index / tiles_across % PHASES_X;
     let phase_y = index / tiles_across / PHASES_X % PHASES_Y;
     let first_pixel = index / tiles_across / PHASES_X / PHASES_Y * TILE_PIXELS;
+    let own_weight = OWN_WEIGHTS * (first_pixel / phase_width / phase_height) * KERNEL_HEIGHT * KERNEL_WIDTH;
     let lane = invocation % LANES;
     let row = invocation / LANES;
 
@@ -134,7 +136,7 @@ fn main(
         if turn < turns {
             let qy = first_qy + ky * PHASES_Y;
             let qx = first_qx + kx * PHASES_X;
-            let q = min(qy, KERNEL_HEIGHT - 1u) * KERNEL_WIDTH + min(qx, KERNEL_WIDTH - 1u);
+            let q = own_weight + min(qy, KERNEL_HEIGHT - 1u) * KERNEL_WIDTH + min(qx, KERNEL_WIDTH - 1u);
             let exists = qy < KERNEL_HEIGHT && qx < KERNEL_WIDTH;
             let source_quad = first_source_quad + invocation % QUADS;
             for (var l = 0u; l < SOURCE_LOADS; l++) { // unroll

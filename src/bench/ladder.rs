@@ -119,6 +119,16 @@ impl Op for Climb {
     fn bound(&self, inputs: &[&Tensor<f64>], output: &Tensor<f64>, result: usize) -> Bound {
         (self.0.op)().bound(inputs, output, result)
     }
+
+    fn candidate_bound(
+        &self,
+        candidate: &Candidate,
+        inputs: &[&Tensor<f64>],
+        output: &Tensor<f64>,
+        result: usize,
+    ) -> Option<Bound> {
+        (self.0.op)().candidate_bound(candidate, inputs, output, result)
+    }
 }
 
 /// A rung, measured.
@@ -249,15 +259,18 @@ impl Ladder {
         let inputs: Vec<Tensor<f64>> = case.draw(settings.seed).iter().map(Tensor::cast).collect();
         let inputs: Vec<&Tensor<f64>> = inputs.iter().collect();
         let reference = case.op.reference_f64(&inputs).swap_remove(0);
-        let bounds = case.op.bound(&inputs, &reference, 0).elements(case.op.as_ref(), &inputs, &reference);
         let in_use = (self.op)().candidates(&types.inputs, &types.output, gpu.profile());
         let in_use = in_use.first().map_or("", first_kernel);
         let mut steps = Vec::new();
         for (rung, plan) in self.plans(gpu, case, settings.seed)? {
             progress(rung.name);
             plan.run()?;
-            let outputs = plan.graph().outputs();
-            let result = plan.read(outputs[0].1)?;
+            let output = plan.graph().outputs()[0].1;
+            let result = plan.read(output)?;
+            let Some(candidate) = plan.candidate(output) else { continue };
+            let own = case.op.candidate_bound(candidate, &inputs, &reference, 0);
+            let bound = own.unwrap_or_else(|| case.op.bound(&inputs, &reference, 0));
+            let bounds = bound.elements(case.op.as_ref(), &inputs, &reference);
             let comparison = compare(&result.float().data, &reference.float().data, &bounds);
             let comparison = comparison.map_err(|mismatch| Error::Device(format!("rung {}: {mismatch}", rung.name)))?;
             let Some(layer) = layers(&plan, settings.repeats, Some(&roof))?.pop() else { continue };

@@ -10,7 +10,7 @@ use crate::array::{Array, Tensor};
 use crate::error::{Error, Result};
 use crate::fuse::Fusions;
 use crate::graph::{Bank, Graph, Node, NodeId, NodeKind};
-use crate::op::{Binding, Dispatch};
+use crate::op::{Binding, Candidate, Dispatch};
 use crate::shape::{DType, TensorType};
 use futures_channel::oneshot;
 use rayon::prelude::*;
@@ -310,6 +310,11 @@ impl Plan {
     /// What was planned.
     pub fn memory(&self) -> &MemoryPlan {
         &self.memory
+    }
+
+    /// How a node is computed, if it is.
+    pub(crate) fn candidate(&self, node: NodeId) -> Option<&Candidate> {
+        self.memory.candidates.get(node.index())?.as_ref()
     }
 
     /// The bytes of the buffers that were created; equal to [`MemoryPlan::total_bytes`].

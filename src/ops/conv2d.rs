@@ -5,6 +5,7 @@ pub(super) mod fused;
 pub(super) mod launch;
 pub(super) mod loops;
 mod tiled;
+mod winograd;
 
 use self::fused::ThroughRelu;
 pub use self::fused::{Conv2dRelu, ThenReluGrad};
@@ -13,6 +14,7 @@ use self::loops::{
     Images, Side, Window, check_inputs, extents_of, images_like, sum_of_products, turned, two_of_rank_4,
     weight_gradient,
 };
+use self::winograd::Winograd;
 use crate::array::{Array, Real, Tensor};
 use crate::error::Result;
 use crate::graph::{Graph, NodeId};
@@ -115,7 +117,8 @@ impl Conv2d {
         let epilogue = if relu { Epilogue::Relu } else { Epilogue::None };
         let subgroup = geometry.products_by_pairs(Side::Fine, false, bias, epilogue, device);
         let subgroup = subgroup.or_else(|| geometry.forward_of_few(bias, epilogue, device));
-        candidates(device, plain.into(), subgroup, geometry.products_by_tiles(Side::Fine, false, bias, epilogue))
+        let tiled = geometry.products_by_tiles(Side::Fine, false, bias, epilogue);
+        geometry.with_winograd(candidates(device, plain.into(), subgroup, tiled), false, bias, epilogue, device)
     }
 }
 
@@ -180,6 +183,20 @@ impl Op for Conv2d {
         let weight = &inputs[1].float().shape;
         Bound::Terms(weight.elements() / weight.channels() + 1)
     }
+
+    fn candidate_bound(
+        &self,
+        candidate: &Candidate,
+        inputs: &[&Tensor<f64>],
+        output: &Tensor<f64>,
+        _: usize,
+    ) -> Option<Bound> {
+        let winograd = Winograd::of(candidate)?;
+        let (x, weight) = (inputs[0].float(), inputs[1].float());
+        let geometry = Geometry::new(self.window_of(&weight.shape), &inputs[0].tensor_type(), &output.tensor_type());
+        let bias = inputs.get(2).map(|bias| bias.float().data.as_slice());
+        Some(winograd.bound(&geometry, false, x, weight, bias))
+    }
 }
 
 impl Op for Conv2dGradInput {
@@ -224,6 +241,20 @@ impl Op for Conv2dGradInput {
         let &[kh, kw, _, c_out] = inputs[0].float().shape.extents() else { return Bound::Exact };
         Bound::Terms(kh * kw * c_out)
     }
+
+    fn candidate_bound(
+        &self,
+        candidate: &Candidate,
+        inputs: &[&Tensor<f64>],
+        output: &Tensor<f64>,
+        _: usize,
+    ) -> Option<Bound> {
+        let winograd = Winograd::of(candidate)?;
+        let (weight, grad_output) = (inputs[0].float(), inputs[1].float());
+        let window = self.conv.window_of(&weight.shape);
+        let geometry = Geometry::new(window, &output.tensor_type(), &inputs[1].tensor_type());
+        Some(winograd.bound(&geometry, true, grad_output, weight, None))
+    }
 }
 
 impl ThroughRelu for Conv2dGradInput {
@@ -245,7 +276,8 @@ impl ThroughRelu for Conv2dGradInput {
         let plain = geometry.dispatch(kernel!("conv2d/grad_input"), &constants, bindings, &[], workgroups);
         let epilogue = mask.map_or(Epilogue::None, Epilogue::Mask);
         let by_pairs = geometry.products_by_pairs(Side::Coarse, true, None, epilogue, device);
-        candidates(device, plain.into(), by_pairs, geometry.products_by_tiles(Side::Coarse, true, None, epilogue))
+        let tiled = geometry.products_by_tiles(Side::Coarse, true, None, epilogue);
+        geometry.with_winograd(candidates(device, plain.into(), by_pairs, tiled), true, None, epilogue, device)
     }
 }
 
@@ -387,6 +419,11 @@ pub(super) fn cases() -> Result<Vec<Case>, String> {
         ("tiles, wide, padding 1", with([1, 1], [1, 1]), [2, 8, 11, 68], [3, 3, 68, 132], 1.0),
         ("tiles, oblong", with([3, 2], [2, 1]), [2, 17, 13, 36], [5, 4, 36, 40], 1.0),
         ("tiles, exact, gradient in two parts", unit, [3, 15, 17, 32], [3, 3, 32, 64], 1.0),
+        ("winograd, one tile", unit, [1, 6, 6, 4], [3, 3, 4, 4], 1.0),
+        ("winograd, one over, padding 1, batch 2", with([1, 1], [1, 1]), [2, 9, 5, 12], [3, 3, 12, 36], 1.0),
+        ("winograd, padding 2 and 0", with([1, 1], [2, 0]), [1, 11, 13, 8], [3, 3, 8, 20], 1.0),
+        ("winograd in strips, batch 2", unit, [2, 53, 47, 32], [3, 3, 32, 64], 1.0),
+        ("winograd of few tiles", unit, [1, 18, 18, 128], [3, 3, 128, 132], 1.0),
         ("few channels, gradient in two parts", with([2, 1], [1, 1]), [3, 35, 13, 3], [3, 3, 3, 18], 1.0),
         ("past 65,535 workgroups in the image", unit, [1, 1030, 1021, 1], [1, 1, 1, 1], 1.0),
         ("past 65,535 workgroups in the weight", unit, [1, 1, 1, 2050], [1, 1, 2050, 2070], 1.0),

@@ -17,7 +17,7 @@ pub(super) static LADDER: Ladder = Ladder {
     inputs: |side, channels| inputs([1, side, side, channels], channels),
 };
 
-const RUNGS: [Rung; 8] = [
+const RUNGS: [Rung; 9] = [
     Rung {
         name: "naive",
         idea: "one invocation computes one output, as the formula says; neighbours take neighbouring pixels",
@@ -75,9 +75,15 @@ const RUNGS: [Rung; 8] = [
     },
     Rung {
         name: "pairs",
-        idea: "in use on software drivers: a load takes two channels, and an invocation owns two",
+        idea: "in use on software drivers for few pixels or channels: a load takes two channels, and an invocation owns two",
         needs: "even channels, integers of 64 bits, and subgroups as for shuffles",
         launch: Launch::InUse("conv2d/correlation_subgroup"),
+    },
+    Rung {
+        name: "winograd",
+        idea: "in use on software drivers for many: a quarter of the multiplications, between transforms of tiles",
+        needs: "channels that are multiples of 4, and integers of 64 bits",
+        launch: Launch::InUse("conv2d/winograd_weight"),
     },
 ];
 

@@ -53,6 +53,16 @@ impl Op for Conv2dRelu {
     fn bound(&self, inputs: &[&Tensor<f64>], output: &Tensor<f64>, result: usize) -> Bound {
         self.0.bound(inputs, output, result)
     }
+
+    fn candidate_bound(
+        &self,
+        candidate: &Candidate,
+        inputs: &[&Tensor<f64>],
+        output: &Tensor<f64>,
+        result: usize,
+    ) -> Option<Bound> {
+        self.0.candidate_bound(candidate, inputs, output, result)
+    }
 }
 
 impl<G: ThroughRelu> Op for ThenReluGrad<G> {
@@ -81,5 +91,15 @@ impl<G: ThroughRelu> Op for ThenReluGrad<G> {
 
     fn bound(&self, inputs: &[&Tensor<f64>], output: &Tensor<f64>, result: usize) -> Bound {
         self.0.bound(&inputs[..inputs.len() - 1], output, result)
+    }
+
+    fn candidate_bound(
+        &self,
+        candidate: &Candidate,
+        inputs: &[&Tensor<f64>],
+        output: &Tensor<f64>,
+        result: usize,
+    ) -> Option<Bound> {
+        self.0.candidate_bound(candidate, &inputs[..inputs.len() - 1], output, result)
     }
 }
