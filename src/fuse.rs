@@ -8,7 +8,8 @@
 //! | `ReluGrad` | gradient of a convolution's input, gradient of the ReLU that made this input | [`ThenReluGrad`] |
 //! | `Pooling` | gradients of pooling and of the skip, their sum, gradient of the ReLU before | [`MaxPool2dGradSkip`] |
 //!
-//! The values are the same to the bit, since each sum is added in the same order, and rounded at the same places. What each is worth
+//! The values are the same to the bit, since each sum is added in the same order, and rounded at the same places (as long as no
+//! [choice](crate::gpu::Choices) computes one of the two otherwise). What each is worth
 //! on one machine: `benches/results/2026-11-25-xeon-lavapipe.md`.
 
 use crate::graph::{Graph, NodeId, NodeKind};

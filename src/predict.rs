@@ -8,7 +8,7 @@ pub use averaging::{Averaging, Blend, Quantity, Views};
 pub use segmenter::{Segmenter, Texels};
 
 use crate::array::{Array, Tensor};
-use crate::checkpoint::{Metadata, Weights};
+use crate::checkpoint::Weights;
 use crate::data::Orientation;
 use crate::data::sampler::reflect;
 use crate::data::{Image, Intensities, LabelMap, Sample};
@@ -177,16 +177,14 @@ fn prediction_graph(net: &UNet, tile: [usize; 2]) -> Result<(Network, NodeId, No
 }
 
 impl Predictor {
-    /// The network of a weights file, given [what it is to be given](Weights::intensities) of images; tiles as in [`Predictor::new`], but
-    /// for a network that [stretches](UNet::stretches) its scores those of training, if the file tells.
+    /// The network of a weights file, given [what it is to be given](Weights::intensities) of images; tiles as in [`Predictor::new`], unless
+    /// it [must be given](Weights::tile) those of training.
     ///
     /// # Errors
     /// As [`Weights::network`], [`Weights::intensities`] and [`Predictor::new`].
     pub fn load(device: Device, weights: &Weights, tile: Option<[usize; 2]>) -> Result<Self> {
         let (net, parameters) = weights.network()?;
-        let trained_on: Option<usize> =
-            weights.metadata().get(Metadata::TILE).map_err(|problem| weights.error(problem))?;
-        let tile = tile.or(trained_on.filter(|_| net.stretches()).map(|side| [side; 2]));
+        let tile = tile.or(weights.tile(&net)?.map(|side| [side; 2]));
         Ok(Self::new(device, net, parameters, tile)?.given(weights.intensities(&net)?))
     }
 

@@ -65,7 +65,7 @@ impl MemoryBudget {
     /// gives its graph.
     ///
     /// # Errors
-    /// [`Error::Memory`] with the least that was reached when no choice fits; as `build`.
+    /// [`Error::Memory`] with what was reached when no choice fits; as `build`.
     pub(crate) fn fit<T: Send>(
         &self,
         forward: &Graph,

@@ -12,7 +12,7 @@ use tilewise::executor::{Device, Executor};
 use tilewise::gpu::Gpu;
 use tilewise::models::{UNet, Variant};
 use tilewise::op::Fill;
-use tilewise::predict::{Averaging, Blend, Prediction, Predictor, Quantity, Views, smallest_tile};
+use tilewise::predict::{Averaging, Blend, Prediction, Predictor, Quantity, Segmenter, Texels, Views, smallest_tile};
 use tilewise::random::Random;
 use tilewise::shape::TensorType;
 
@@ -69,6 +69,9 @@ fn a_network_that_stretches_its_scores_gets_the_tiles_of_training() {
         };
         assert_eq!(tile(None) == [side; 2], kept, "{variant}");
         assert_eq!(tile(Some([net.legal_above(90); 2])), [net.legal_above(90); 2], "{variant}");
+        let gpu = Gpu::any().unwrap();
+        let one_tile = Segmenter::load(&gpu, &Weights::load(&path).unwrap(), [200, 300], Texels::Rgba8);
+        assert_eq!(one_tile.is_err_and(|error| error.to_string().contains("use a Predictor")), kept, "{variant}");
     }
 }
 

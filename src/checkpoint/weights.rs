@@ -169,6 +169,16 @@ impl Weights {
         Ok(said.unwrap_or(if own { Intensities::Standard } else { net.variant.intensities() }))
     }
 
+    /// The side of the tiles that the network must be given since what it has learned holds for these alone: those of training, if it
+    /// [stretches](UNet::stretches) its scores and the file tells.
+    ///
+    /// # Errors
+    /// [`Error::Weights`] when the file says what is no side.
+    pub fn tile(&self, net: &UNet) -> Result<Option<usize>> {
+        let trained_on: Option<usize> = self.metadata.get(Metadata::TILE).map_err(|problem| self.error(problem))?;
+        Ok(trained_on.filter(|_| net.stretches()))
+    }
+
     /// The file.
     pub fn path(&self) -> &Path {
         &self.path

@@ -23,7 +23,7 @@ pub(crate) struct Arguments {
     /// Write the weights alone, with the names and layouts of PyTorch, as the program of its authors loads them
     #[arg(long, value_name = "FILE.safetensors")]
     safetensors: Option<PathBuf>,
-    /// Side of the images that the ONNX model takes, as N or HEIGHTxWIDTH [default: 512, or the next that the network takes]
+    /// Side of the images that the ONNX model takes, as N or HEIGHTxWIDTH [default: that of training if the network knows no other, else 512, or the next that it takes]
     #[arg(long, value_name = "PIXELS", requires = "onnx")]
     tile: Option<Tile>,
     /// How many images the ONNX model takes at once: a number, or dynamic for any
@@ -43,10 +43,11 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
     for path in [&arguments.onnx, &arguments.safetensors].into_iter().flatten() {
         refuse_checkpoint(path, weights.path())?;
     }
-    let intensities = weights.intensities(&net)?;
+    let (intensities, trained_on) = (weights.intensities(&net)?, weights.tile(&net)?);
     let mapping: Option<Value> = weights.metadata().get(Metadata::MAPPING).map_err(|problem| weights.error(problem))?;
     if let Some(path) = &arguments.onnx {
-        let size = arguments.tile.map_or([net.legal_above(SIDE); 2], |Tile(tile)| tile);
+        let usual = trained_on.unwrap_or_else(|| net.legal_above(SIDE));
+        let size = arguments.tile.map_or([usual; 2], |Tile(tile)| tile);
         let mut model = Model::of_unet(&net, &parameters, intensities, arguments.batch, size)?;
         if let Some(mapping) = &mapping {
             model = model.with(Metadata::MAPPING, mapping);
@@ -64,6 +65,9 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
         let mut metadata = Metadata::new().with(Metadata::MODEL, &net).with(Metadata::INTENSITIES, &intensities);
         if let Some(mapping) = &mapping {
             metadata = metadata.with(Metadata::MAPPING, mapping);
+        }
+        if let Some(side) = trained_on {
+            metadata = metadata.with(Metadata::TILE, &side);
         }
         save_weights(path, &net, &parameters, &metadata)?;
         global.say(&format!("wrote {}: the weights of {}", path.display(), net.title()));

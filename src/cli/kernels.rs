@@ -68,8 +68,11 @@ impl Kernels {
     /// Adds choices to the table, and returns its file.
     pub(crate) fn keep(&self, gpu: &Gpu, choices: Vec<Choice>) -> Result<Option<PathBuf>> {
         let Some(path) = self.path() else { return Ok(None) };
-        // Read again, for another program may have written it in the meantime.
-        let mut table = self.table()?;
+        // Read again, for another program may have written it in the meantime. What cannot be read is not written over.
+        let mut table = match Table::read(&path) {
+            Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Table::default(),
+            table => table?,
+        };
         table.add(gpu, choices);
         create_folder(path.parent().unwrap_or(Path::new(".")))?;
         table.write(&path)?;
@@ -105,7 +108,7 @@ impl Global {
         let (ops, known, complete) = self.watched(stop, |watch| tune::ops(&gpu, graphs, settings, watch))?;
         let choices: Vec<Choice> = ops.iter().filter_map(Tuned::choice).collect();
         self.kernels.clone().unwrap_or_default().keep(&gpu, choices.clone())?;
-        let changed = ops.iter().filter(|tuned| tuned.winner != Some(0)).count();
+        let changed = ops.iter().filter(|tuned| tuned.winner.is_some_and(|winner| winner > 0)).count();
         self.say(&format!("tuned {} ops, {known} known from before; {changed} get another kernel", ops.len()));
         if !complete {
             return Err(Error::Interrupted);

@@ -60,7 +60,7 @@ pub fn generate_stained(seed: u32, index: u32, size: usize) -> Sample {
 fn sample(name: String, pixels: Vec<f32>, truth: Truth) -> Sample {
     let (Truth::Instances(labels) | Truth::Classes(labels)) = &truth;
     let (height, width) = (labels.height, labels.width);
-    let channels = pixels.len() / (height * width);
+    let channels = pixels.len() / (height * width).max(1);
     Sample { name, image: Image { height, width, channels, bit_depth: 8, pixels, alpha_dropped: false }, truth }
 }
 

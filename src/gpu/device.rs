@@ -384,10 +384,11 @@ impl Gpu {
     /// The device stays the host's: no handler is set on it, so that what it reports outside of any call here, its loss included, goes
     /// to the host alone; a loss shows here as the error of the next call that waits. Kernels use the features that the device was
     /// requested with, of those that [`Requirements`] names, and [`Plan::new`] says which limits are too low for a graph. A call that
-    /// waits ([`Plan::wait`], [`Plan::read`], and what is built on them) polls the device, and so runs callbacks of the host that have
-    /// become due; they must not call into a plan that waits.
+    /// submits or waits ([`Plan::run`], [`Plan::wait`], [`Plan::read`], and what is built on them) runs callbacks of the host that have
+    /// become due. They must not call into a plan, which may be at work, and must not panic.
     ///
     /// [`Requirements`]: super::Requirements
+    /// [`Plan::run`]: super::Plan::run
     /// [`Plan::new`]: super::Plan::new
     /// [`Plan::wait`]: super::Plan::wait
     /// [`Plan::read`]: super::Plan::read
@@ -546,8 +547,10 @@ impl Gpu {
         loop {
             // wgpu panics where the device is lost meanwhile.
             let outcome = catch_unwind(AssertUnwindSafe(|| self.device.poll(slice.clone())));
-            if outcome.is_err() {
-                self.failure.fail("the device was lost while it was waited for".into());
+            if let Err(panic) = &outcome {
+                let text = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
+                let text = text.unwrap_or("the device was lost");
+                self.failure.fail(format!("waiting for the device, or a callback that was due, failed: {text}"));
             }
             self.check()?;
             match outcome {

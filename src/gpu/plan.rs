@@ -26,7 +26,8 @@ pub struct PlanOptions {
     /// Gives every tensor a buffer of its own, filled with NaN before the first run, and guard space behind it and behind every
     /// bank: a kernel that reads or writes past its tensors, or leaves an element unwritten, is found out.
     pub guarded: bool,
-    /// What one kernel computes of several ops, by default all that [`Graph::fused`] knows. Without, it takes longer and gives the same bits.
+    /// What one kernel computes of several ops, by default all that [`Graph::fused`] knows. Without, it takes longer and gives the same bits, but for tuned
+    /// kernels, which are chosen for fused ops and others apart.
     pub fusions: Fusions,
     /// The longest that one submit may take; a run is cut into as many as that needs. By default [`LONGEST_SUBMIT`].
     pub longest_submit: Duration,
@@ -461,7 +462,8 @@ impl Plan {
     }
 
     /// As [`Plan::read`], without blocking: through a buffer of its own, which is ready once somebody has polled the device
-    /// ([`wgpu::Device::poll`]), as hosts with a loop of their own do.
+    /// ([`wgpu::Device::poll`]), as hosts with a loop of their own do. An output of more than 16 MiB comes in pieces; a run that another
+    /// thread starts in between changes those to come.
     ///
     /// # Errors
     /// As [`Plan::read`].

@@ -84,9 +84,19 @@ impl Segmenter {
     /// The network of a weights file for images of this height and width.
     ///
     /// # Errors
-    /// As [`Weights::network`], [`Weights::intensities`] and [`Segmenter::new`].
+    /// As [`Weights::network`], [`Weights::intensities`] and [`Segmenter::new`]; [`Error::Usage`] when the network
+    /// [must be given](Weights::tile) tiles of another size than one that covers the image.
     pub fn load(gpu: &Gpu, weights: &Weights, size: [usize; 2], texels: Texels) -> Result<Self> {
         let (net, parameters) = weights.network()?;
+        if let Some(side) = weights.tile(&net)?
+            && size.map(|extent| smallest_tile_in(&net, extent, 1)) != [side; 2]
+        {
+            let [height, width] = size;
+            return Err(Error::Usage(format!(
+                "the network was trained on tiles of {side}×{side} pixels and knows no others, so it cannot take an image of {height}×{width} in \
+                 one: use a Predictor"
+            )));
+        }
         Self::new(gpu, &net, &parameters, size, texels, weights.intensities(&net)?)
     }
 

@@ -28,7 +28,8 @@ use std::time::Instant;
 pub struct Job<'a> {
     /// The settings.
     pub config: &'a Config,
-    /// Where to compute. A run that goes on does so with the kernels that it began with, whatever [`Gpu::choices`](crate::Gpu::choices) are.
+    /// Where to compute. A run that goes on does so with the kernels that it began with, whatever [`Gpu::choices`](crate::Gpu::choices)
+    /// are, as long as device, driver and version of wgpu are those of then.
     pub device: &'a Device,
     /// The images that batches are drawn from.
     pub training: Vec<Sample>,
