@@ -65,7 +65,7 @@ impl Winograd {
     /// for transforming the weight, nor few channels for transforming tiles.
     fn preferred(pixels: usize, channels: usize) -> Option<Self> {
         match (pixels, channels) {
-            (384.., 32..) => Some(Self::F4),
+            (800.., 32..) | (384.., 128..) => Some(Self::F4),
             (256.., 128..) => Some(Self::F2),
             _ => None,
         }
@@ -437,7 +437,9 @@ mod tests {
         };
         assert_eq!(first(184, [32, 32], &software), Some(Winograd::F4));
         assert_eq!(first(16, [256, 256], &software), Some(Winograd::F2));
+        assert_eq!(first(20, [128, 256], &software), Some(Winograd::F4));
         assert_eq!(first(184, [16, 32], &software), None, "too few channels");
+        assert_eq!(first(26, [64, 64], &software), None, "too few pixels for so few channels");
         assert_eq!(first(6, [512, 512], &software), None, "too few pixels");
         assert_eq!(first(28, [1024, 1024], &software), None, "144 MiB of transformed weights");
         assert_eq!(first(184, [32, 32], &DeviceProfile { software: false, ..software }), None, "not measured");
