@@ -68,7 +68,7 @@ impl Graph {
     ///
     /// # Errors
     /// As [`Graph::gradients`].
-    pub fn gradients_computing_again(
+    pub(crate) fn gradients_computing_again(
         &self,
         loss: NodeId,
         with_respect_to: &[NodeId],

@@ -35,6 +35,11 @@ impl Device {
         Ok(pollster::block_on(Gpu::choose_within(choice, limits))?.map_or(Self::Cpu, Self::Gpu))
     }
 
+    /// What ops may know of it and which of their kernels were chosen; of the CPU executor, what any device offers.
+    pub fn kernels(&self) -> (DeviceProfile, Choices) {
+        self.gpu().map_or((DeviceProfile::PORTABLE, Choices::default()), |gpu| (*gpu.profile(), gpu.choices().clone()))
+    }
+
     /// The GPU, if it is one.
     pub fn gpu(&self) -> Option<&Gpu> {
         match self {
@@ -201,9 +206,10 @@ impl Executor {
 /// Refuses a graph that needs more of the machine's memory than there is, where the system tells how much that is: one that
 /// promises memory it does not have ends the process later, without a word.
 fn check_memory(device: &Device, graph: &Graph) -> Result<()> {
-    let memory = match device.gpu() {
-        Some(gpu) => MemoryPlan::new(&graph.fused(), gpu.profile(), gpu.choices(), false),
-        None => MemoryPlan::new(graph, &DeviceProfile::PORTABLE, &Choices::default(), false),
+    let (profile, choices) = device.kernels();
+    let memory = match device {
+        Device::Gpu(_) => MemoryPlan::new(&graph.fused(), &profile, &choices, false),
+        Device::Cpu => MemoryPlan::new(graph, &profile, &choices, false),
     };
     // The CPU executor computes what has no kernel, too; for that no plan is known.
     let Ok(memory) = memory else { return Ok(()) };

@@ -14,11 +14,10 @@ use crate::data::sampler::reflect;
 use crate::data::{Image, Intensities, LabelMap, Sample};
 use crate::error::{Error, Result};
 use crate::executor::{Device, Executor};
-use crate::gpu::{Choices, MemoryPlan};
+use crate::gpu::MemoryPlan;
 use crate::graph::{Bank, Graph, NodeId};
 use crate::metrics::Confusion;
 use crate::models::{Network, UNet};
-use crate::op::DeviceProfile;
 use crate::ops::{Argmax, Softmax};
 use crate::shape::Shape;
 use averaging::Sums;
@@ -286,11 +285,8 @@ impl Predictor {
     /// Whether the network with its batch norms fits, which takes no less than it does without them.
     fn fits(&self, tile: [usize; 2]) -> Result<bool> {
         let (network, ..) = prediction_graph(&self.net, tile)?;
-        let fused = network.graph.fused();
-        let memory = match self.device.gpu() {
-            Some(gpu) => MemoryPlan::new(&fused, gpu.profile(), gpu.choices(), false)?,
-            None => MemoryPlan::new(&fused, &DeviceProfile::PORTABLE, &Choices::default(), false)?,
-        };
+        let (profile, choices) = self.device.kernels();
+        let memory = MemoryPlan::new(&network.graph.fused(), &profile, &choices, false)?;
         let largest = network.graph.nodes().iter().map(|node| node.tensor_type.size_bytes()).max().unwrap_or(0);
         let binding = self.device.gpu().map_or(u64::MAX, |gpu| gpu.adapter().max_binding_bytes);
         Ok(memory.total_bytes() - memory.bank <= MEMORY_BUDGET_BYTES && largest <= binding)

@@ -31,8 +31,8 @@ pub(crate) const COPY: &str = ".again";
 /// Operations in the time of a byte, to hold what takes either against each other.
 const OPERATIONS_PER_BYTE: u64 = 10;
 
-/// A choice of nodes, with the step that comes of it.
-struct Choice<T> {
+/// A set of nodes, with the step that comes of it.
+struct Attempt<T> {
     again: BTreeSet<NodeId>,
     step: T,
     plan: MemoryPlan,
@@ -43,7 +43,7 @@ struct Choice<T> {
     peak: u64,
 }
 
-impl<T> Choice<T> {
+impl<T> Attempt<T> {
     /// Bytes above `room`: at the peak, and what takes off the peaks to come, on average over the nodes.
     fn excess(&self, room: u64) -> f64 {
         let above = |bytes: u64| bytes.saturating_sub(room) as f64;
@@ -55,10 +55,8 @@ impl<T> Choice<T> {
 impl MemoryBudget {
     /// So many bytes on a device; on the CPU executor, those that any device would take.
     pub fn on(device: &Device, bytes: u64) -> Self {
-        match device.gpu() {
-            Some(gpu) => Self { bytes, device: *gpu.profile(), choices: gpu.choices().clone() },
-            None => Self { bytes, device: DeviceProfile::PORTABLE, choices: Choices::default() },
-        }
+        let (device, choices) = device.kernels();
+        Self { bytes, device, choices }
     }
 
     /// The training step on a forward pass that fits the budget. `build` makes one in which these nodes are computed again, and `graph_of`
@@ -72,14 +70,14 @@ impl MemoryBudget {
         build: impl Fn(&BTreeSet<NodeId>) -> Result<T> + Sync,
         graph_of: impl Fn(&T) -> &Graph + Sync,
     ) -> Result<T> {
-        let choose = |again: BTreeSet<NodeId>| -> Result<Choice<T>> {
+        let choose = |again: BTreeSet<NodeId>| -> Result<Attempt<T>> {
             let step = build(&again)?;
             let fused = graph_of(&step).fused();
             let plan = MemoryPlan::new(&fused, &self.device, &self.choices, false)?;
             let is_copy = |name: &str| name.ends_with(COPY);
             let live = fused.nodes().iter().zip(&plan.live).filter(|(node, _)| !is_copy(&node.name));
             let (live, peak) = (live.map(|(_, &bytes)| bytes).collect(), plan.live.iter().copied().max().unwrap_or(0));
-            Ok(Choice { cost: cost(&fused), again, step, plan, live, peak })
+            Ok(Attempt { cost: cost(&fused), again, step, plan, live, peak })
         };
         let candidates = forward.kept();
         let mut chosen = choose(BTreeSet::new())?;

@@ -47,6 +47,16 @@ fn host(limits: wgpu::Limits) -> (wgpu::Adapter, wgpu::Device, wgpu::Queue) {
     (adapter, device, queue)
 }
 
+/// How many errors the host's own handler hears of.
+fn counted_errors(device: &wgpu::Device) -> Arc<AtomicUsize> {
+    let heard = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&heard);
+    device.on_uncaptured_error(Arc::new(move |_| {
+        counter.fetch_add(1, Ordering::SeqCst);
+    }));
+    heard
+}
+
 fn encoder(device: &wgpu::Device) -> wgpu::CommandEncoder {
     device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default())
 }
@@ -104,11 +114,7 @@ fn a_host_records_and_submits_by_itself() {
 #[test]
 fn a_host_keeps_its_handlers() {
     let (adapter, device, queue) = host(wgpu::Limits::default());
-    let heard = Arc::new(AtomicUsize::new(0));
-    let counter = Arc::clone(&heard);
-    device.on_uncaptured_error(Arc::new(move |_| {
-        counter.fetch_add(1, Ordering::SeqCst);
-    }));
+    let heard = counted_errors(&device);
     let gpu = Gpu::from_device(&adapter, device.clone(), queue);
     let (graph, x, y) = relu();
     let plan = Plan::new(&gpu, &graph, PlanOptions::default()).unwrap();
@@ -240,11 +246,7 @@ fn a_result_is_awaited_while_the_host_polls() {
 #[test]
 fn a_device_that_is_gone_is_an_error() {
     let (adapter, device, queue) = host(wgpu::Limits::default());
-    let heard = Arc::new(AtomicUsize::new(0));
-    let counter = Arc::clone(&heard);
-    device.on_uncaptured_error(Arc::new(move |_| {
-        counter.fetch_add(1, Ordering::SeqCst);
-    }));
+    let heard = counted_errors(&device);
     let gpu = Gpu::from_device(&adapter, device.clone(), queue);
     let (graph, x, y) = relu();
     let plan = Plan::new(&gpu, &graph, PlanOptions::default()).unwrap();

@@ -13,7 +13,7 @@ use crate::random::Random;
 use crate::selftest;
 use crate::shape::TensorType;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Instant;
 
@@ -359,7 +359,8 @@ pub(super) fn layers(plan: &Plan, repeats: usize, roof: Option<&Roof>) -> Result
             written => written.iter().map(|&input| types[input].size_bytes()).sum(),
         };
         let mut kernels: Vec<String> = rows.iter().map(|row| row.kernel.to_owned()).collect();
-        kernels.dedup();
+        let mut seen = BTreeSet::new();
+        kernels.retain(|kernel| seen.insert(kernel.clone()));
         let sum = |run: usize| rows.iter().filter_map(|row| row.laps.get(run)).map(|lap| lap.seconds).sum();
         let seconds = Spread::of((0..repeats).map(sum).collect());
         let (flops, bytes) = (op.flops(&types, &node.tensor_type), read + written);

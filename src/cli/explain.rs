@@ -9,10 +9,10 @@ use tilewise::checkpoint::atomic;
 use tilewise::data::Augmentation;
 use tilewise::executor::Device;
 use tilewise::fuse::Fusions;
-use tilewise::gpu::{Choices, DeviceChoice, MemoryPlan, Plan, PlanOptions};
+use tilewise::gpu::{DeviceChoice, MemoryPlan, Plan, PlanOptions};
 use tilewise::graph::Bank;
 use tilewise::models::{Network, Tiles, Training, TrainingStep, UNet, Variant};
-use tilewise::op::{DeviceProfile, Fill};
+use tilewise::op::Fill;
 use tilewise::random::Random;
 use tilewise::recompute::MemoryBudget;
 use tilewise::{Error, Result};
@@ -93,29 +93,30 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
         (_, Some(_)) => global.open_device()?,
         (choice, None) => global.with_kernels(Device::choose_within(choice, global.limits)?)?,
     };
-    let (profile, choices, planned_for) = match device.gpu() {
-        Some(gpu) => (*gpu.profile(), gpu.choices().clone(), gpu.adapter().to_string()),
-        None => (DeviceProfile::PORTABLE, Choices::default(), "any GPU".into()),
-    };
     let memory = arguments.memory.map(|mebibytes| MemoryBudget::on(&device, mebibytes.saturating_mul(1 << 20)));
     let training = Training { memory, ..Training::default() };
-    let step = network.training_step(&training)?;
     if let Some(runs) = arguments.profile {
         let frame = [side; 2];
         let (batch, channels, augmentation) = (arguments.batch, net.in_channels, &Augmentation::RECIPE);
         let tiles = Tiles { batch, channels, frame, window: [output; 2], augmentation };
-        let augmented = || Ok(net.augmented_training_step(&tiles, &training)?.0);
-        let step = if arguments.augment { augmented()? } else { step };
+        let step = if arguments.augment {
+            net.augmented_training_step(&tiles, &training)?.0
+        } else {
+            network.training_step(&training)?
+        };
         let fusions = arguments.unfused.unwrap_or_default();
         let options = PlanOptions { fusions, ..PlanOptions::default() };
         return time_kernels(global, device, &step, options, runs.max(1), arguments.trace.as_deref());
     }
+    let step = network.training_step(&training)?;
     if arguments.dot {
         print(&step.graph.to_dot())?;
         return Ok(ExitCode::SUCCESS);
     }
     let Network { graph: mut inference, logits, .. } = net.inference(arguments.batch, [side; 2])?;
     inference.mark_output("logits", logits)?;
+    let (profile, choices) = device.kernels();
+    let planned_for = device.gpu().map_or("any GPU".into(), |gpu| gpu.adapter().to_string());
     // As a predictor runs it.
     let folded = inference.folded(&inference.initial_parameters(1))?.graph;
     let inference_memory = MemoryPlan::new(&folded.fused(), &profile, &choices, false)?;

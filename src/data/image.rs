@@ -49,7 +49,7 @@ impl Image {
             look_up(&mut raster, &palette, page)?;
         }
         if raster.white_is_zero {
-            let white = if raster.bit_depth <= 16 { ((1_u32 << raster.bit_depth) - 1) as f32 } else { 1.0 };
+            let white = white(raster.bit_depth);
             raster.samples.iter_mut().for_each(|sample| *sample = white - *sample);
         }
         let Raster { height, width, channels, bit_depth, samples, alpha_dropped, .. } = raster;
@@ -81,6 +81,11 @@ impl Image {
             }
         }
     }
+}
+
+/// The largest value of samples of so many bits, `2^bits − 1`; 1 beyond 16 bits.
+pub(super) fn white(bit_depth: u8) -> f32 {
+    if bit_depth <= 16 { ((1_u32 << bit_depth) - 1) as f32 } else { 1.0 }
 }
 
 /// Replaces palette indices by their colours, in place.

@@ -1,6 +1,6 @@
 //! How the values of an image become what a network is given.
 
-use super::image::Image;
+use super::image::{Image, white};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
@@ -42,11 +42,10 @@ impl Intensities {
     pub fn prepare(self, image: &mut Image) {
         match self {
             Self::Standard => image.normalise(),
-            Self::Unit if image.bit_depth <= 16 => {
-                let largest = ((1_u32 << image.bit_depth) - 1) as f32;
-                image.pixels.iter_mut().for_each(|value| *value /= largest);
+            Self::Unit => {
+                let white = white(image.bit_depth);
+                image.pixels.iter_mut().for_each(|value| *value /= white);
             }
-            Self::Unit => {}
         }
     }
 }

@@ -5,6 +5,7 @@ use crate::bench::table::{Table, spread};
 use crate::bench::{Machine, Settings, Workload};
 use crate::gpu::Spread;
 use serde::Serialize;
+use std::collections::BTreeSet;
 
 /// A candidate, measured.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -52,7 +53,7 @@ impl Tuned {
         })
     }
 
-    /// The paths of a candidate's kernels, with the constants in which it differs from others of the same kernels.
+    /// The paths of a candidate's kernels, with the constants in which it differs from others of the same kernels, each said once.
     fn label(&self, candidate: usize) -> String {
         let is_path = |word: &&str| word.contains('/') && !word.contains('=');
         let words = |candidate: usize| self.candidates[candidate].kernels.split(' ');
@@ -60,7 +61,8 @@ impl Tuned {
         let others = (0..self.candidates.len()).filter(|&other| other != candidate && paths(other) == paths(candidate));
         let others: Vec<Vec<&str>> = others.map(|other| words(other).collect()).collect();
         let own = |word: &&str| is_path(word) || word.contains('=') && others.iter().any(|other| !other.contains(word));
-        words(candidate).filter(own).collect::<Vec<_>>().join(" ")
+        let mut said = BTreeSet::new();
+        words(candidate).filter(own).filter(|word| said.insert(*word)).collect::<Vec<_>>().join(" ")
     }
 }
 
