@@ -14,7 +14,7 @@ pub(crate) mod table;
 pub use crate::gpu::Spread;
 pub use comparison::{Comparison, Named};
 pub use ladder::{LADDERS, Ladder};
-pub use network::{Checked, Layer, Measured, Pass, Phase, Workload};
+pub use network::{Checked, Inference, Layer, Measured, Pass, Phase, Workload};
 pub use roof::Roof;
 pub use rounds::rounds;
 pub use table::Table;

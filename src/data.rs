@@ -15,6 +15,7 @@ mod orientation;
 pub mod raster;
 pub mod sample;
 pub mod sampler;
+mod zoom;
 
 pub use augmentation::Augmentation;
 pub use border::{Border, BorderMap};
@@ -28,3 +29,5 @@ pub use loader::Loader;
 pub use orientation::Orientation;
 pub use sample::{IGNORE, Prepared, Sample, Truth};
 pub use sampler::{Sampler, Sampling};
+pub use zoom::Zoom;
+pub(crate) use zoom::resample;

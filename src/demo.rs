@@ -10,6 +10,7 @@ use crate::picture::{Curve, Picture, curve_svg};
 use crate::predict::Predictor;
 use crate::report;
 use crate::train::{Config, EVENTS, Event, Job, MAPS, Record, Status, train};
+use rayon::prelude::*;
 use serde::Serialize;
 use std::fs;
 use std::path::Path;
@@ -120,6 +121,7 @@ pub fn run(
         classes: CLASSES,
         metadata: Metadata::new(),
         out,
+        init: None,
         resume: false,
         stop,
     };
@@ -209,7 +211,8 @@ fn images(seed: u32, out: &Path) -> Result<[Vec<Sample>; 3]> {
     let mut sets = [Vec::new(), Vec::new(), Vec::new()];
     for ((set, name), count) in sets.iter_mut().zip(["train", "val", "held-out"]).zip(IMAGES) {
         let folder = out.join("data").join(name);
-        *set = cells::write_dataset(&folder, first..first + count, |index| cells::generate(seed, index, SIDE))?;
+        *set = (first..first + count).into_par_iter().map(|index| cells::generate(seed, index, SIDE)).collect();
+        cells::write_dataset(&folder, 0..count, |place| set[place as usize].clone())?;
         first += count;
     }
     Ok(sets)

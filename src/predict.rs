@@ -11,13 +11,14 @@ use crate::array::{Array, Tensor};
 use crate::checkpoint::Weights;
 use crate::data::Orientation;
 use crate::data::sampler::reflect;
-use crate::data::{Image, Intensities, LabelMap, Sample};
+use crate::data::{Image, Intensities, LabelMap, Sample, Zoom, resample};
 use crate::error::{Error, Result};
 use crate::executor::{Device, Executor};
 use crate::gpu::MemoryPlan;
 use crate::graph::{Bank, Graph, NodeId};
 use crate::metrics::Confusion;
 use crate::models::{Network, UNet};
+use crate::op::Op;
 use crate::ops::{Argmax, Softmax};
 use crate::shape::Shape;
 use averaging::Sums;
@@ -41,10 +42,26 @@ pub struct Prediction {
 }
 
 impl Prediction {
-    fn blank(height: usize, width: usize, classes: usize) -> Self {
+    fn blank([height, width]: [usize; 2], classes: usize) -> Self {
         let pixels = height * width;
         let scores = vec![0.0; pixels * classes];
         Self { height, width, classes, logits: scores.clone(), probabilities: scores, labels: vec![0; pixels] }
+    }
+
+    /// What scores `[size, classes]` say: their softmax and argmax.
+    fn of_scores(size: [usize; 2], classes: usize, logits: Vec<f32>) -> Result<Self> {
+        let shape = Shape::new([size[0], size[1], classes]).map_err(Error::Usage)?;
+        let scores = Tensor::Float(Array { shape, data: logits });
+        let [probabilities, labels] =
+            [Softmax.reference(&[&scores]), Argmax.reference(&[&scores])].map(|mut results| results.swap_remove(0));
+        Ok(Self {
+            height: size[0],
+            width: size[1],
+            classes,
+            probabilities: probabilities.float().data.clone(),
+            labels: labels.uint().data.clone(),
+            logits: scores.float().data.clone(),
+        })
     }
 
     /// Copies what counts of what the network says about a tile to its place.
@@ -110,6 +127,7 @@ pub struct Predictor {
     parameters: Vec<f32>,
     tile: Option<[usize; 2]>,
     intensities: Intensities,
+    zoom: Zoom,
     averaging: Averaging,
     threshold: Option<f32>,
     loaded: Option<Loaded>,
@@ -176,15 +194,15 @@ fn prediction_graph(net: &UNet, tile: [usize; 2]) -> Result<(Network, NodeId, No
 }
 
 impl Predictor {
-    /// The network of a weights file, given [what it is to be given](Weights::intensities) of images; tiles as in [`Predictor::new`], unless
-    /// it [must be given](Weights::tile) those of training.
+    /// The network of a weights file, given [what it is to be given](Weights::intensities) of images, as [large](Weights::zoom) as it is to
+    /// see them; tiles as in [`Predictor::new`], unless it [must be given](Weights::tile) those of training.
     ///
     /// # Errors
-    /// As [`Weights::network`], [`Weights::intensities`] and [`Predictor::new`].
+    /// As [`Weights::network`], [`Weights::intensities`], [`Weights::zoom`] and [`Predictor::new`].
     pub fn load(device: Device, weights: &Weights, tile: Option<[usize; 2]>) -> Result<Self> {
         let (net, parameters) = weights.network()?;
         let tile = tile.or(weights.tile(&net)?.map(|side| [side; 2]));
-        Ok(Self::new(device, net, parameters, tile)?.given(weights.intensities(&net)?))
+        Ok(Self::new(device, net, parameters, tile)?.given(weights.intensities(&net)?).zoomed(weights.zoom()?))
     }
 
     /// A predictor with tiles of this size, or of a size that fits each image and the device.
@@ -207,14 +225,20 @@ impl Predictor {
         }
         let smallest = [smallest_tile(&net); 2];
         check_count(net.inference(1, smallest)?.graph.bank_elements(), parameters.len())?;
-        let (intensities, averaging) = (Intensities::default(), Averaging::default());
-        Ok(Self { device, net, parameters, tile, intensities, averaging, threshold: None, loaded: None })
+        let (intensities, zoom, averaging) = Default::default();
+        Ok(Self { device, net, parameters, tile, intensities, zoom, averaging, threshold: None, loaded: None })
     }
 
     /// The predictor of a network that is given this of images.
     #[must_use]
     pub fn given(self, intensities: Intensities) -> Self {
         Self { intensities, ..self }
+    }
+
+    /// The predictor of a network that is shown images larger by this factor; predictions stay of their own size.
+    #[must_use]
+    pub fn zoomed(self, zoom: Zoom) -> Self {
+        Self { zoom, ..self }
     }
 
     /// The predictor with several passes over each image.
@@ -328,9 +352,10 @@ impl Predictor {
                 image.pixels.len()
             )));
         }
-        let mut image = image.clone();
+        let mut image = self.zoom.image(image.clone())?;
         self.intensities.prepare(&mut image);
-        let passes = self.passes([height, width])?;
+        let seen = [image.height, image.width];
+        let passes = self.passes(seen)?;
         let (mut done, total) = (0, passes.iter().map(Pass::tiles).sum());
         let mut advance = || {
             done += 1;
@@ -338,7 +363,7 @@ impl Predictor {
         };
         let (classes, averaging) = (self.net.classes, self.averaging);
         let mut prediction = if averaging.is_single() {
-            let mut prediction = Prediction::blank(height, width, classes);
+            let mut prediction = Prediction::blank(seen, classes);
             for pass in &passes {
                 self.run(&image, pass, &mut |loaded, place| {
                     prediction.place(place, pass.output[1], loaded)?;
@@ -347,7 +372,7 @@ impl Predictor {
             }
             prediction
         } else {
-            let mut sums = Sums::new([height, width], classes, averaging);
+            let mut sums = Sums::new(seen, classes, averaging);
             for pass in &passes {
                 self.run(&image, pass, &mut |loaded, place| {
                     let node = match averaging.of {
@@ -360,6 +385,10 @@ impl Predictor {
             }
             sums.finish()?
         };
+        if seen != [height, width] {
+            let logits = resample(prediction.logits, seen, [height, width], classes)?;
+            prediction = Prediction::of_scores([height, width], classes, logits)?;
+        }
         if let Some(threshold) = self.threshold {
             prediction.decide(threshold);
         }
@@ -371,7 +400,7 @@ impl Predictor {
     /// # Errors
     /// As [`Predictor::tile_for`].
     pub fn tiles_for(&self, height: usize, width: usize) -> Result<usize> {
-        Ok(self.passes([height, width])?.iter().map(Pass::tiles).max().unwrap_or(0))
+        Ok(self.passes(self.zoom.size([height, width]))?.iter().map(Pass::tiles).max().unwrap_or(0))
     }
 
     /// The passes over an image of this size.
@@ -520,7 +549,7 @@ mod tests {
     fn a_threshold_decides_what_is_foreground_and_the_probabilities_which() {
         let probabilities = vec![0.4, 0.3, 0.3, 0.7, 0.1, 0.2, 0.1, 0.2, 0.7];
         for (threshold, expected) in [(0.25, [1, 2, 2]), (0.5, [1, 0, 2]), (0.65, [0, 0, 2]), (0.95, [0; 3])] {
-            let mut prediction = Prediction { probabilities: probabilities.clone(), ..Prediction::blank(1, 3, 3) };
+            let mut prediction = Prediction { probabilities: probabilities.clone(), ..Prediction::blank([1, 3], 3) };
             prediction.decide(threshold);
             assert_eq!(prediction.labels, expected, "{threshold}");
         }
@@ -552,6 +581,7 @@ mod tests {
                 parameters: Vec::new(),
                 tile: None,
                 intensities: Intensities::default(),
+                zoom: Zoom::default(),
                 averaging: Averaging::default(),
                 threshold: None,
                 loaded: None,

@@ -81,6 +81,7 @@ impl MemoryBudget {
         };
         let candidates = forward.kept();
         let mut chosen = choose(BTreeSet::new())?;
+        let mut least = chosen.plan.total_bytes();
         // Of transient memory; less where buffers of other sizes leave gaps.
         let mut room = self.bytes.saturating_sub(chosen.plan.total_bytes() - chosen.plan.transient.iter().sum::<u64>());
         while chosen.plan.total_bytes() > self.bytes {
@@ -88,7 +89,7 @@ impl MemoryBudget {
             if excess == 0.0 {
                 room = room.saturating_sub(chosen.plan.total_bytes() - self.bytes);
                 if room == 0 {
-                    return Err(self.unreached(&chosen.plan));
+                    return Err(self.unreached(least));
                 }
                 continue;
             }
@@ -100,17 +101,23 @@ impl MemoryBudget {
             let tried = tried.collect::<Result<Vec<_>>>()?.into_iter().filter(|&(worth, _)| worth > 0.0);
             // The first of equals.
             let best = tried.rev().max_by(|(one, _), (other, _)| one.total_cmp(other));
-            let Some((_, best)) = best else { return Err(self.unreached(&chosen.plan)) };
+            let Some((_, best)) = best else { return Err(self.unreached(least)) };
             chosen = best;
+            least = least.min(chosen.plan.total_bytes());
         }
         Ok(chosen.step)
     }
 
-    fn unreached(&self, plan: &MemoryPlan) -> Error {
-        let (bytes, least) = (self.bytes, plan.total_bytes());
+    fn unreached(&self, least: u64) -> Error {
+        let bytes = self.bytes;
+        let tuned = if self.choices.is_empty() {
+            ""
+        } else {
+            "; kernels that were tuned may need memory that others do not: try --kernels default"
+        };
         Error::Memory(format!(
             "the training step does not fit {bytes} bytes: computing again whatever helps, it takes {least}; give it more, or a smaller tile, \
-             batch, base or depth"
+             batch, base or depth{tuned}"
         ))
     }
 }

@@ -250,13 +250,13 @@ fn weight_maps(
     }
     let mut pictures = Vec::new();
     for (sample, prepared) in training[..shown].iter().zip(&prepared) {
-        let size = [sample.image.height, sample.image.width];
+        let size = [prepared.height, prepared.width];
         // Those that are ignored are no weights.
         let counted = prepared.weights.iter().copied().filter(|&weight| weight > 0.0);
         let (lowest, highest) = counted.fold((f32::INFINITY, 0.0_f32), |(l, h), weight| (l.min(weight), h.max(weight)));
         // Weights that are the same everywhere are no picture.
         if lowest < highest {
-            let image = Picture::of_image(&sample.image.pixels, size, sample.image.channels);
+            let image = Picture::of_image(&prepared.pixels, size, prepared.channels);
             pictures.push((sample.name.clone(), image, Picture::of_values(&prepared.weights, size), highest));
         }
     }

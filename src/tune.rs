@@ -218,21 +218,29 @@ pub fn ops(
 pub fn run(gpu: &Gpu, workloads: &[Workload], settings: Settings, watch: &mut Watch<'_>) -> Result<Report> {
     let mut steps = Vec::new();
     for workload in workloads {
-        steps.push((workload, workload.inference()?.graph, workload.network()?.training_step(&Training::default())?));
+        let step = workload.network()?.training_step(&Training::default())?;
+        let inference = workload.inference(&step.graph.initial_parameters(settings.seed))?;
+        steps.push((workload, inference, step));
     }
-    let graphs: Vec<&Graph> = steps.iter().flat_map(|(_, inference, step)| [inference, &step.graph]).collect();
+    let graphs: Vec<&Graph> = steps.iter().flat_map(|(_, inference, step)| [&inference.graph, &step.graph]).collect();
     let (ops, known, mut complete) = ops(gpu, &graphs, settings, watch)?;
     let mut choices = gpu.choices().clone();
     choices.extend(ops.iter().filter_map(Tuned::choice));
     let gpus = [gpu.clone().with_choices(Choices::default()), gpu.clone().with_choices(choices)];
     let mut networks = Vec::new();
     for (workload, inference, step) in &steps {
-        for (pass, graph) in [("inference", inference), ("training step", &step.graph)] {
+        let inputs = inputs(step, settings.seed);
+        let image = inference.inputs(step, &inputs);
+        let parameters = step.graph.initial_parameters(settings.seed);
+        for (pass, graph, parameters, inputs) in [
+            ("inference", &inference.graph, &inference.parameters, &image),
+            ("training step", &step.graph, &parameters, &inputs),
+        ] {
             let what = format!("{}: {pass}", workload.name);
             complete = complete && watch(&Progress { what: &what, done: 1, total: 1 }).is_continue();
             let kernels = |gpu: &Gpu| MemoryPlan::new(&graph.fused(), gpu.profile(), gpu.choices(), false);
             if complete && kernels(&gpus[0])?.candidates != kernels(&gpus[1])?.candidates {
-                let spreads = compare(&gpus, graph, &inputs(step, settings.seed), settings)?;
+                let spreads = compare(&gpus, graph, parameters, inputs, settings)?;
                 networks.push(Whole { workload: (*workload).clone(), pass, default: spreads[0], tuned: spreads[1] });
             }
         }
@@ -253,13 +261,13 @@ pub fn run(gpu: &Gpu, workloads: &[Workload], settings: Settings, watch: &mut Wa
 fn compare(
     gpus: &[Gpu; 2],
     graph: &Graph,
+    parameters: &[f32],
     inputs: &BTreeMap<NodeId, Tensor<f32>>,
     settings: Settings,
 ) -> Result<Vec<Spread>> {
-    let parameters = graph.initial_parameters(settings.seed);
     let mut executors = Vec::new();
     for gpu in gpus {
-        let mut executor = Executor::new(&Device::Gpu(gpu.clone()), graph, &parameters)?;
+        let mut executor = Executor::new(&Device::Gpu(gpu.clone()), graph, parameters)?;
         write(&mut executor, inputs)?;
         network::run(&mut executor)?;
         executors.push(executor);

@@ -108,6 +108,11 @@ fn cells_are_made_for_trying_things_on() {
     assert!(succeeds(&["check-data", &grey]).contains("ready to train on"));
     assert!(succeeds(&["check-data", &stained, "--classes", "3"]).contains("class 2 "));
     assert!(folder.path().join("stained/masks/stained-0006.png").exists());
+    fails(
+        2,
+        &["cells", "--out", &grey, "--stained", "--count", "1"],
+        &["instances is the truth of other pictures", "another folder"],
+    );
     fails(2, &["cells", "--out", &grey, "--first", "4294967295", "--count", "2"], &["more than there are"]);
     fails(2, &["cells", "--out", &grey, "--size", "0"], &["1..=8192"]);
 }

@@ -5,9 +5,8 @@
 use std::ops::ControlFlow;
 use tilewise::Error;
 use tilewise::checkpoint::{Metadata, Section, Weights, save};
-use tilewise::data::Image;
-use tilewise::data::Orientation;
 use tilewise::data::sampler::reflect;
+use tilewise::data::{Image, Orientation, Zoom};
 use tilewise::executor::{Device, Executor};
 use tilewise::gpu::Gpu;
 use tilewise::models::{UNet, Variant};
@@ -73,6 +72,37 @@ fn a_network_that_stretches_its_scores_gets_the_tiles_of_training() {
         let one_tile = Segmenter::load(&gpu, &Weights::load(&path).unwrap(), [200, 300], Texels::Rgba8);
         assert_eq!(one_tile.is_err_and(|error| error.to_string().contains("use a Predictor")), kept, "{variant}");
     }
+}
+
+/// At twice its size an image is predicted as the enlarged image is, and each pixel gets the mean score of the four that it became.
+#[test]
+fn a_network_may_see_images_enlarged() {
+    let own = image(31, 20);
+    let (zoom, folder) = (Zoom::try_from(2.0).unwrap(), tempfile::tempdir().unwrap());
+    let path = folder.path().join("weights.safetensors");
+    let graph = NET.inference(1, [NET.smallest_side(); 2]).unwrap().graph;
+    let metadata = Metadata::new().with(Metadata::MODEL, &NET).with(Metadata::ZOOM, &zoom);
+    save(&path, &graph, &[Section { prefix: "", bank: &parameters() }], &metadata).unwrap();
+    let weights = Weights::load(&path).unwrap();
+    let mut enlarging = Predictor::load(Device::Cpu, &weights, None).unwrap();
+    let prediction = enlarging.predict(&own).unwrap();
+    assert_eq!((prediction.height, prediction.width), (31, 20));
+    let large = zoom.image(own.clone()).unwrap();
+    assert_eq!(enlarging.tiles_for(31, 20).unwrap(), 1);
+    let seen = Predictor::new(Device::Cpu, NET, parameters(), None).unwrap().predict(&large).unwrap();
+    for (pixel, &found) in prediction.logits.iter().enumerate() {
+        let (row, column, class) = (pixel / 60, pixel / 3 % 20, pixel % 3);
+        let four = [(0, 0), (0, 1), (1, 0), (1, 1)]
+            .map(|(y, x)| seen.logits[((2 * row + y) * 40 + 2 * column + x) * 3 + class]);
+        assert!((found - four.iter().sum::<f32>() / 4.0).abs() < 1e-5, "{pixel}: {found} of {four:?}");
+    }
+    for (pixel, &label) in prediction.labels.iter().enumerate() {
+        let best =
+            (0..3).max_by(|&a, &b| prediction.logits[3 * pixel + a].total_cmp(&prediction.logits[3 * pixel + b]));
+        assert_eq!(Some(label as usize), best);
+    }
+    let refused = Segmenter::load(&Gpu::any().unwrap(), &weights, [31, 20], Texels::Rgba8).unwrap_err().to_string();
+    assert!(refused.contains("enlarged 2 times"), "{refused}");
 }
 
 #[test]

@@ -355,6 +355,25 @@ fn the_flags_of_the_weights_reach_the_configuration() {
 }
 
 #[test]
+fn it_may_begin_with_the_weights_of_a_run_whose_network_it_takes() {
+    let folder = workplace();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (data, run, second) = (path("data"), path("run"), path("second"));
+    let network = ["--tile", "44", "--base", "3", "--depth", "2", "--zoom", "0.5", "--steps", "1"];
+    assert_eq!(ended(&train(folder.path(), &network)).0, 0);
+    let begun = |more: &[&str]| {
+        let shared = ["train", "--device", "cpu", "--data", &data, "--init", &run, "--out", &second, "--steps", "1"];
+        ended(&Command::new(TILEWISE).args(shared).args(more).output().unwrap())
+    };
+    let (code, text) = begun(&["--depth", "1"]);
+    assert!(code == 3 && text.contains("the weights are of unet of depth 2"), "{code}: {text}");
+    let (code, text) = begun(&[]);
+    assert_eq!(code, 0, "{text}");
+    let config = Config::read(&folder.path().join("second").join("config.toml")).unwrap();
+    assert_eq!((config.base, config.depth, config.zoom.factor()), (3, 2, 0.5));
+}
+
+#[test]
 fn a_report_that_cannot_be_written_hides_nothing() {
     let folder = workplace();
     let in_the_way = folder.path().join("run/report.html/file");

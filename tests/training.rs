@@ -11,17 +11,19 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tilewise::array::{Array, Tensor};
 use tilewise::checkpoint::{Metadata, Section, Weights, save, state_prefix};
 use tilewise::data::augmentation::Change;
-use tilewise::data::{Augmentation, BorderMap, Components, Image, LabelMap, Orientation, Sample, Sampling, Truth};
+use tilewise::data::{
+    Augmentation, BorderMap, Components, Image, Intensities, LabelMap, Orientation, Sample, Sampling, Truth, Zoom,
+};
 use tilewise::executor::{Device, Executor};
 use tilewise::gpu::Gpu;
 use tilewise::graph::Graph;
-use tilewise::metrics::InstanceScores;
+use tilewise::metrics::{Confusion, InstanceScores};
 use tilewise::models::{Augmented, Tiles, Variant};
 use tilewise::ops::Reduction;
 use tilewise::predict::Predictor;
 use tilewise::random::Random;
 use tilewise::train::{
-    Config, Event, Job, LossKind, Metric, OptimizerKind, Record, Schedule, Status, Summary, Trainer, train,
+    BorderUse, Config, Event, Job, LossKind, Metric, OptimizerKind, Record, Schedule, Status, Summary, Trainer, train,
 };
 use tilewise::tune::{self, Settings, Tuned};
 use tilewise::{Error, Result};
@@ -103,6 +105,7 @@ fn call(
         classes: 2,
         metadata: Metadata::new(),
         out,
+        init: None,
         resume,
         stop: &stop,
     };
@@ -449,6 +452,112 @@ fn the_best_weights_are_those_of_the_chosen_metric() {
     }
 }
 
+/// Trained weights in place of random ones: all of them where the classes are the same, all but the last layer where they are not.
+#[test]
+fn training_may_begin_with_weights() {
+    let folder = tempfile::tempdir().unwrap();
+    let before = Config { intensities: Intensities::Unit, ..config() };
+    straight(&before, &Device::Cpu, &folder.path().join("before"));
+    let weights = Weights::load(folder.path().join("before").join("best.safetensors")).unwrap();
+    let (net, bank) = weights.network().unwrap();
+    assert_eq!(weights.intensities(&net).unwrap(), Intensities::Unit, "what training gave the network is in the file");
+    let samples = || (0..3).map(|seed| before.prepared(discs(seed)).unwrap()).collect();
+    let started = |classes| {
+        let mut trainer = Trainer::new(&before, before.model(1, classes), 36, &Device::Cpu, samples()).unwrap();
+        let random = trainer.parameters().unwrap();
+        trainer.start_from(&weights).unwrap();
+        (random, trainer)
+    };
+    let (random, mut same) = started(2);
+    assert!(same.parameters().unwrap() == bank && random != bank);
+    let (random, other) = started(3);
+    let (graph, now) = (other.graph(), other.parameters().unwrap());
+    for parameter in graph.parameters() {
+        let slice = |bank: &[f32]| graph.bank_slice(bank, parameter).to_vec();
+        let is_head = parameter.name.starts_with("head");
+        assert_eq!(
+            slice(&now) == slice(&random),
+            is_head || slice(&now).iter().all(|&v| v == 0.0),
+            "{}",
+            parameter.name
+        );
+    }
+
+    let out = folder.path().join("after");
+    let (stop, mut first) = (AtomicBool::new(false), None);
+    let job = Job {
+        config: &Config { steps: 1, ..before.clone() },
+        device: &Device::Cpu,
+        training: (0..3).map(discs).collect(),
+        validation: Vec::new(),
+        classes: 2,
+        metadata: Metadata::new(),
+        out: &out,
+        init: Some(&weights),
+        resume: false,
+        stop: &stop,
+    };
+    let summary = train(job, &mut |event| {
+        if let Event::Ready { trainer, .. } = event {
+            first = Some(trainer.parameters().unwrap());
+        }
+    });
+    assert!(first.unwrap() == bank && summary.unwrap().loss == Some(same.step().unwrap().loss));
+
+    let deep = Config { depth: 2, tile: None, ..before.clone() };
+    let mut trainer =
+        Trainer::new(&deep, deep.model(1, 2), deep.tile_for(&[discs(0)]), &Device::Cpu, samples()).unwrap();
+    let message = trainer.start_from(&weights).unwrap_err().to_string();
+    assert!(message.contains("of unet of depth 1 and base 3") && message.contains("is unet of depth 2"), "{message}");
+}
+
+#[test]
+fn classes_weigh_what_they_are_told_to() {
+    let by_class = Some(vec![0.5, 3.0]);
+    let plain = Config { border: BorderUse::Never, ..config() };
+    let config = Config { class_weights: by_class.clone(), ..plain.clone() };
+    let prepared = config.prepared(discs(0)).unwrap();
+    let expected = prepared.classes.iter().map(|&class| if class == 0 { 0.5 } else { 3.0 });
+    assert!(prepared.weights.iter().copied().eq(expected));
+    let folder = tempfile::tempdir().unwrap();
+    for (class_weights, balance, part) in [
+        (Some(vec![1.0; 3]), false, "3 values, the data 2 classes"),
+        (Some(vec![1.0, 0.0]), false, "class_weights must be above 0"),
+        (by_class, true, "leave one of them out"),
+    ] {
+        let config = Config { class_weights, balance, ..plain.clone() };
+        let error = call(&config, &Device::Cpu, folder.path(), false, &mut |_| false).unwrap_err().to_string();
+        assert!(error.contains(part), "{error}");
+    }
+}
+
+/// A run on enlarged images has the tiles of these, scores images at their own size, and its weights say so.
+#[test]
+fn a_run_may_enlarge_its_images() {
+    let folder = tempfile::tempdir().unwrap();
+    let zoom = Zoom::try_from(2.0).unwrap();
+    let config = Config { zoom, tile: None, steps: 2, evaluate_every: 1, ..config() };
+    let own = discs(10);
+    let summary = straight(&config, &Device::Cpu, folder.path());
+    let model = config.model(1, 2);
+    let shorter = own.image.height.min(own.image.width);
+    assert_eq!(summary.tile, model.legal_above(2 * shorter + model.shrink()));
+    let weights = Weights::load(folder.path().join("best.safetensors")).unwrap();
+    assert_eq!(weights.zoom().unwrap(), zoom);
+    let mut predictor = Predictor::load(Device::Cpu, &weights, Some([summary.tile; 2])).unwrap();
+    let mut confusion = Confusion::new(2);
+    for sample in (10..12).map(discs) {
+        confusion.merge(&predictor.score(&sample).unwrap().1);
+    }
+    let best = summary.best.unwrap();
+    assert_eq!(
+        records(folder.path())[best.step as usize - 1].scored.unwrap().pixel_error,
+        confusion.scores().pixel_error
+    );
+    let resumed = call(&Config { zoom: Zoom::default(), ..config }, &Device::Cpu, folder.path(), true, &mut |_| false);
+    assert!(resumed.unwrap_err().to_string().contains("zoom was 2.0 and would be 1.0"));
+}
+
 #[test]
 fn objects_are_scored_as_evaluate_scores_them() {
     let folder = tempfile::tempdir().unwrap();
@@ -484,6 +593,7 @@ fn objects_cannot_be_compared_where_the_truth_does_not_tell_them_apart() {
         classes: 2,
         metadata: Metadata::new(),
         out: folder.path(),
+        init: None,
         resume: false,
         stop: &AtomicBool::new(false),
     };
@@ -522,6 +632,7 @@ fn patience_without_evaluations_is_refused() {
         classes: 2,
         metadata: Metadata::new(),
         out: folder.path(),
+        init: None,
         resume: false,
         stop: &stop,
     };
@@ -604,6 +715,7 @@ fn an_image_that_is_not_finite_is_named_and_no_learning_rate_is_blamed() {
         classes: 2,
         metadata: Metadata::new(),
         out: folder.path(),
+        init: None,
         resume: false,
         stop: &AtomicBool::new(false),
     };
@@ -638,6 +750,7 @@ fn a_class_that_is_not_in_the_training_data_is_named_when_all_is_predicted_as_th
         classes: 2,
         metadata: Metadata::new(),
         out: folder.path(),
+        init: None,
         resume: false,
         stop: &AtomicBool::new(false),
     };
@@ -719,6 +832,7 @@ fn what_would_mix_two_runs_is_refused() {
         classes: 2,
         metadata: Metadata::new(),
         out,
+        init: None,
         resume: true,
         stop: &stop,
     };
@@ -747,6 +861,7 @@ fn samples_that_do_not_fit_the_network_are_named() {
             classes: 2,
             metadata: Metadata::new(),
             out: folder.path(),
+            init: None,
             resume: false,
             stop: &AtomicBool::new(false),
         };

@@ -36,6 +36,30 @@ pub struct Workload {
     pub batch: usize,
 }
 
+/// A network as it predicts: its batch norms are [folded](Graph::folded) away, and its logits are an output.
+#[derive(Clone, Debug)]
+pub struct Inference {
+    /// The graph.
+    pub graph: Graph,
+    /// Its parameters.
+    pub parameters: Vec<f32>,
+    /// Its input.
+    pub image: NodeId,
+    /// Its output.
+    pub logits: NodeId,
+}
+
+impl Inference {
+    /// What it is given of the inputs of a training step.
+    pub(crate) fn inputs(
+        &self,
+        step: &TrainingStep,
+        inputs: &BTreeMap<NodeId, Tensor<f32>>,
+    ) -> BTreeMap<NodeId, Tensor<f32>> {
+        BTreeMap::from([(self.image, inputs[&step.image].clone())])
+    }
+}
+
 /// More operations than this in a training step are not checked as they are: the reference is slow.
 const CHECKED_FLOPS: u64 = 40_000_000_000;
 
@@ -70,14 +94,16 @@ impl Workload {
         self.model().build(self.batch, [self.input; 2])
     }
 
-    /// The network as it predicts, its logits an output.
+    /// The network as it predicts with these parameters of its training step.
     ///
     /// # Errors
-    /// As [`Workload::network`].
-    pub fn inference(&self) -> Result<Network> {
-        let mut network = self.model().inference(self.batch, [self.input; 2])?;
-        network.graph.mark_output("logits", network.logits)?;
-        Ok(network)
+    /// As [`Workload::network`]; [`Error::Usage`] when there are too many or too few parameters.
+    pub fn inference(&self, parameters: &[f32]) -> Result<Inference> {
+        let Network { mut graph, image, logits, .. } = self.model().inference(self.batch, [self.input; 2])?;
+        graph.mark_output("logits", logits)?;
+        let folded = graph.folded(parameters)?;
+        let [image, logits] = [image, logits].map(|node| folded.kept(node));
+        Ok(Inference { graph: folded.graph, parameters: folded.parameters, image, logits })
     }
 
     /// The graphs of inference and of a training step.
@@ -85,7 +111,8 @@ impl Workload {
     /// # Errors
     /// As [`Workload::network`].
     pub fn graphs(&self) -> Result<[Graph; 2]> {
-        Ok([self.inference()?.graph, self.network()?.training_step(&Training::default())?.graph])
+        let step = self.network()?.training_step(&Training::default())?.graph;
+        Ok([self.inference(&step.initial_parameters(1))?.graph, step])
     }
 
     /// What is checked in place of this network: itself, or if its reference would take too long, the smallest input of the same
@@ -228,20 +255,20 @@ impl Measured {
             None => None,
         };
 
-        let inference = workload.inference()?.graph;
+        let inference = workload.inference(&parameters)?;
         let gradients = step.graph.before_update();
         let mut passes = Vec::new();
         // One after the other, so that memory is that of one.
-        let mut time = |name: &str, graph: &Graph| {
+        let mut time = |name: &str, graph: &Graph, parameters: &[f32], inputs: &BTreeMap<_, _>| {
             progress(&format!("{workload}: {name}"));
-            let mut executor = Executor::new(device, graph, &parameters)?;
-            write(&mut executor, &inputs)?;
+            let mut executor = Executor::new(device, graph, parameters)?;
+            write(&mut executor, inputs)?;
             passes.push(pass(name, &mut executor, workload.batch, settings.repeats)?);
             Ok::<_, Error>(executor)
         };
-        time("inference", &inference)?;
-        time("forward and backward", &gradients)?;
-        let layers = match time("training step", &step.graph)? {
+        time("inference", &inference.graph, &inference.parameters, &inference.inputs(&step, &inputs))?;
+        time("forward and backward", &gradients, &parameters, &inputs)?;
+        let layers = match time("training step", &step.graph, &parameters, &inputs)? {
             Executor::Gpu(plan) if plan.gpu().adapter().timestamps => {
                 progress(&format!("{workload}: op by op"));
                 layers(&plan, settings.repeats, roof)?

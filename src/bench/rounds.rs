@@ -7,7 +7,7 @@ use crate::checkpoint::{Metadata, Section, atomic, save};
 use crate::error::{Error, Result};
 use crate::executor::{Device, Executor};
 use crate::graph::{Bank, Graph, NodeId, Parameter};
-use crate::models::{Network, Training};
+use crate::models::Training;
 use crate::random::Random;
 use crate::shape::Shape;
 use safetensors::tensor::{Dtype, TensorView, serialize};
@@ -56,7 +56,6 @@ pub fn rounds(
     mut answers: impl Write,
 ) -> Result<()> {
     let step = workload.network()?.training_step(&Training::default())?;
-    let Network { graph: inference, logits, .. } = workload.inference()?;
     let mut random = Random::new(settings.seed, 0);
     let mut parameters = step.graph.initial_parameters(settings.seed);
     let is_bias = |parameter: &&Parameter| parameter.name.rsplit('.').next() == Some("bias");
@@ -67,17 +66,19 @@ pub fn rounds(
     let rate = |rate| Tensor::from(Array::filled(step.graph.shape(step.rates).clone(), rate));
     let rate_of_rounds = inputs.insert(step.rates, rate(0.0)).unwrap_or_else(|| rate(0.0));
     let (mut work, mut first_seconds) = (BTreeMap::new(), BTreeMap::new());
-    let mut first = |name, graph: &Graph| {
+    let inference = workload.inference(&parameters)?;
+    let logits = inference.logits;
+    let mut first = |name, graph: &Graph, parameters: &[f32], inputs: &BTreeMap<_, _>| {
         let start = Instant::now();
-        let mut executor = Executor::new(device, graph, &parameters)?;
-        write(&mut executor, &inputs)?;
+        let mut executor = Executor::new(device, graph, parameters)?;
+        write(&mut executor, inputs)?;
         run(&mut executor)?;
         first_seconds.insert(name, start.elapsed().as_secs_f64());
         work.insert(name, flops(graph));
         Ok::<_, Error>(executor)
     };
-    let mut inference = first("inference", &inference)?;
-    let mut training = first("training step", &step.graph)?;
+    let mut inference = first("inference", &inference.graph, &inference.parameters, &inference.inputs(&step, &inputs))?;
+    let mut training = first("training step", &step.graph, &parameters, &inputs)?;
     if let Some(gpu) = device.gpu() {
         check(gpu, workload.checked()?, settings.seed)?;
     }

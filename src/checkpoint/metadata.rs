@@ -29,6 +29,8 @@ impl Metadata {
     pub const INTENSITIES: &'static str = "intensities";
     /// The key of the side of the tiles that the weights were trained on.
     pub const TILE: &'static str = "tile";
+    /// The key of the factor by which the network is given images larger than they are, [`Zoom`](crate::data::Zoom).
+    pub const ZOOM: &'static str = "zoom";
     /// The key of the number of training steps behind the weights.
     pub const STEP: &'static str = "step";
 

@@ -8,7 +8,7 @@ use super::names::Names;
 use super::published::Published;
 use super::save::held;
 use super::{published, pytorch};
-use crate::data::Intensities;
+use crate::data::{Intensities, Zoom};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Parameter};
 use crate::models::UNet;
@@ -177,6 +177,15 @@ impl Weights {
     pub fn tile(&self, net: &UNet) -> Result<Option<usize>> {
         let trained_on: Option<usize> = self.metadata.get(Metadata::TILE).map_err(|problem| self.error(problem))?;
         Ok(trained_on.filter(|_| net.stretches()))
+    }
+
+    /// How much larger than they are the network is to be given images: what the file says, else not at all.
+    ///
+    /// # Errors
+    /// [`Error::Weights`] when the file says what is no such factor.
+    pub fn zoom(&self) -> Result<Zoom> {
+        let said = self.metadata.get(Metadata::ZOOM).map_err(|problem| self.error(problem))?;
+        Ok(said.unwrap_or_default())
     }
 
     /// The file.

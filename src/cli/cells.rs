@@ -18,7 +18,7 @@ pub(crate) struct Arguments {
     #[arg(long)]
     stained: bool,
     /// How many pictures
-    #[arg(long, value_name = "N", default_value_t = 32)]
+    #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..))]
     count: u32,
     /// The number of the first picture; others of a seed are other pictures
     #[arg(long, value_name = "N", default_value_t = 0)]
@@ -35,10 +35,16 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
         Error::Usage(format!("--first {first} and --count {count} together are more than there are pictures of a seed"))
     })?;
     let picture = if *stained { generate_stained } else { generate };
-    let pictures = write_dataset(out, *first..last, |index| picture(seed, index, size))?;
-    global.say(&format!("wrote {} pictures of {size}×{size} pixels into {}", pictures.len(), out.display()));
+    let other = out.join(if *stained { "instances" } else { "masks" });
+    if other.exists() {
+        return Err(Error::Usage(format!(
+            "{} is the truth of other pictures, which a data set has in one way: give --out another folder",
+            other.display()
+        )));
+    }
+    let names = write_dataset(out, *first..last, |index| picture(seed, index, size))?;
+    global.say(&format!("wrote {} pictures of {size}×{size} pixels into {}", names.len(), out.display()));
     if global.json {
-        let names: Vec<&str> = pictures.iter().map(|picture| picture.name.as_str()).collect();
         print_json(&json!({ "out": out, "images": names }))?;
     }
     Ok(ExitCode::SUCCESS)

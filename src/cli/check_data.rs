@@ -173,15 +173,14 @@ fn draw_weights(dataset: &Dataset, config: &Config, count: usize, path: &Path) -
     let mut rows = Vec::new();
     let mut prepared = Vec::with_capacity(indices.len());
     for (number, sample) in dataset.read(&indices)?.into_iter().enumerate() {
-        let mut border = None;
         if number < count {
-            let size = [sample.image.height, sample.image.width];
-            let image = Picture::of_image(&sample.image.pixels, size, sample.image.channels);
-            let truth = Picture::of_classes(&sample.instances().values, size);
+            let image = config.zoom.image(sample.image.clone())?;
+            let size = [image.height, image.width];
+            let image = Picture::of_image(&image.pixels, size, image.channels);
+            let truth = Picture::of_classes(&config.zoom.labels(&sample.instances()).values, size);
             rows.push(vec![image.titled(&sample.name), truth.titled("truth")]);
-            border = config.border_for(&sample.truth);
         }
-        prepared.push(Prepared::new(sample, border)?);
+        prepared.push(if number < count { config.prepared(sample)? } else { Prepared::new(sample, None)? });
     }
     if config.balance {
         balance(&mut prepared, dataset.class_count())?;

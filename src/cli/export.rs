@@ -43,7 +43,7 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
     for path in [&arguments.onnx, &arguments.safetensors].into_iter().flatten() {
         refuse_checkpoint(path, weights.path())?;
     }
-    let (intensities, trained_on) = (weights.intensities(&net)?, weights.tile(&net)?);
+    let (intensities, trained_on, zoom) = (weights.intensities(&net)?, weights.tile(&net)?, weights.zoom()?);
     let mapping: Option<Value> = weights.metadata().get(Metadata::MAPPING).map_err(|problem| weights.error(problem))?;
     if let Some(path) = &arguments.onnx {
         let usual = trained_on.unwrap_or_else(|| net.legal_above(SIDE));
@@ -51,6 +51,9 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
         let mut model = Model::of_unet(&net, &parameters, intensities, arguments.batch, size)?;
         if let Some(mapping) = &mapping {
             model = model.with(Metadata::MAPPING, mapping);
+        }
+        if !zoom.is_none() {
+            model = model.with(Metadata::ZOOM, &zoom);
         }
         model.save(path)?;
         let [height, width] = size;
@@ -63,6 +66,7 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
     }
     if let Some(path) = &arguments.safetensors {
         let mut metadata = Metadata::new().with(Metadata::MODEL, &net).with(Metadata::INTENSITIES, &intensities);
+        metadata = metadata.with(Metadata::ZOOM, &zoom);
         if let Some(mapping) = &mapping {
             metadata = metadata.with(Metadata::MAPPING, mapping);
         }

@@ -4,7 +4,7 @@ use super::weights::WeightsArguments;
 use super::{Tile, note, parse};
 use clap::Args;
 use tilewise::checkpoint::{Metadata, Weights};
-use tilewise::data::Intensities;
+use tilewise::data::{Intensities, Zoom};
 use tilewise::executor::Device;
 use tilewise::predict::{Averaging, Blend, Predictor, Quantity, Views};
 
@@ -30,6 +30,10 @@ pub(crate) struct PassArguments {
     /// (from 0 to 1) [default: what the weights file says, else what the authors of its network do]
     #[arg(long, value_name = "standard|unit", value_parser = parse::<Intensities>)]
     intensities: Option<Intensities>,
+    /// Make images larger by this factor before the network sees them, and bring its scores back to their own size [default: what the weights
+    /// file says, else 1]
+    #[arg(long, value_name = "FACTOR")]
+    zoom: Option<Zoom>,
     /// From which probability of being foreground a pixel is; less joins pixels, more parts objects [default: the most probable class]
     #[arg(long, value_name = "PROBABILITY", value_parser = probability)]
     threshold: Option<f32>,
@@ -60,6 +64,9 @@ impl PassArguments {
         let mut predictor = Predictor::load(device, weights, self.tile.map(|Tile(tile)| tile))?;
         if let Some(intensities) = self.intensities {
             predictor = predictor.given(intensities);
+        }
+        if let Some(zoom) = self.zoom {
+            predictor = predictor.zoomed(zoom);
         }
         if !weights.metadata().entries().contains_key(Metadata::MODEL) {
             note(&format!(

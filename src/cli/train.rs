@@ -1,6 +1,7 @@
 //! `tilewise train`
 
 use super::labels::LabelArguments;
+use super::weights::load;
 use super::{Global, note, parse, print_json, stop_on_interrupt};
 use clap::Args;
 use indicatif::{HumanDuration, ProgressBar};
@@ -8,9 +9,9 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
-use tilewise::checkpoint::Metadata;
+use tilewise::checkpoint::{Metadata, Weights};
 use tilewise::data::dataset::Options;
-use tilewise::data::{Augmentation, BorderMap, Dataset, Sample, Sampling};
+use tilewise::data::{Augmentation, BorderMap, Dataset, Intensities, Sample, Sampling, Zoom};
 use tilewise::executor::Device;
 use tilewise::models::Variant;
 use tilewise::report;
@@ -65,6 +66,21 @@ pub(crate) struct Arguments {
     /// of output]
     #[arg(long, value_name = "PIXELS")]
     tile: Option<usize>,
+    /// Make images larger by this factor before the network sees them, for objects of few pixels; its scores are brought back to their own
+    /// size, here and wherever the weights are used [default: 1]
+    #[arg(long, value_name = "FACTOR")]
+    zoom: Option<Zoom>,
+    /// What the network is given of images: standard (each channel of an image with mean 0 and deviation 1) or unit (from 0 to 1)
+    /// [default: standard, or what the weights of --init are given]
+    #[arg(long, value_name = "standard|unit", value_parser = parse::<Intensities>)]
+    intensities: Option<Intensities>,
+    /// Weights to begin with in place of random ones: of PyTorch (safetensors, or of torch.save), or the folder of a run. The network is theirs;
+    /// for data of other classes its last layer begins anew
+    #[arg(long, value_name = "FILE|RUN", conflicts_with = "resume")]
+    init: Option<PathBuf>,
+    /// What the tensors of --init are called here: lines "theirs" = "ours", in which * stands for any text
+    #[arg(long, value_name = "FILE.toml", requires = "init")]
+    names: Option<PathBuf>,
     /// Tiles a step; the paper has 1 [default: 2]
     #[arg(long, value_name = "N")]
     batch: Option<usize>,
@@ -113,6 +129,9 @@ pub(crate) struct Arguments {
     /// How fast it falls off [default: 5 for paper, 6 for release]
     #[arg(long, value_name = "PIXELS")]
     border_sigma: Option<f32>,
+    /// What the pixels of each class weigh, background first, such as 1,4,2 [default: all alike]
+    #[arg(long, value_name = "WEIGHTS", value_delimiter = ',', conflicts_with = "balance")]
+    class_weights: Option<Vec<f32>>,
     /// Let rare classes weigh more, so that all classes count the same in total, as in the paper; not with --border-map release
     /// [default: false]
     #[arg(long, value_name = "true|false", num_args = 0..=1, default_missing_value = "true")]
@@ -145,7 +164,7 @@ pub(crate) struct Arguments {
 
 impl Arguments {
     /// The configuration: the run's, the file's or the default one, with the flags on top.
-    fn config(&self, seed: Option<u32>) -> Result<Config> {
+    fn config(&self, seed: Option<u32>, init: Option<&Weights>) -> Result<Config> {
         let mut config = match &self.config {
             _ if self.resume => {
                 if !self.out.join("last.safetensors").exists() {
@@ -159,6 +178,11 @@ impl Arguments {
             Some(path) => Config::read(path)?,
             None => Config::default(),
         };
+        if let Some(weights) = init {
+            let (net, _) = weights.network()?;
+            (config.model, config.base, config.depth) = (net.variant, net.base_channels, net.depth);
+            (config.intensities, config.zoom) = (weights.intensities(&net)?, weights.zoom()?);
+        }
         if self.hold_out.is_some() {
             config.val = None;
         } else if self.val.is_some() {
@@ -174,6 +198,8 @@ impl Arguments {
         set(&mut config.depth, self.depth);
         set(&mut config.dropout, self.dropout);
         set_some(&mut config.tile, self.tile);
+        set(&mut config.zoom, self.zoom);
+        set(&mut config.intensities, self.intensities);
         set(&mut config.batch, self.batch);
         set(&mut config.sampling, self.sampling);
         set(&mut config.foreground, self.foreground);
@@ -189,6 +215,7 @@ impl Arguments {
         set(&mut config.border_map, self.border_map);
         set_some(&mut config.border_w0, self.border_w0);
         set_some(&mut config.border_sigma, self.border_sigma);
+        set_some(&mut config.class_weights, self.class_weights.clone());
         set(&mut config.balance, self.balance);
         set(&mut config.augment, self.augment.then_some(Augmentation::RECIPE));
         set(&mut config.augment, self.no_augment.then_some(Augmentation::NONE));
@@ -225,7 +252,8 @@ fn set_some<T>(setting: &mut Option<T>, flag: Option<T>) {
 }
 
 pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
-    let config = arguments.config(global.seed)?;
+    let init = arguments.init.as_deref().map(|path| load(path, arguments.names.as_deref())).transpose()?;
+    let config = arguments.config(global.seed, init.as_ref())?;
     let data = read(&config, &|line| global.say(line))?;
     if arguments.resume && global.kernels.is_some() {
         let problem =
@@ -249,6 +277,7 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
         classes,
         metadata,
         out: &arguments.out,
+        init: init.as_ref(),
         resume: arguments.resume,
         stop: &stop,
     };

@@ -1,7 +1,7 @@
 //! Which weights: flags that commands share.
 
 use clap::Args;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use tilewise::Result;
 use tilewise::checkpoint::{Names, Weights};
 
@@ -19,10 +19,15 @@ pub(crate) struct WeightsArguments {
 impl WeightsArguments {
     /// The weights, under the names that they have here.
     pub(crate) fn load(&self) -> Result<Weights> {
-        let weights = Weights::find(&self.weights)?;
-        match &self.names {
-            None => Ok(weights),
-            Some(names) => weights.renamed(&Names::read(names)?),
-        }
+        load(&self.weights, self.names.as_deref())
+    }
+}
+
+/// Weights, under the names that they have here.
+pub(crate) fn load(weights: &Path, names: Option<&Path>) -> Result<Weights> {
+    let weights = Weights::find(weights)?;
+    match names {
+        None => Ok(weights),
+        Some(names) => weights.renamed(&Names::read(names)?),
     }
 }

@@ -64,7 +64,7 @@ fn sample(name: String, pixels: Vec<f32>, truth: Truth) -> Sample {
     Sample { name, image: Image { height, width, channels, bit_depth: 8, pixels, alpha_dropped: false }, truth }
 }
 
-/// Writes pictures as a data set, and returns them: `images/` with 8-bit PNGs, and `instances/` with 16-bit ones or `masks/` with those of
+/// Writes pictures as a data set, and returns their names: `images/` with 8-bit PNGs, and `instances/` with 16-bit ones or `masks/` with those of
 /// class numbers.
 ///
 /// # Errors
@@ -73,7 +73,7 @@ pub fn write_dataset(
     folder: impl AsRef<Path>,
     indices: Range<u32>,
     picture: impl Fn(u32) -> Sample + Sync,
-) -> Result<Vec<Sample>> {
+) -> Result<Vec<String>> {
     let folder = folder.as_ref();
     let place = |part: &str, name: &str| -> Result<PathBuf> {
         let part = folder.join(part);
@@ -90,7 +90,7 @@ pub fn write_dataset(
             Truth::Instances(instances) => instances.write_instances(place("instances", name)?)?,
             Truth::Classes(classes) => classes.write_classes(place("masks", name)?)?,
         }
-        Ok(sample)
+        Ok(sample.name)
     };
     indices.into_par_iter().map(write).collect()
 }
@@ -174,7 +174,9 @@ mod tests {
             assert_eq!(labels, *sample.instances());
         }
         let folder = tempfile::tempdir().unwrap();
-        let written = write_dataset(folder.path(), 0..1, |index| generate_stained(3, index, 48)).unwrap().remove(0);
+        let names = write_dataset(folder.path(), 0..1, |index| generate_stained(3, index, 48)).unwrap();
+        let written = generate_stained(3, 0, 48);
+        assert_eq!(names, [written.name.as_str()]);
         let read = Dataset::open(folder.path(), &Options { classes: Some(3), ..Options::default() }).unwrap();
         assert_eq!(read.read(&[0]).unwrap(), [written]);
     }

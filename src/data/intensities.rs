@@ -12,7 +12,7 @@ pub enum Intensities {
     /// Each channel of each image has mean 0 and standard deviation 1: [`Image::normalise`]. What training here gives networks.
     #[default]
     Standard,
-    /// From 0 to 1, the largest value that the image's bits could hold; floating point stays as it is. What milesial/Pytorch-UNet gives them.
+    /// From 0 to 1, the largest value that the image's bits could hold; floating point and integers of more than 16 bits stay as they are. What milesial/Pytorch-UNet gives them.
     Unit,
 }
 

@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use super::border::{Border, class_weights, insert_gaps};
 use super::components::{Components, Connectivity};
 use super::image::Image;
+use super::intensities::Intensities;
 use super::label::LabelMap;
 use crate::error::{Error, Result};
 
@@ -79,7 +80,7 @@ pub struct Prepared {
     pub width: usize,
     /// Channels of the image.
     pub channels: usize,
-    /// The normalised image, `[height, width, channels]`.
+    /// The image as the network is given it, unless otherwise said normalised, `[height, width, channels]`.
     pub pixels: Vec<f32>,
     /// The class of each pixel or [`IGNORE`], `[height, width]`; touching instances are parted by a gap of class 0.
     pub classes: Vec<u32>,
@@ -95,14 +96,19 @@ impl Prepared {
     /// # Errors
     /// [`Error::Usage`] when image and truth differ in size, or for impossible constants of the border weight.
     pub fn new(sample: Sample, border: Option<Border>) -> Result<Self> {
-        Self::weighed(sample, border.as_ref().map(|border| |instances: &LabelMap| border.weights(instances)))
+        let weigh = border.as_ref().map(|border| |instances: &LabelMap| border.weights(instances));
+        Self::weighed(sample, Intensities::Standard, weigh)
     }
 
-    /// As [`Prepared::new`], with weights by a function of the parted instances, 1 where there is none.
+    /// As [`Prepared::new`], but with these intensities, and weights by a function of the parted instances, 1 where there is none.
     ///
     /// # Errors
     /// As [`Prepared::new`], and those of the function.
-    pub fn weighed(sample: Sample, weigh: Option<impl FnOnce(&LabelMap) -> Result<Vec<f32>>>) -> Result<Self> {
+    pub fn weighed(
+        sample: Sample,
+        intensities: Intensities,
+        weigh: Option<impl FnOnce(&LabelMap) -> Result<Vec<f32>>>,
+    ) -> Result<Self> {
         let instances = match &sample.truth {
             Truth::Instances(instances) => insert_gaps(instances),
             Truth::Classes(_) if weigh.is_some() => sample.instances().into_owned(),
@@ -127,7 +133,7 @@ impl Prepared {
         for (weight, _) in weights.iter_mut().zip(&classes).filter(|&(_, &class)| class == IGNORE) {
             *weight = 0.0;
         }
-        image.normalise();
+        intensities.prepare(&mut image);
         Ok(Self { name, height, width, channels: image.channels, pixels: image.pixels, classes, weights })
     }
 }

@@ -1,13 +1,9 @@
 //! Several passes over an image made one prediction: views of it that lie in other ways, and tiles that overlap.
 
 use super::{Place, Prediction};
-use crate::array::{Array, Tensor};
 use crate::data::Orientation;
-use crate::error::{Error, Result};
-use crate::executor::{Device, Executor};
-use crate::graph::Graph;
+use crate::error::Result;
 use crate::models::UNet;
-use crate::shape::{DType, Shape, TensorType};
 use serde::{Deserialize, Serialize};
 use std::str::FromStr;
 
@@ -161,9 +157,9 @@ impl Sums {
         }
     }
 
-    /// The prediction that the means make: softmax and argmax of the mean scores, by the CPU executor.
+    /// The prediction that the means make.
     pub(super) fn finish(self) -> Result<Prediction> {
-        let Self { size: [height, width], classes, averaging, mut values, weights } = self;
+        let Self { size, classes, averaging, mut values, weights } = self;
         for (values, weight) in values.chunks_exact_mut(classes).zip(weights) {
             for value in values {
                 *value /= weight;
@@ -172,24 +168,7 @@ impl Sums {
                 }
             }
         }
-        let shape = Shape::new([height, width, classes]).map_err(Error::Usage)?;
-        let mut graph = Graph::new();
-        let logits = graph.input("logits", TensorType { shape: shape.clone(), dtype: DType::F32 });
-        let probabilities = graph.softmax("probabilities", logits)?;
-        let labels = graph.argmax("labels", logits)?;
-        graph.mark_output("probabilities", probabilities)?;
-        graph.mark_output("labels", labels)?;
-        let mut executor = Executor::new(&Device::Cpu, &graph, &[])?;
-        executor.write(logits, Tensor::Float(Array { shape, data: values.clone() }))?;
-        executor.run()?;
-        Ok(Prediction {
-            height,
-            width,
-            classes,
-            logits: values,
-            probabilities: executor.read(probabilities)?.float().data.clone(),
-            labels: executor.read(labels)?.uint().data.clone(),
-        })
+        Prediction::of_scores(size, classes, values)
     }
 }
 

@@ -84,8 +84,8 @@ impl Segmenter {
     /// The network of a weights file for images of this height and width.
     ///
     /// # Errors
-    /// As [`Weights::network`], [`Weights::intensities`] and [`Segmenter::new`]; [`Error::Usage`] when the network
-    /// [must be given](Weights::tile) tiles of another size than one that covers the image.
+    /// As [`Weights::network`], [`Weights::intensities`], [`Weights::zoom`] and [`Segmenter::new`]; [`Error::Usage`] when the network
+    /// [must be given](Weights::tile) tiles of another size than one that covers the image, or images [larger](Weights::zoom) than they are.
     pub fn load(gpu: &Gpu, weights: &Weights, size: [usize; 2], texels: Texels) -> Result<Self> {
         let (net, parameters) = weights.network()?;
         if let Some(side) = weights.tile(&net)?
@@ -95,6 +95,13 @@ impl Segmenter {
             return Err(Error::Usage(format!(
                 "the network was trained on tiles of {side}×{side} pixels and knows no others, so it cannot take an image of {height}×{width} in \
                  one: use a Predictor"
+            )));
+        }
+        let zoom = weights.zoom()?;
+        if !zoom.is_none() {
+            return Err(Error::Usage(format!(
+                "the network was trained on images enlarged {zoom} times, which a Segmenter does not do: use a Predictor, or Segmenter::new with \
+                 images that are"
             )));
         }
         Self::new(gpu, &net, &parameters, size, texels, weights.intensities(&net)?)

@@ -4,7 +4,10 @@ use super::record::Metric;
 use super::schedule::Schedule;
 use crate::data::border::MAX_SIGMA;
 use crate::data::dataset::Options;
-use crate::data::{Augmentation, Border, BorderMap, Sample, Sampling, Truth};
+use crate::data::sample::IGNORE;
+use crate::data::{
+    Augmentation, Border, BorderMap, Image, Intensities, LabelMap, Prepared, Sample, Sampling, Truth, Zoom,
+};
 use crate::error::{Error, Result};
 use crate::models::{Loss, Optimizer, Training, UNet, Variant};
 use crate::ops::{AdamSettings, CrossEntropySettings, DiceSettings, Reduction, SgdSettings};
@@ -38,6 +41,12 @@ pub struct Config {
     /// The mask value of pixels that neither train nor count. Default: none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ignore: Option<u32>,
+    /// The factor by which images are made larger before the network sees them, so that tiles, border weights and augmentation are in
+    /// larger pixels; scores are of images at their own size. Default 1.
+    pub zoom: Zoom,
+    /// What the network is given of images: `standard` (default) or `unit`, which is what networks of milesial/Pytorch-UNet have learned
+    /// from. Augmentation of brightness, contrast and noise is in the units of `standard`.
+    pub intensities: Intensities,
     /// Steps in total, those before a `--resume` included. Default 2000.
     pub steps: u32,
     /// Stop after this many minutes of a call, if the steps are not done before. Default: no limit.
@@ -103,6 +112,10 @@ pub struct Config {
     pub reduction: Reduction,
     /// What is added to both sides of the ratio in the Dice loss. Default 1.
     pub dice_smoothing: f32,
+    /// What the pixels of each class weigh, background first, times the weight that they have besides. With the reduction
+    /// `mean_over_weights`, that is the `weight` of PyTorch's cross-entropy. Default: all alike.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub class_weights: Option<Vec<f32>>,
     /// Whether rare classes weigh more, so that all classes count the same in total, as in the paper. Default false.
     pub balance: bool,
     /// When pixels between cells weigh more: `instances` (default: where the labels tell cells apart), `always` (the connected
@@ -189,6 +202,8 @@ impl Default for Config {
             classes: None,
             map: None,
             ignore: None,
+            zoom: Zoom::default(),
+            intensities: Intensities::default(),
             steps: 2000,
             minutes: None,
             model: Variant::Unet,
@@ -215,6 +230,7 @@ impl Default for Config {
             loss: LossKind::CrossEntropy,
             reduction: Reduction::MeanOverWeights,
             dice_smoothing: 1.0,
+            class_weights: None,
             balance: false,
             border: BorderUse::Instances,
             border_map: BorderMap::Paper,
@@ -305,6 +321,15 @@ impl Config {
                 &format!("above 0 and at most {MAX_SIGMA}; the paper has 5 pixels"),
             );
         }
+        if let Some(weights) = &self.class_weights {
+            if let Some(weight) = weights.iter().find(|&&weight| !positive(weight)) {
+                return fail("class_weights", weight.to_string(), "above 0 for each class");
+            }
+            if self.balance {
+                let problem = "class_weights and balance both say what classes weigh: leave one of them out";
+                return Err(Error::Usage(problem.into()));
+            }
+        }
         if self.balance && self.border_map == BorderMap::Release {
             let problem = "balance replaces the constant 1 of the paper's weights, border_map = \"release\" has its own weight of \
                            background: set balance to false, or border_map to \"paper\"";
@@ -345,10 +370,12 @@ impl Config {
         UNet { variant, in_channels, classes, base_channels, depth: self.depth, dropout: self.dropout }
     }
 
-    /// The side of the input tiles for these images.
+    /// The side of the input tiles for these images, which are of their own size.
     pub fn tile_for(&self, samples: &[Sample]) -> usize {
         let model = self.model(1, 2);
-        let mut sides: Vec<usize> = samples.iter().map(|sample| sample.image.height.min(sample.image.width)).collect();
+        let size = |image: &Image| self.zoom.size([image.height, image.width]);
+        let shorter = |sample: &Sample| size(&sample.image).into_iter().min();
+        let mut sides: Vec<usize> = samples.iter().filter_map(shorter).collect();
         sides.sort_unstable();
         let typical = sides.get(sides.len() / 2).copied().unwrap_or(1);
         self.tile.unwrap_or_else(|| model.legal_above(typical.min(LARGEST_AUTOMATIC_OUTPUT) + model.shrink()))
@@ -368,6 +395,38 @@ impl Config {
         };
         let (w0, sigma) = (self.border_w0.unwrap_or(usual), self.border_sigma.unwrap_or(source.sigma));
         used.then_some(Border { w0, sigma, ..source })
+    }
+
+    /// A sample as a run trains on it, but for [`balance`](crate::data::sample::balance): at its zoom, with its intensities and weights.
+    ///
+    /// # Errors
+    /// As [`Zoom::sample`] and [`Prepared::new`]; [`Error::Usage`] when a class has no weight.
+    pub fn prepared(&self, sample: Sample) -> Result<Prepared> {
+        self.prepared_by(sample, Border::weights)
+    }
+
+    /// As [`Config::prepared`], with something else that knows the weights of a border.
+    pub(crate) fn prepared_by(
+        &self,
+        sample: Sample,
+        weights: impl Fn(&Border, &LabelMap) -> Result<Vec<f32>>,
+    ) -> Result<Prepared> {
+        let border = self.border_for(&sample.truth);
+        let weigh = border.as_ref().map(|border| |instances: &LabelMap| weights(border, instances));
+        let mut prepared = Prepared::weighed(self.zoom.sample(sample)?, self.intensities, weigh)?;
+        if let Some(by_class) = &self.class_weights {
+            for (weight, &class) in
+                prepared.weights.iter_mut().zip(&prepared.classes).filter(|&(_, &class)| class != IGNORE)
+            {
+                *weight *= by_class.get(class as usize).ok_or_else(|| {
+                    let (name, count) = (&prepared.name, by_class.len());
+                    Error::Usage(format!(
+                        "{name}: class {class}, but class_weights has {count} values, from class 0 on"
+                    ))
+                })?;
+            }
+        }
+        Ok(prepared)
     }
 
     /// What a training step is made of, whatever memory it takes.

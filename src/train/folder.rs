@@ -105,6 +105,13 @@ impl Folder {
     pub(super) fn device(&self, device: &Device) -> Result<Device> {
         let Device::Gpu(gpu) = device else { return Ok(device.clone()) };
         let choices = if self.kernels.exists() { Table::read(&self.kernels)?.choices(gpu) } else { Choices::default() };
+        if choices.is_empty() && self.kernels.exists() {
+            tracing::warn!(
+                "{} was measured on another device, driver or version of wgpu than this, so the run goes on with other kernels than it \
+                 began with, and results may differ in their last bits",
+                self.kernels.display()
+            );
+        }
         Ok(Device::Gpu(gpu.clone().with_choices(choices)))
     }
 

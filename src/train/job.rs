@@ -41,6 +41,8 @@ pub struct Job<'a> {
     pub metadata: Metadata,
     /// The folder of the run.
     pub out: &'a Path,
+    /// Weights to begin with, of the same network, in place of random ones; see [`Trainer::start_from`]. A run that goes on has its own.
+    pub init: Option<&'a Weights>,
     /// Whether to go on with the run in that folder rather than to begin one.
     pub resume: bool,
     /// Becomes true when the user asks to stop.
@@ -137,6 +139,12 @@ pub fn train(job: Job<'_>, observer: &mut dyn FnMut(&Event<'_>)) -> Result<Summa
     let (training, validation) = (std::mem::take(&mut job.training), std::mem::take(&mut job.validation));
     let samples = prepare(&job, training, &WeightMaps::new(&folder.maps), observer)?;
     let channels = samples.first().map_or(1, |sample| sample.channels);
+    if let Some(weights) = job.config.class_weights.as_ref().filter(|weights| weights.len() != job.classes) {
+        let (count, classes) = (weights.len(), job.classes);
+        return Err(Error::Usage(format!(
+            "class_weights has {count} values, the data {classes} classes; give one for each"
+        )));
+    }
     let model = job.config.model(channels, job.classes);
     let mut trainer = Trainer::new(job.config, model, tile, job.device, samples)?;
     let standing = match &resumed {
@@ -145,12 +153,16 @@ pub fn train(job: Job<'_>, observer: &mut dyn FnMut(&Event<'_>)) -> Result<Summa
             trainer.restore(weights)?;
             standing
         }
-        None => Standing::default(),
+        None => {
+            job.init.map_or(Ok(()), |weights| trainer.start_from(weights))?;
+            Standing::default()
+        }
     };
     let validator = if validation.is_empty() {
         None
     } else {
-        Some(Validator::new(job.device, model, tile, trainer.parameters()?, validation)?)
+        let parameters = trainer.parameters()?;
+        Some(Validator::new(job.device, job.config, model, tile, parameters, validation)?)
     };
     let metrics = Metrics::open(&folder.metrics, trainer.steps_done())?;
     let events = Events::open(&folder.events, trainer.steps_done())?;
@@ -444,7 +456,9 @@ impl Run<'_, '_> {
     }
 
     fn metadata(&self) -> Metadata {
-        self.job.metadata.clone().with(Metadata::MODEL, self.trainer.model()).with(Metadata::TILE, &self.tile)
+        let metadata = self.job.metadata.clone().with(Metadata::MODEL, self.trainer.model());
+        let Config { zoom, intensities, .. } = self.job.config;
+        metadata.with(Metadata::TILE, &self.tile).with(Metadata::ZOOM, zoom).with(Metadata::INTENSITIES, intensities)
     }
 
     fn save(&mut self) -> Result<()> {

@@ -29,8 +29,7 @@ impl WeightMaps {
     /// # Errors
     /// As [`Prepared::weighed`].
     pub(crate) fn prepare(&self, config: &Config, sample: Sample) -> Result<Prepared> {
-        let border = config.border_for(&sample.truth);
-        Prepared::weighed(sample, border.as_ref().map(|border| |instances: &LabelMap| self.weights(border, instances)))
+        config.prepared_by(sample, |border, instances| self.weights(border, instances))
     }
 
     /// [`Border::weights`], read back where they are kept.

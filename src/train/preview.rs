@@ -46,8 +46,7 @@ pub fn preview(config: &Config, device: &Device, samples: Vec<Sample>, versions:
     let side = config.model(1, 2).output_side(tile)?;
     let mut previews = Vec::with_capacity(samples.len());
     for (number, sample) in (0..).zip(samples) {
-        let border = config.border_for(&sample.truth);
-        let sample = Prepared::new(sample, border)?;
+        let sample = config.prepared(sample)?;
         let (name, channels) = (sample.name.clone(), sample.channels);
         let examples = examples(config, device, sample, [tile, side], number, versions)?;
         previews.push(Preview { name, side, channels, examples });

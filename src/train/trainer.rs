@@ -9,9 +9,10 @@ use crate::data::sampler::{Batch, Sampler, Tile};
 use crate::data::{Augmentation, Loader, Prepared};
 use crate::error::Result;
 use crate::executor::{Device, Executor};
-use crate::graph::{Bank, Graph, NodeId};
+use crate::graph::{Bank, Graph, NodeId, Parameter};
 use crate::models::{Augmented, Tiles, Training, TrainingStep, UNet};
 use crate::recompute::MemoryBudget;
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
@@ -363,6 +364,43 @@ impl Trainer {
     /// The banks of the optimiser's state, each with what it is called in a checkpoint.
     fn state(&self) -> impl Iterator<Item = (String, Bank)> + use<> {
         self.training.optimizer.state().iter().map(|state| state_prefix(state)).zip((0..).map(Bank::OptimizerState))
+    }
+
+    /// Takes the parameters of trained weights in place of random ones, as training that starts from another's does. Where the weights are
+    /// of other classes, the last layer stays random.
+    ///
+    /// # Errors
+    /// [`Error::Weights`](crate::Error::Weights) when they are of a network that differs otherwise than in its classes and its dropout;
+    /// as [`Weights::network`]. Then nothing has changed.
+    pub fn start_from(&mut self, weights: &Weights) -> Result<()> {
+        let (theirs, bank) = weights.network()?;
+        let UNet { classes, dropout, .. } = self.model;
+        if (UNet { classes, dropout, ..theirs }) != self.model {
+            let of = |net: &UNet| {
+                let UNet { depth, base_channels, in_channels, .. } = net;
+                format!(
+                    "{} of depth {depth} and base {base_channels} for images of {in_channels} channel(s)",
+                    net.variant
+                )
+            };
+            return Err(weights.error(format!(
+                "the weights are of {}, the network is {}; choose that network and images that fit it, or other weights",
+                of(&theirs),
+                of(&self.model)
+            )));
+        }
+        let source = theirs.inference(1, [theirs.smallest_side(); 2])?.graph;
+        let sources: BTreeMap<&str, &Parameter> =
+            source.parameters().iter().map(|parameter| (parameter.name.as_str(), parameter)).collect();
+        let (graph, mut parameters) = (&self.nodes.graph, self.parameters()?);
+        for parameter in graph.parameters() {
+            let same = sources.get(parameter.name.as_str()).filter(|source| source.shape == parameter.shape);
+            if let Some(source) = same {
+                let count = parameter.shape.elements();
+                parameters[parameter.offset..][..count].copy_from_slice(&bank[source.offset..][..count]);
+            }
+        }
+        self.executor.write_bank(Bank::Parameters, &parameters)
     }
 
     /// Takes the place of the trainer that wrote a checkpoint.

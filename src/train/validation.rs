@@ -1,5 +1,6 @@
 //! Scores on images that are not trained on.
 
+use super::config::Config;
 use super::record::Scored;
 use crate::data::{Components, Sample, Truth};
 use crate::error::{Error, Result};
@@ -30,11 +31,18 @@ pub struct Validated {
 }
 
 impl Validator {
-    /// A validator with tiles as in training.
+    /// A validator that shows the network images as training does.
     ///
     /// # Errors
     /// [`Error::Data`] naming an image that has other channels than the network; as [`Predictor::new`].
-    pub fn new(device: &Device, model: UNet, tile: usize, parameters: Vec<f32>, samples: Vec<Sample>) -> Result<Self> {
+    pub fn new(
+        device: &Device,
+        config: &Config,
+        model: UNet,
+        tile: usize,
+        parameters: Vec<f32>,
+        samples: Vec<Sample>,
+    ) -> Result<Self> {
         if let Some(sample) = samples.iter().find(|sample| sample.image.channels != model.in_channels) {
             let (found, expected) = (sample.image.channels, model.in_channels);
             let problem = format!("the validation image has {found} channel(s), the training images have {expected}");
@@ -43,6 +51,7 @@ impl Validator {
         // The tile of training is known to fit the device.
         let tile = tile.max(smallest_tile(&model));
         let predictor = Predictor::new(device.clone(), model, parameters, Some([tile; 2]))?;
+        let predictor = predictor.given(config.intensities).zoomed(config.zoom);
         Ok(Self { predictor, samples })
     }
 

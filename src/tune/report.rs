@@ -41,7 +41,12 @@ pub struct Tuned {
 impl Tuned {
     /// What to keep of it.
     pub fn choice(&self) -> Option<Choice> {
-        let winner = &self.candidates[self.winner?];
+        self.choice_of(self.winner?)
+    }
+
+    /// This candidate, chosen.
+    fn choice_of(&self, candidate: usize) -> Option<Choice> {
+        let winner = &self.candidates[candidate];
         let median = |timed: &Timed| timed.seconds.map(|seconds| seconds.median);
         Some(Choice {
             op: self.op.clone(),
@@ -107,9 +112,11 @@ impl Report {
         sum(|whole| whole.tuned) <= sum(|whole| whole.default)
     }
 
-    /// What to keep: a choice for each op that was measured, or none if they do not pay.
+    /// What to keep: of each op that was measured the winner, or, if these do not pay, the first that is right.
     pub fn choices(&self) -> Vec<Choice> {
-        self.ops.iter().filter(|_| self.pays()).filter_map(Tuned::choice).collect()
+        let first = |tuned: &Tuned| tuned.candidates.iter().position(|timed| timed.problem.is_none());
+        let chosen = |tuned: &Tuned| if self.pays() { tuned.winner } else { first(tuned) };
+        self.ops.iter().filter_map(|tuned| tuned.choice_of(chosen(tuned)?)).collect()
     }
 
     /// Every candidate, then the networks.
@@ -152,7 +159,7 @@ impl Report {
             networks.rows.push([&[name][..], &spread(*default), &spread(*tuned), &[share]].concat());
         }
         if !self.pays() {
-            networks.notes.push("the choices make it slower as a whole; those made now are not kept".into());
+            networks.notes.push("the winners make it slower as a whole; the defaults are kept".into());
         } else if self.networks.is_empty() && self.complete {
             networks.notes.push("plans take the kernels that they take without a choice".into());
         }
