@@ -1,6 +1,6 @@
-//! Weights that PyTorch wrote, `safetensors.torch.save_file(model.state_dict(), FILE)`: which network they are of, and what it says.
+//! Weights that PyTorch wrote, by `safetensors.torch.save_file(model.state_dict(), FILE)` or `torch.save(model.state_dict(), FILE)`: which network they are of, and what it says.
 //!
-//! `cargo run --release --example from_pytorch -- STATE_DICT.safetensors [IMAGE.png OUT.png]`
+//! `cargo run --release --example from_pytorch -- STATE_DICT [IMAGE.png OUT.png]`
 
 use tilewise::checkpoint::Weights;
 use tilewise::data::Image;
@@ -14,7 +14,7 @@ fn main() -> Result<()> {
     let (weights, images) = match arguments.as_slice() {
         [weights] => (weights, None),
         [weights, image, out] => (weights, Some((image, out))),
-        _ => return Err(Error::Usage("expected STATE_DICT.safetensors [IMAGE.png OUT.png]".into())),
+        _ => return Err(Error::Usage("expected STATE_DICT [IMAGE.png OUT.png]".into())),
     };
     // Tensors are matched by name and shape; what is missing, unexpected or misshapen is listed in the error.
     let weights = Weights::load(weights)?;

@@ -26,6 +26,7 @@ use clap::{ArgAction, Args, Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::de::{DeserializeOwned, IntoDeserializer, value};
 use std::io::{self, Write};
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::process::ExitCode;
 use std::str::FromStr;
@@ -162,6 +163,11 @@ impl FromStr for Tile {
             Some((height, width)) => Ok(Self([side(height)?, side(width)?])),
         }
     }
+}
+
+/// What callbacks say to long work.
+pub(crate) fn go_on_unless(stop: &AtomicBool) -> ControlFlow<()> {
+    if stop.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
 }
 
 /// A flag that the first Ctrl-C raises; the second one ends the program at once.

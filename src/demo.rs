@@ -9,12 +9,11 @@ use crate::models::Variant;
 use crate::picture::{Curve, Picture, curve_svg};
 use crate::predict::Predictor;
 use crate::report;
-use crate::train::{Config, EVENTS, Event, Job, MAPS, Record, Status, train};
+use crate::train::{Config, EVENTS, Event, Job, MAPS, Observer, Record, Status, train};
 use rayon::prelude::*;
 use serde::Serialize;
 use std::fs;
 use std::path::Path;
-use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 /// Side of the images in pixels.
@@ -100,13 +99,7 @@ pub fn config(seed: u32, model: Variant) -> Config {
 ///
 /// # Errors
 /// [`Error::Usage`] when the folder holds something else, [`Error::Io`] when a file cannot be written; as [`train`].
-pub fn run(
-    device: &Device,
-    config: Config,
-    out: &Path,
-    stop: &AtomicBool,
-    observer: &mut dyn FnMut(&Event<'_>),
-) -> Result<Report> {
+pub fn run(device: &Device, config: Config, out: &Path, observer: &mut Observer<'_>) -> Result<Report> {
     let started = Instant::now();
     clear(out)?;
     let [training, validation, held_out] = images(config.seed, out)?;
@@ -123,13 +116,12 @@ pub fn run(
         out,
         init: None,
         resume: false,
-        stop,
     };
     let summary = train(job, &mut |event| {
         if let Event::Step(progress) = event {
             records.push(progress.record);
         }
-        observer(event);
+        observer(event)
     })?;
     if summary.status == Status::Interrupted {
         return Err(Error::Interrupted);

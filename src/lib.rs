@@ -19,16 +19,17 @@
 //!
 //! # Train
 //!
-//! [`train::Trainer`] makes one step a call, on [samples](data::Sample) from wherever they come; [`train::train`] is a whole run with its folder,
+//! [`train::Trainer`] makes one step a call, on [samples](data::Sample) from wherever they come, from random weights or from
+//! [trained ones](train::Trainer::start_from); [`train::train`] is a whole run with its folder,
 //! checkpoints, scores and report, which goes on exactly where it was cut off. [`data::Dataset`] reads folders of images and says what is wrong with them.
 //!
 //! ```no_run
-//! use tilewise::{data::Prepared, executor::Device, train::{Config, Trainer}};
+//! use tilewise::{executor::Device, train::{Config, Trainer}};
 //!
 //! # fn learn(device: &Device, samples: Vec<tilewise::data::Sample>) -> tilewise::Result<()> {
 //! let config = Config { base: 16, depth: 3, ..Config::default() };
 //! let net = config.model(1, 2);
-//! let samples = samples.into_iter().map(|sample| Prepared::new(sample, None)).collect::<tilewise::Result<_>>()?;
+//! let samples = samples.into_iter().map(|sample| config.prepared(sample)).collect::<tilewise::Result<Vec<_>>>()?;
 //! let mut trainer = Trainer::new(&config, net, net.legal_above(256), device, samples)?;
 //! for _ in 0..config.steps {
 //!     println!("{}", trainer.step()?.loss);
@@ -42,14 +43,16 @@
 //! [`Gpu::from_device`] is a guest on a host's [`wgpu::Device`]: it sets no handlers, and what it records with
 //! [`gpu::Plan::record_into`] is submitted by the host. [`gpu::Requirements`] says what to request the device with.
 //! [`predict::Segmenter`] segments a buffer or a texture that is on the device, and leaves the result there. Devices, plans and predictors are
-//! `Send + Sync`; clones of a [`Gpu`] share compiled kernels. There is no global state.
+//! `Send + Sync`; clones of a [`Gpu`] share compiled kernels. There is no state of ours that is global; what is spread over cores is by rayon's pool, which is. A
+//! device that is lost is an error, unless the program aborts on panics, since wgpu panics then.
 //!
 //! # Underneath
 //!
 //! A [`Graph`] is a list of nodes; a node is an [`op`] with its inputs. [`Graph::gradients`] appends the nodes of the backward pass,
 //! [`Graph::fused`] merges ops, and an executor runs the result: [`cpu`], the definition of correct, or a [`gpu::Plan`], which has decided for every
 //! kernel and every byte of memory before the first run. An op of your own implements [`op::Op`], with its WGSL, its reference
-//! and its gradient; [`gradcheck`](gradcheck::gradcheck) and [`selftest::check_case`] hold the three against each other.
+//! and its gradient; [`gradcheck`](gradcheck::gradcheck) and [`selftest::check_case`] hold the three against each other. Networks of your own are
+//! functions that add nodes; trainers and predictors know those of [`models`].
 //!
 //! Tensors are NHWC, the weights of convolutions `[kh, kw, c_in, c_out]`, all of `f32` or `u32`.
 //!

@@ -39,7 +39,7 @@ pub use config::{BorderUse, Config, LossKind, OptimizerKind};
 pub use diagnosis::{Diagnosis, Units};
 pub use divergence::{Divergence, Found, Origin};
 pub use events::EVENTS;
-pub use job::{Event, Job, train};
+pub use job::{Event, Job, Observer, train};
 pub use preview::{Example, Preview, preview};
 pub use record::{Best, Metric, Progress, Record, Scored, Status, Summary};
 pub use schedule::Schedule;

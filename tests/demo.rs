@@ -1,8 +1,8 @@
 //! The demo from its first image to its last picture, with a smaller network and few steps.
 
 use std::fs;
+use std::ops::ControlFlow;
 use std::process::Command;
-use std::sync::atomic::AtomicBool;
 use tilewise::demo;
 use tilewise::executor::Device;
 use tilewise::models::Variant;
@@ -14,7 +14,7 @@ fn the_demo_leaves_all_its_files_and_a_score() {
     let out = folder.path().join("demo");
     let config =
         Config { steps: 3, base: 2, depth: 1, tile: Some(60), evaluate_every: 3, ..demo::config(1, Variant::Unet) };
-    let run = || demo::run(&Device::Cpu, config.clone(), &out, &AtomicBool::new(false), &mut |_| {}).unwrap();
+    let run = || demo::run(&Device::Cpu, config.clone(), &out, &mut |_| ControlFlow::Continue(())).unwrap();
     let report = run();
     assert_eq!((report.steps, report.status, report.seed), (3, Status::Finished, 1));
     let scores = [report.foreground_iou, report.pixel_error, report.baselines.threshold.foreground_iou];

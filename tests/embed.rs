@@ -92,6 +92,12 @@ fn sixteen(value: impl Fn(usize) -> f32) -> Tensor<f32> {
 #[test]
 fn a_host_records_and_submits_by_itself() {
     let (adapter, device, queue) = host(wgpu::Limits::default());
+    // wgpu numbers submits: how many there were, this one included.
+    let submits = || -> u64 {
+        let index = format!("{:?}", queue.submit([]));
+        index.chars().filter(char::is_ascii_digit).collect::<String>().parse().unwrap()
+    };
+    let before = submits();
     let gpu = Gpu::from_device(&adapter, device.clone(), queue.clone());
     let (graph, x, y) = relu();
     let plan = Plan::new(&gpu, &graph, PlanOptions::default()).unwrap();
@@ -104,6 +110,7 @@ fn a_host_records_and_submits_by_itself() {
     let mut encoder = encoder(&device);
     plan.record_into(&mut encoder);
     encoder.copy_buffer_to_buffer(result.buffer(), result.offset(), &own, 0, Some(result.size()));
+    assert_eq!(submits(), before + 1, "all submits are the host's");
     queue.submit([encoder.finish()]);
     own.map_async(wgpu::MapMode::Read, .., |outcome| outcome.unwrap());
     device.poll(wgpu::PollType::wait_indefinitely()).unwrap();
@@ -290,6 +297,20 @@ fn texture(gpu: &Gpu, size: [usize; 2], format: wgpu::TextureFormat, bytes: &[u8
     let layout = wgpu::TexelCopyBufferLayout { offset: 0, bytes_per_row: Some(4 * width as u32), rows_per_image: None };
     gpu.queue().write_texture(texture.as_image_copy(), bytes, layout, size);
     texture
+}
+
+#[test]
+fn a_host_may_ask_what_a_segmenter_needs_before_there_is_a_device() {
+    let low = wgpu::Limits { max_storage_buffer_binding_size: 1 << 16, max_buffer_size: 1 << 16, ..Default::default() };
+    let (net, size, intensities) = (net(Variant::Milesial, 1), [70, 90], Intensities::Unit);
+    let segmenter = |limits: wgpu::Limits| {
+        let (adapter, device, queue) = host(limits);
+        let gpu = Gpu::from_device(&adapter, device, queue);
+        Segmenter::new(&gpu, &net, &parameters(&net), size, Texels::Floats, intensities)
+    };
+    assert!(matches!(segmenter(low.clone()), Err(Error::Memory(_))));
+    let needs = Segmenter::requirements(&net, size, Texels::Floats, intensities, &adapter()).unwrap();
+    segmenter(needs.raise(low)).unwrap();
 }
 
 #[test]

@@ -8,6 +8,7 @@ use std::path::Path;
 use std::process::Command;
 use std::{env, fs};
 use tilewise::checkpoint::{Metadata, Section, save};
+use tilewise::data::LabelMap;
 use tilewise::data::raster::write_grey8;
 use tilewise::models::{UNet, Variant};
 
@@ -23,12 +24,14 @@ fn run(name: &str, arguments: &[&Path]) -> Result<String, String> {
     if output.status.success() { Ok(text(output.stdout)) } else { Err(text(output.stderr)) }
 }
 
-fn weights(path: &Path) -> UNet {
+/// Random weights, but for this score of foreground, besides what the image adds to it.
+fn weights(path: &Path, foreground: f32) {
     let net = UNet { variant: Variant::Unet, in_channels: 1, classes: 2, base_channels: 4, depth: 2, dropout: 0.0 };
     let graph = net.inference(1, [net.legal_above(60); 2]).unwrap().graph;
-    let bank = graph.initial_parameters(1);
+    let mut bank = graph.initial_parameters(1);
+    let bias = graph.parameters().iter().find(|parameter| parameter.name == "head.bias").unwrap();
+    bank[bias.offset + 1] = foreground;
     save(path, &graph, &[Section { prefix: "", bank: &bank }], &Metadata::new().with("model", &net)).unwrap();
-    net
 }
 
 #[test]
@@ -51,7 +54,7 @@ fn training_on_samples_in_memory() {
 fn an_image_is_segmented() {
     let folder = tempfile::tempdir().unwrap();
     let [file, image, out] = ["w.safetensors", "image.png", "out.png"].map(|name| folder.path().join(name));
-    weights(&file);
+    weights(&file, 0.0);
     write_grey8(&image, 50, 70, &[7; 3500]).unwrap();
     run("segment", &[&file, &image, &out]).unwrap();
     let size = |path: &Path| image::open(path).unwrap().into_rgb8().dimensions();
@@ -63,12 +66,17 @@ fn an_image_is_segmented() {
 fn a_device_is_shared_with_what_draws() {
     let folder = tempfile::tempdir().unwrap();
     let [file, out] = ["w.safetensors", "out.png"].map(|name| folder.path().join(name));
-    weights(&file);
-    run("share_device", &[&out, &file]).unwrap();
-    let picture = image::open(&out).unwrap().into_rgb8();
-    assert_eq!(picture.dimensions(), (320, 320));
-    let colours: std::collections::HashSet<_> = picture.pixels().collect();
-    assert!(colours.len() > 50, "{} colours", colours.len());
+    // The scene is grey, what is laid over foreground green; the corners are black, and then as dark a green as there is.
+    for (score, is_green) in [(100.0, true), (-100.0, false)] {
+        weights(&file, score);
+        run("share_device", &[&out, &file]).unwrap();
+        let picture = image::open(&out).unwrap().into_rgb8();
+        assert_eq!(picture.dimensions(), (320, 320));
+        let green = |[red, green, blue]: [u8; 3]| green > blue && blue > red;
+        assert!(picture.pixels().all(|pixel| green(pixel.0) == is_green), "at a score of {score}");
+        let greens: std::collections::HashSet<u8> = picture.pixels().map(|pixel| pixel.0[1]).collect();
+        assert!(greens.len() > 50, "the scene has {} levels", greens.len());
+    }
 }
 
 /// A state dict as PyTorch wrote it: the parameters of the golden file of a network, without what was computed with them.
@@ -86,6 +94,11 @@ fn weights_of_pytorch_are_recognised() {
         .collect();
     let bytes = safetensors::serialize(parameters, None).unwrap();
     fs::write(&file, bytes).unwrap();
+    let [own, image, out] = ["w.safetensors", "image.png", "out.png"].map(|name| folder.path().join(name));
+    weights(&own, 100.0);
+    write_grey8(&image, 50, 70, &[7; 3500]).unwrap();
+    run("from_pytorch", &[&own, &image, &out]).unwrap();
+    assert_eq!(LabelMap::read(&out).unwrap().values, [1; 3500]);
     let said = run("from_pytorch", &[&file]).unwrap();
     assert!(
         said.contains("U-Net (milesial): 2 channel(s) in, 3 classes, 2 channels at the finest level, 2 poolings"),

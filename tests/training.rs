@@ -7,7 +7,6 @@ use std::collections::HashSet;
 use std::fs;
 use std::ops::ControlFlow;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
 use tilewise::array::{Array, Tensor};
 use tilewise::checkpoint::{Metadata, Section, Weights, save, state_prefix};
 use tilewise::data::augmentation::Change;
@@ -96,7 +95,6 @@ fn call(
     resume: bool,
     stop_when: &mut dyn FnMut(&Event<'_>) -> bool,
 ) -> Result<Summary> {
-    let stop = AtomicBool::new(false);
     let job = Job {
         config,
         device,
@@ -107,12 +105,9 @@ fn call(
         out,
         init: None,
         resume,
-        stop: &stop,
     };
     train(job, &mut |event| {
-        if stop_when(event) {
-            stop.store(true, Ordering::Relaxed);
-        }
+        if stop_when(event) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     })
 }
 
@@ -461,7 +456,7 @@ fn training_may_begin_with_weights() {
     let weights = Weights::load(folder.path().join("before").join("best.safetensors")).unwrap();
     let (net, bank) = weights.network().unwrap();
     assert_eq!(weights.intensities(&net).unwrap(), Intensities::Unit, "what training gave the network is in the file");
-    let samples = || (0..3).map(|seed| before.prepared(discs(seed)).unwrap()).collect();
+    let samples = || (0..3).map(|seed| before.prepared(discs(seed)).unwrap());
     let started = |classes| {
         let mut trainer = Trainer::new(&before, before.model(1, classes), 36, &Device::Cpu, samples()).unwrap();
         let random = trainer.parameters().unwrap();
@@ -484,7 +479,7 @@ fn training_may_begin_with_weights() {
     }
 
     let out = folder.path().join("after");
-    let (stop, mut first) = (AtomicBool::new(false), None);
+    let mut first = None;
     let job = Job {
         config: &Config { steps: 1, ..before.clone() },
         device: &Device::Cpu,
@@ -495,12 +490,12 @@ fn training_may_begin_with_weights() {
         out: &out,
         init: Some(&weights),
         resume: false,
-        stop: &stop,
     };
     let summary = train(job, &mut |event| {
         if let Event::Ready { trainer, .. } = event {
             first = Some(trainer.parameters().unwrap());
         }
+        ControlFlow::Continue(())
     });
     assert!(first.unwrap() == bank && summary.unwrap().loss == Some(same.step().unwrap().loss));
 
@@ -595,9 +590,8 @@ fn objects_cannot_be_compared_where_the_truth_does_not_tell_them_apart() {
         out: folder.path(),
         init: None,
         resume: false,
-        stop: &AtomicBool::new(false),
     };
-    let message = train(job, &mut |_| {}).unwrap_err().to_string();
+    let message = train(job, &mut |_| ControlFlow::Continue(())).unwrap_err().to_string();
     assert!(message.contains("AP at IoU 0.5 compares objects") && message.contains("instances/"), "{message}");
 }
 
@@ -623,7 +617,6 @@ fn a_run_whose_scores_stay_stops_early_wherever_it_was_cut() {
 #[test]
 fn patience_without_evaluations_is_refused() {
     let folder = tempfile::tempdir().unwrap();
-    let stop = AtomicBool::new(false);
     let job = Job {
         config: &Config { patience: Some(3), ..config() },
         device: &Device::Cpu,
@@ -634,9 +627,8 @@ fn patience_without_evaluations_is_refused() {
         out: folder.path(),
         init: None,
         resume: false,
-        stop: &stop,
     };
-    let message = train(job, &mut |_| {}).unwrap_err().to_string();
+    let message = train(job, &mut |_| ControlFlow::Continue(())).unwrap_err().to_string();
     assert!(message.contains("patience") && message.contains("--val DIR"), "{message}");
 }
 
@@ -717,9 +709,8 @@ fn an_image_that_is_not_finite_is_named_and_no_learning_rate_is_blamed() {
         out: folder.path(),
         init: None,
         resume: false,
-        stop: &AtomicBool::new(false),
     };
-    let message = train(job, &mut |_| {}).unwrap_err().to_string();
+    let message = train(job, &mut |_| ControlFlow::Continue(())).unwrap_err().to_string();
     assert!(message.contains("`source.image` is NaN") && message.contains("pixels or weights of discs1"), "{message}");
     assert!(message.contains("Mend") && !message.contains("--lr"), "{message}");
 }
@@ -752,13 +743,13 @@ fn a_class_that_is_not_in_the_training_data_is_named_when_all_is_predicted_as_th
         out: folder.path(),
         init: None,
         resume: false,
-        stop: &AtomicBool::new(false),
     };
     let mut told = Vec::new();
     let summary = train(job, &mut |event| {
         if let Event::Diagnosed(diagnosis) = event {
             told.push(diagnosis.to_string());
         }
+        ControlFlow::Continue(())
     });
     let diagnosis = summary.unwrap().diagnosis.unwrap();
     assert_eq!((diagnosis.class, &diagnosis.training_shares[..]), (0, &[1.0, 0.0][..]));
@@ -823,7 +814,6 @@ fn what_would_mix_two_runs_is_refused() {
     assert!(refusal(&Config { base: 4, ..config() }, true).contains("base was 3 and would be 4"));
     assert!(refusal(&Config { seed: 2, ..config() }, true).contains("seed was 1 and would be 2"));
     assert!(refusal(&Config { tile: Some(37), ..config() }, false).contains("36 and 38"));
-    let stop = AtomicBool::new(false);
     let job = Job {
         config: &config(),
         device: &Device::Cpu,
@@ -834,9 +824,8 @@ fn what_would_mix_two_runs_is_refused() {
         out,
         init: None,
         resume: true,
-        stop: &stop,
     };
-    let message = train(job, &mut |_| {}).unwrap_err().to_string();
+    let message = train(job, &mut |_| ControlFlow::Continue(())).unwrap_err().to_string();
     assert!(message.contains("not those that this run began with"), "{message}");
     // Even where the configuration in the folder was edited to say so.
     let written = fs::read_to_string(out.join("config.toml")).unwrap();
@@ -863,9 +852,8 @@ fn samples_that_do_not_fit_the_network_are_named() {
             out: folder.path(),
             init: None,
             resume: false,
-            stop: &AtomicBool::new(false),
         };
-        train(job, &mut |_| {}).unwrap_err().to_string()
+        train(job, &mut |_| ControlFlow::Continue(())).unwrap_err().to_string()
     };
     let message = refusal(&|training, _| {
         let mut classes = training.classes().into_owned();

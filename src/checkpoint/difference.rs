@@ -18,7 +18,7 @@ pub(super) struct Difference {
 }
 
 /// How many tensors a message lists.
-const LISTED: usize = 6;
+const LISTED: usize = 20;
 
 impl Difference {
     pub(super) fn is_empty(&self) -> bool {

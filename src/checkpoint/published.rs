@@ -50,13 +50,17 @@ pub(super) fn network<'a>(shape: impl Fn(&str) -> Option<&'a [usize]>) -> Option
     finish(UNet { variant: Variant::Semseg, depth, ..net }, "classifier")
 }
 
-/// The tensors by the names that they have within the model: a wrapper of `PyTorch`'s for several devices puts `module.` before every one.
+/// The tensors by the names that they have within the model: wrappers of `PyTorch`'s put something before every one, `DataParallel` `module.` and
+/// `torch.compile` `_orig_mod.`.
 pub(super) fn unwrapped<T>(tensors: BTreeMap<String, T>) -> BTreeMap<String, T> {
-    const WRAPPER: &str = "module.";
-    if !tensors.keys().all(|name| name.starts_with(WRAPPER)) {
-        return tensors;
+    let wrapped = |wrapper: &&str| !tensors.is_empty() && tensors.keys().all(|name| name.starts_with(wrapper));
+    match ["module.", "_orig_mod."].into_iter().find(wrapped) {
+        None => tensors,
+        Some(wrapper) => {
+            let within = |(name, tensor): (String, T)| (name[wrapper.len()..].to_owned(), tensor);
+            unwrapped(tensors.into_iter().map(within).collect())
+        }
     }
-    tensors.into_iter().map(|(name, tensor)| (name[WRAPPER.len()..].to_owned(), tensor)).collect()
 }
 
 /// Whether a tensor counts the batches that a batch norm has seen, which only a cumulative average needs.
@@ -134,6 +138,7 @@ mod tests {
         let tensors = |names: &[&str]| names.iter().map(|name| ((*name).to_owned(), 1)).collect();
         let names = |tensors: BTreeMap<String, u8>| tensors.into_keys().collect::<Vec<_>>();
         assert_eq!(names(unwrapped(tensors(&["module.a", "module.b"]))), ["a", "b"]);
+        assert_eq!(names(unwrapped(tensors(&["module._orig_mod.a", "module._orig_mod.b"]))), ["a", "b"]);
         assert_eq!(names(unwrapped(tensors(&["module.a", "b"]))), ["b", "module.a"]);
     }
 }

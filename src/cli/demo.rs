@@ -1,7 +1,7 @@
 //! `tilewise demo`
 
 use super::train::View;
-use super::{Global, note, print, print_json, stop_on_interrupt};
+use super::{Global, go_on_unless, note, print, print_json, stop_on_interrupt};
 use clap::Args;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -26,7 +26,10 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
     let seed = global.seed.unwrap_or(1);
     let config = demo::config(seed, arguments.model);
     let mut view = View::new(global, config.batch);
-    let report = demo::run(&device, config, &arguments.out, &stop, &mut |event| view.show(event));
+    let report = demo::run(&device, config, &arguments.out, &mut |event| {
+        view.show(event);
+        go_on_unless(&stop)
+    });
     view.finish();
     let report = match report {
         Err(error @ Error::Interrupted) => {

@@ -1,12 +1,11 @@
 //! `--kernels`: which kernels are taken where ops offer several.
 
-use super::{Global, create_folder, note};
+use super::{Global, create_folder, go_on_unless, note};
 use etcetera::{BaseStrategy, choose_base_strategy};
 use std::io;
-use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use tilewise::executor::Device;
 use tilewise::gpu::{Choice, Choices, Gpu};
 use tilewise::tune::{self, Progress, Settings, Table, Tuned};
@@ -95,7 +94,7 @@ impl Global {
             bar.set_length(total);
             bar.set_position(done);
             bar.set_message(what.to_owned());
-            if stop.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            go_on_unless(stop)
         });
         bar.finish_and_clear();
         measured

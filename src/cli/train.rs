@@ -2,7 +2,7 @@
 
 use super::labels::LabelArguments;
 use super::weights::load;
-use super::{Global, note, parse, print_json, stop_on_interrupt};
+use super::{Global, go_on_unless, note, parse, print_json, stop_on_interrupt};
 use clap::Args;
 use indicatif::{HumanDuration, ProgressBar};
 use std::num::NonZeroUsize;
@@ -279,9 +279,11 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
         out: &arguments.out,
         init: init.as_ref(),
         resume: arguments.resume,
-        stop: &stop,
     };
-    let result = train(job, &mut |event| view.show(event));
+    let result = train(job, &mut |event| {
+        view.show(event);
+        go_on_unless(&stop)
+    });
     view.finish();
     let code = match result {
         Ok(summary) => {
@@ -432,7 +434,8 @@ impl View {
             Event::Retracing { step, until } => {
                 self.bar.set_message(format!("looking for where it diverged: step {step} of {until} again"));
             }
-            Event::Ready { .. } | Event::Diagnosed(_) => {}
+            // What is not described, and what may be told later.
+            _ => {}
         }
     }
 

@@ -21,6 +21,7 @@ pub enum Severity {
 /// What a [`Finding`] is about. In JSON in snake case: `unmapped_value`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Code {
     /// The operating system does not let it be read.
     Unreadable,

@@ -8,6 +8,7 @@ use std::str::FromStr;
 /// What is made of an image's values before a network sees them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum Intensities {
     /// Each channel of each image has mean 0 and standard deviation 1: [`Image::normalise`]. What training here gives networks.
     #[default]

@@ -8,6 +8,7 @@ use std::str::FromStr;
 /// The published networks that a [`UNet`](super::UNet) may be.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub enum Variant {
     /// That of the paper's figure 1 (`models/paper.rs`).
     #[default]

@@ -4,7 +4,7 @@ use super::smallest_tile_in;
 use crate::checkpoint::Weights;
 use crate::data::Intensities;
 use crate::error::{Error, Result};
-use crate::gpu::{Gpu, Plan, PlanOptions};
+use crate::gpu::{Gpu, Plan, PlanOptions, Requirements};
 use crate::graph::{Bank, Graph, NodeId};
 use crate::models::{Network, UNet};
 use crate::ops::image as image_extents;
@@ -14,6 +14,7 @@ use crate::shape::{Shape, TensorType};
 /// How the image lies in the buffer that a [`Segmenter`] is given. Bytes are those of an image of 8 bits; to a network that is given
 /// [`Intensities::Unit`], floats are what they are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Texels {
     /// `f32`, `[height, width, channels]` without gaps.
     Floats,
@@ -120,36 +121,29 @@ impl Segmenter {
         texels: Texels,
         intensities: Intensities,
     ) -> Result<Self> {
-        net.validate()?;
-        let [height, width] = size;
-        if height == 0 || width == 0 {
-            return Err(Error::Usage(format!("an image of {height}×{width} pixels has nothing to segment")));
-        }
-        let tile = size.map(|extent| smallest_tile_in(net, extent, 1));
-        let mut graph = Graph::new();
-        let (input, image) = image(&mut graph, size, texels, net.in_channels, intensities)?;
-        let margin = [0, 1].map(|axis| {
-            let before = net.halo();
-            (before as u32, (tile[axis] - size[axis] - before) as u32)
-        });
-        let mirror = Mirror { before: margin.map(|(before, _)| before), after: margin.map(|(_, after)| after) };
-        let mirrored = graph.mirror("mirrored", image, mirror)?;
-        let Network { mut graph, logits: scores, .. } = net.inference_on(graph, mirrored)?;
-        let [_, rows, columns, _] = image_extents(&graph.node(scores).tensor_type);
-        let beyond = |extent: usize, found: usize| extent as i32 - found as i32;
-        let crop = Pad { before: [0; 3], after: [beyond(height, rows), beyond(width, columns), 0] };
-        let logits = graph.pad("logits", scores, crop)?;
-        let probabilities = graph.apply("probabilities", Softmax, &[logits])?;
-        let labels = graph.apply("labels", Argmax, &[logits])?;
-        for (name, node) in [("logits", logits), ("probabilities", probabilities), ("labels", labels)] {
-            graph.mark_output(name, node)?;
-        }
+        let Segmentation { graph, input, logits, probabilities, labels } =
+            segmentation(net, size, texels, intensities)?;
         let folded = graph.folded(parameters)?;
         let [input, logits, probabilities, labels] =
             [input, logits, probabilities, labels].map(|node| folded.kept(node));
         let plan = Plan::new(gpu, &folded.graph, PlanOptions::default())?;
         plan.write_bank(Bank::Parameters, &folded.parameters)?;
         Ok(Self { plan, size, texels, input, logits, probabilities, labels })
+    }
+
+    /// What a device of this adapter must have for [`Segmenter::new`] on it: for a host that opens its own.
+    ///
+    /// # Errors
+    /// As [`Segmenter::new`] for what does not depend on a device; as [`Requirements::of`].
+    pub fn requirements(
+        net: &UNet,
+        size: [usize; 2],
+        texels: Texels,
+        intensities: Intensities,
+        adapter: &wgpu::Adapter,
+    ) -> Result<Requirements> {
+        let graph = segmentation(net, size, texels, intensities)?.graph;
+        Requirements::of(&graph.folded(&graph.initial_parameters(0))?.graph, adapter)
     }
 
     /// What runs, with its device and its memory.
@@ -237,6 +231,43 @@ impl Segmenter {
 /// Bytes from a row of a texture to the next in a buffer.
 fn row_bytes(width: usize) -> usize {
     (4 * width).next_multiple_of(ROW_ALIGNMENT)
+}
+
+/// Bytes of an image in, what its network says of it out.
+struct Segmentation {
+    graph: Graph,
+    input: NodeId,
+    logits: NodeId,
+    probabilities: NodeId,
+    labels: NodeId,
+}
+
+fn segmentation(net: &UNet, size: [usize; 2], texels: Texels, intensities: Intensities) -> Result<Segmentation> {
+    net.validate()?;
+    let [height, width] = size;
+    if height == 0 || width == 0 {
+        return Err(Error::Usage(format!("an image of {height}×{width} pixels has nothing to segment")));
+    }
+    let tile = size.map(|extent| smallest_tile_in(net, extent, 1));
+    let mut graph = Graph::new();
+    let (input, image) = image(&mut graph, size, texels, net.in_channels, intensities)?;
+    let margin = [0, 1].map(|axis| {
+        let before = net.halo();
+        (before as u32, (tile[axis] - size[axis] - before) as u32)
+    });
+    let mirror = Mirror { before: margin.map(|(before, _)| before), after: margin.map(|(_, after)| after) };
+    let mirrored = graph.mirror("mirrored", image, mirror)?;
+    let Network { mut graph, logits: scores, .. } = net.inference_on(graph, mirrored)?;
+    let [_, rows, columns, _] = image_extents(&graph.node(scores).tensor_type);
+    let beyond = |extent: usize, found: usize| extent as i32 - found as i32;
+    let crop = Pad { before: [0; 3], after: [beyond(height, rows), beyond(width, columns), 0] };
+    let logits = graph.pad("logits", scores, crop)?;
+    let probabilities = graph.apply("probabilities", Softmax, &[logits])?;
+    let labels = graph.apply("labels", Argmax, &[logits])?;
+    for (name, node) in [("logits", logits), ("probabilities", probabilities), ("labels", labels)] {
+        graph.mark_output(name, node)?;
+    }
+    Ok(Segmentation { graph, input, logits, probabilities, labels })
 }
 
 /// The image as it comes, and as the network wants it.

@@ -18,8 +18,8 @@ use crate::error::{Error, Result};
 use crate::executor::Device;
 use std::collections::VecDeque;
 use std::io;
+use std::ops::ControlFlow;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::channel;
 use std::time::Instant;
 
@@ -45,12 +45,14 @@ pub struct Job<'a> {
     pub init: Option<&'a Weights>,
     /// Whether to go on with the run in that folder rather than to begin one.
     pub resume: bool,
-    /// Becomes true when the user asks to stop.
-    pub stop: &'a AtomicBool,
 }
+
+/// Hears how it goes, and may break off: then the step at hand is finished, and everything saved for a run that goes on.
+pub type Observer<'a> = dyn FnMut(&Event<'_>) -> ControlFlow<()> + 'a;
 
 /// What [`train`] tells while it works.
 #[derive(Debug)]
+#[non_exhaustive]
 pub enum Event<'a> {
     /// The images are being weighed pixel by pixel and normalised.
     Preparing {
@@ -99,7 +101,7 @@ mod key {
 /// How many losses the summary's mean is over.
 const RECENT: usize = 100;
 
-/// Trains until the steps are done, the time is up, or the user stops it.
+/// Trains until the steps are done, the time is up, or the observer breaks off.
 ///
 /// The state is saved at the start, every [`Config::save_every`] steps and at the end. Whatever goes wrong in between, the
 /// last checkpoint stays whole.
@@ -107,7 +109,7 @@ const RECENT: usize = 100;
 /// # Errors
 /// [`Error::Usage`] when the configuration makes no sense, or the folder or the data do not fit it; [`Error::Diverged`] when
 /// the loss is no longer finite; [`Error::Io`] when a file cannot be written; as [`Trainer::new`].
-pub fn train(job: Job<'_>, observer: &mut dyn FnMut(&Event<'_>)) -> Result<Summary> {
+pub fn train(job: Job<'_>, observer: &mut Observer<'_>) -> Result<Summary> {
     let clock = Clock::start(job.config.minutes);
     // Its device may become one that lives as long as this call.
     let mut job = job;
@@ -137,7 +139,9 @@ pub fn train(job: Job<'_>, observer: &mut dyn FnMut(&Event<'_>)) -> Result<Summa
     job.device = &device;
     let tile = job.config.tile_for(&job.training);
     let (training, validation) = (std::mem::take(&mut job.training), std::mem::take(&mut job.validation));
-    let samples = prepare(&job, training, &WeightMaps::new(&folder.maps), observer)?;
+    let mut stopped = false;
+    let mut prepared = |done, total| stopped |= observer(&Event::Preparing { done, total }).is_break();
+    let samples = prepare(&job, training, &WeightMaps::new(&folder.maps), &mut prepared)?;
     let channels = samples.first().map_or(1, |sample| sample.channels);
     if let Some(weights) = job.config.class_weights.as_ref().filter(|weights| weights.len() != job.classes) {
         let (count, classes) = (weights.len(), job.classes);
@@ -166,7 +170,7 @@ pub fn train(job: Job<'_>, observer: &mut dyn FnMut(&Event<'_>)) -> Result<Summa
     };
     let metrics = Metrics::open(&folder.metrics, trainer.steps_done())?;
     let events = Events::open(&folder.events, trainer.steps_done())?;
-    observer(&Event::Ready { trainer: &trainer, tile });
+    stopped |= observer(&Event::Ready { trainer: &trainer, tile }).is_break();
     let resumed_from = trainer.steps_done();
     let mut run = Run {
         data,
@@ -187,6 +191,7 @@ pub fn train(job: Job<'_>, observer: &mut dyn FnMut(&Event<'_>)) -> Result<Summa
         clock,
         job: &job,
         observer,
+        stopped,
     };
     run.folder.write_config(job.config)?;
     if run.saved.is_none() {
@@ -219,7 +224,7 @@ fn prepare(
     job: &Job<'_>,
     samples: Vec<Sample>,
     maps: &WeightMaps,
-    observer: &mut dyn FnMut(&Event<'_>),
+    progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Vec<Prepared>> {
     let (config, classes, total) = (job.config, job.classes, samples.len());
     let mut results: Vec<Option<Result<Prepared>>> = samples.iter().map(|_| None).collect();
@@ -233,7 +238,7 @@ fn prepare(
         drop(sender);
         for (done, (index, result)) in (1..).zip(receiver) {
             results[index] = Some(result);
-            observer(&Event::Preparing { done, total });
+            progress(done, total);
         }
     });
     let mut prepared = results.into_iter().flatten().collect::<Result<Vec<Prepared>>>()?;
@@ -286,7 +291,9 @@ impl Standing {
 /// A run in progress.
 struct Run<'a, 'o> {
     job: &'a Job<'a>,
-    observer: &'o mut dyn FnMut(&Event<'_>),
+    observer: &'o mut Observer<'o>,
+    /// Whether the observer has broken off.
+    stopped: bool,
     data: String,
     folder: Folder,
     /// Side of the input tiles.
@@ -329,7 +336,7 @@ impl Run<'_, '_> {
             if self.job.config.patience.is_some_and(|patience| self.standing.since_best >= patience) {
                 break Status::EarlyStopped;
             }
-            if self.stopped() {
+            if self.stopped {
                 break Status::Interrupted;
             }
             if self.clock.time_is_up() {
@@ -390,14 +397,14 @@ impl Run<'_, '_> {
             steps_per_second: self.clock.steps_per_second(),
             time_left: self.clock.time_left(steps - record.step.min(steps)),
         };
-        (self.observer)(&Event::Step(progress));
+        self.stopped |= (self.observer)(&Event::Step(progress)).is_break();
         if record.step.is_multiple_of(self.job.config.save_every) {
             self.save()?;
         }
         Ok(())
     }
 
-    /// Scores the current weights; `None` when the user stops it.
+    /// Scores the current weights; `None` when the observer breaks off.
     fn evaluate(&mut self) -> Result<Option<Scored>> {
         let Some(validator) = &mut self.validator else { return Ok(None) };
         let parameters = self.trainer.parameters()?;
@@ -406,8 +413,8 @@ impl Run<'_, '_> {
         let validated = validator.score(
             parameters,
             &mut |done, total| {
-                (self.observer)(&Event::Evaluating { done, total });
-                !self.job.stop.load(Ordering::Relaxed)
+                self.stopped |= (self.observer)(&Event::Evaluating { done, total }).is_break();
+                !self.stopped
             },
             &mut |name, prediction| {
                 shown.push(folder.write_progress(name, step, prediction)?);
@@ -427,7 +434,7 @@ impl Run<'_, '_> {
         match &self.diagnosis {
             Some(diagnosis) if !self.diagnosed && (lasts || diagnosis.is_certain) => {
                 self.diagnosed = true;
-                (self.observer)(&Event::Diagnosed(diagnosis));
+                self.stopped |= (self.observer)(&Event::Diagnosed(diagnosis)).is_break();
             }
             Some(_) => {}
             None => self.diagnosed = false,
@@ -449,10 +456,6 @@ impl Run<'_, '_> {
     fn rated(&self, step: u32, scored: &Scored) -> Option<Best> {
         let metric = self.job.config.best_by;
         metric.of(scored).map(|value| Best { step, metric, value })
-    }
-
-    fn stopped(&self) -> bool {
-        self.job.stop.load(Ordering::Relaxed)
     }
 
     fn metadata(&self) -> Metadata {
@@ -500,8 +503,8 @@ impl Run<'_, '_> {
     fn diverged(&mut self, problem: &str) -> String {
         let (until, job) = (self.trainer.steps_done(), self.job);
         let mut proceed = |step| {
-            (self.observer)(&Event::Retracing { step, until });
-            !job.stop.load(Ordering::Relaxed)
+            self.stopped |= (self.observer)(&Event::Retracing { step, until }).is_break();
+            !self.stopped
         };
         let checkpoint = Weights::load(&self.folder.last);
         let found = checkpoint

@@ -179,14 +179,21 @@ fn write_batch(
 }
 
 impl Trainer {
-    /// Initial weights, and everything that a step needs.
+    /// Initial weights, and everything that a step needs. Samples are as [`Config::prepared`] makes them.
     ///
     /// # Errors
     /// [`Error::Usage`](crate::Error::Usage) for a configuration that makes no sense or does not fit the samples; as [`Executor::new`].
-    pub fn new(config: &Config, model: UNet, tile: usize, device: &Device, samples: Vec<Prepared>) -> Result<Self> {
+    pub fn new(
+        config: &Config,
+        model: UNet,
+        tile: usize,
+        device: &Device,
+        samples: impl IntoIterator<Item = Prepared>,
+    ) -> Result<Self> {
         config.validate()?;
         let output = model.output_side(tile)?;
         let (frame, window, augmentation) = ([tile; 2], [output; 2], &config.augment);
+        let samples = samples.into_iter().collect();
         let sampler = sampler(config, samples, frame, window, !augmentation.is_none())?;
         let training = training(config, device);
         let (nodes, augmented) = nodes(config, &model, tile, &training)?;
