@@ -22,6 +22,7 @@ pub use table::Table;
 use crate::checkpoint::atomic;
 use crate::error::{Error, Result};
 use crate::executor::Device;
+use crate::file;
 use crate::gpu::Gpu;
 use crate::ops::Entry;
 use serde::{Deserialize, Serialize};
@@ -32,6 +33,9 @@ pub const SCHEMA: &str = "tilewise-bench";
 
 /// The value of [`Report::version`]: raised with every change that an older reader would not understand.
 pub const VERSION: u32 = 1;
+
+/// The largest report that is read.
+const LARGEST_FILE_BYTES: u64 = 16 << 20;
 
 /// The kernels that measure the device itself. They compute nothing of a network and are no ops of the registry, but are tested alike.
 pub const DEVICE: Entry = Entry { name: "device", page: include_str!("../docs/bench.md"), cases: roof::cases };
@@ -168,9 +172,9 @@ impl Report {
     /// Reads a report that [`Report::write`] has written.
     ///
     /// # Errors
-    /// [`Error::Io`] when there is no such file, [`Error::Data`] naming it when it is no report or one of another version.
+    /// [`Error::Io`] when there is no such file, [`Error::Data`] naming it when it is no report, one of another version, or has more than 16 MiB.
     pub fn read(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path).map_err(|error| Error::io("read", path, error))?;
+        let text = file::read_text(path, LARGEST_FILE_BYTES)?;
         let value: serde_json::Value = serde_json::from_str(&text)
             .map_err(|error| Error::data(path, format!("this is no JSON: {error}; give what `bench --save` wrote")))?;
         if value["schema"] != SCHEMA {

@@ -74,6 +74,7 @@ pub mod data;
 pub mod demo;
 pub mod error;
 pub mod executor;
+mod file;
 pub mod fold;
 pub mod fuse;
 pub mod gpu;

@@ -1,9 +1,8 @@
 //! What the tensors of another's file are called here: a file of names.
 
 use crate::error::{Error, Result};
+use crate::file;
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 /// New names for tensors, read from a TOML file of lines `"theirs" = "ours"`.
@@ -27,19 +26,7 @@ impl Names {
     /// [`Error::Io`] when it cannot be read, [`Error::Data`] when it is no such file.
     pub fn read(path: impl Into<PathBuf>) -> Result<Self> {
         let path = path.into();
-        let io = |source| Error::io("read", &path, source);
-        // A pipe would never end, and a file may grow after it was measured.
-        if !std::fs::metadata(&path).map_err(io)?.is_file() {
-            return Err(Error::data(&path, "this is not a regular file; give a .toml file"));
-        }
-        let mut text = String::new();
-        File::open(&path).map_err(io)?.take(LARGEST_FILE_BYTES + 1).read_to_string(&mut text).map_err(io)?;
-        if text.len() as u64 > LARGEST_FILE_BYTES {
-            return Err(Error::data(
-                &path,
-                format!("the file is too large, at most {LARGEST_FILE_BYTES} bytes are accepted"),
-            ));
-        }
+        let text = file::read_text(&path, LARGEST_FILE_BYTES)?;
         Self::parse(path, &text)
     }
 

@@ -10,12 +10,13 @@ use super::save::held;
 use super::{published, pytorch};
 use crate::data::{Intensities, Zoom};
 use crate::error::{Error, Result};
+use crate::file;
 use crate::graph::{Graph, Parameter};
 use crate::models::UNet;
 use half::{bf16, f16};
 use safetensors::tensor::{Dtype, Metadata as Header};
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -59,22 +60,19 @@ pub(super) enum Bytes {
 impl Weights {
     /// Opens a file and reads its head: of safetensors, or of what `torch.save` wrote.
     ///
-    /// Nothing in the file is believed before it is checked: the file may have at most 16 GiB, its head 16 MiB (a pickle 100 MiB) and
+    /// Nothing in the file is believed before it is checked: the file may have at most 16 GiB, its head 16 MiB and
     /// 10,000 tensors of up to 8 axes; the tensors of safetensors must cover the rest of the file exactly, those of a pickle may together
-    /// not be larger than the file, so that no more memory is ever asked for than the file has bytes (twice that for half precision).
-    /// A pickle's code is not run.
+    /// not be larger than the file. So the numbers take no more memory than the file has bytes (twice that for half precision). A pickle,
+    /// which may have 2 MiB, takes up to about 100 times as much while it is read; its code is not run.
     ///
     /// # Errors
-    /// [`Error::Io`] when the file cannot be read, [`Error::Weights`] when it is truncated, of another format, or past a limit.
+    /// [`Error::Io`] when the file cannot be read, [`Error::Data`] when it is no regular file, [`Error::Weights`] when it is truncated, of
+    /// another format, or past a limit.
     pub fn load(path: impl Into<PathBuf>) -> Result<Self> {
         let path = path.into();
         let fail = |problem: String| Error::Weights { path: path.clone(), problem };
         let io = |source| Error::io("read", &path, source);
-        // Before opening: to open a pipe is to wait for its writer.
-        if !fs::metadata(&path).map_err(io)?.is_file() {
-            return Err(fail("this is not a regular file; give a .safetensors file".into()));
-        }
-        let mut file = File::open(&path).map_err(io)?;
+        let mut file = file::open(&path)?;
         let file_bytes = file.metadata().map_err(io)?.len();
         if file_bytes > LARGEST_FILE_BYTES {
             return Err(fail(format!("the file has {file_bytes} bytes, at most {LARGEST_FILE_BYTES} are accepted")));
@@ -85,7 +83,7 @@ impl Weights {
         }
         file.read_exact(&mut start).map_err(io)?;
         let (tensors, metadata) = if pytorch::is_one(start) {
-            (pytorch::tensors(&path, file_bytes).map_err(fail)?, Metadata::from_file(BTreeMap::new()))
+            (pytorch::tensors(&path, start, &file, file_bytes).map_err(fail)?, Metadata::from_file(BTreeMap::new()))
         } else {
             let header_bytes = u64::from_le_bytes(start);
             if header_bytes > LARGEST_HEADER_BYTES {
@@ -363,6 +361,10 @@ mod tests {
     use super::*;
     use crate::graph::Init;
     use proptest::prelude::*;
+    use std::fs;
+    use std::io::{Cursor, Write};
+    use zip::write::SimpleFileOptions;
+    use zip::{CompressionMethod, ZipWriter};
 
     const VELOCITY: &str = "optim.momentum_buffer.";
 
@@ -618,9 +620,36 @@ mod tests {
         // os.system(command), as the whole and as a value of a dictionary.
         let call = [b"cos\nsystem\n(X", &(command.len() as u32).to_le_bytes()[..], command.as_bytes(), b"tR"].concat();
         for pickle in [[b"\x80\x02", &call[..], b"."].concat(), [b"\x80\x02}X\x01\0\0\0a", &call[..], b"s."].concat()] {
-            let message = refusal(&pickle);
-            assert!(!trace.exists(), "{message}");
+            let message = refusal(&archive(&pickle, CompressionMethod::Stored));
+            assert!(!trace.exists() && !message.contains("before 1.6"), "{message}");
+            assert!(refusal(&pickle).contains("before 1.6"));
         }
+    }
+
+    /// What `torch.save` writes around a pickle.
+    fn archive(pickle: &[u8], method: CompressionMethod) -> Vec<u8> {
+        let mut archive = ZipWriter::new(Cursor::new(Vec::new()));
+        let options = SimpleFileOptions::default().compression_method(method);
+        for (name, content) in [("a/data.pkl", pickle), ("a/version", b"3\n")] {
+            archive.start_file(name, options).unwrap();
+            archive.write_all(content).unwrap();
+        }
+        archive.finish().unwrap().into_inner()
+    }
+
+    #[test]
+    fn a_pickle_that_would_fill_the_memory_is_refused_unread() {
+        // Each byte leaves a value.
+        let pickle = |values| [b"\x80\x02", &vec![b'N'; values][..], b"."].concat();
+        let stored = archive(&pickle(3 << 20), CompressionMethod::Stored);
+        let deflated = archive(&pickle(3 << 20), CompressionMethod::Deflated);
+        assert!(deflated.len() < 10_000, "{}", deflated.len());
+        for bytes in [stored, deflated] {
+            let message = refusal(&bytes);
+            assert!(message.contains("its pickle has 3145731 bytes, at most 2097152"), "{message}");
+        }
+        let message = refusal(&archive(&pickle(100), CompressionMethod::Deflated));
+        assert!(message.contains("Expected a dictionary"), "it was read: {message}");
     }
 
     #[test]

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 
 use super::finding::{Code, Finding};
 use crate::error::{Error, Result};
+use crate::file;
 
 pub use png_format::{encode_rgb8, write_grey8, write_grey16, write_indexed, write_rgb8};
 
@@ -116,7 +117,7 @@ enum Format {
 fn open(page: &Page) -> Result<(Format, BufReader<File>)> {
     let path = &page.path;
     let failed = |source| Error::io("read", path, source);
-    let mut reader = BufReader::new(File::open(path).map_err(failed)?);
+    let mut reader = BufReader::new(file::open(path)?);
     let mut start = Vec::with_capacity(START_BYTES as usize);
     reader.by_ref().take(START_BYTES).read_to_end(&mut start).map_err(failed)?;
     reader.seek(SeekFrom::Start(0)).map_err(failed)?;
@@ -285,6 +286,13 @@ mod tests {
             let message = Raster::read(&path.as_path().into()).unwrap_err().to_string();
             assert!(message.contains("a.png: ") && message.contains(expected), "{message}");
         }
+    }
+
+    #[test]
+    fn only_regular_files_are_opened() {
+        let folder = tempfile::tempdir().unwrap();
+        let message = Raster::read(&folder.path().into()).unwrap_err().to_string();
+        assert!(message.contains("not a regular file"), "{message}");
     }
 
     #[test]

@@ -9,12 +9,15 @@ use crate::data::{
     Augmentation, Border, BorderMap, Image, Intensities, LabelMap, Prepared, Sample, Sampling, Truth, Zoom,
 };
 use crate::error::{Error, Result};
+use crate::file;
 use crate::models::{Loss, Optimizer, Training, UNet, Variant};
 use crate::ops::{AdamSettings, CrossEntropySettings, DiceSettings, Reduction, SgdSettings};
 use serde::{Deserialize, Serialize};
-use std::fs;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
+
+/// The largest configuration.
+const LARGEST_FILE_BYTES: u64 = 1 << 20;
 
 /// The settings of a training run, as `config.toml` has them. Every key may be left out.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -250,9 +253,10 @@ impl Config {
     /// Reads a TOML file.
     ///
     /// # Errors
-    /// [`Error::Io`] when it cannot be read, [`Error::Data`] with line and key when it is not TOML or has unknown keys.
+    /// [`Error::Io`] when it cannot be read, [`Error::Data`] when it is no regular file of at most 1 MiB, and with line and key when it is
+    /// not TOML or has unknown keys.
     pub fn read(path: &Path) -> Result<Self> {
-        let text = fs::read_to_string(path).map_err(|error| Error::io("read", path, error))?;
+        let text = file::read_text(path, LARGEST_FILE_BYTES)?;
         toml::from_str(&text).map_err(|error| Error::data(path, error.to_string().trim_end()))
     }
 
@@ -523,6 +527,7 @@ impl Config {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
 
     #[test]
     fn the_defaults_are_valid_and_survive_the_file() {
@@ -539,6 +544,8 @@ mod tests {
             fs::write(&path, text).unwrap();
             assert_eq!(Config::read(&path).unwrap(), config);
         }
+        fs::write(&path, "#".repeat(LARGEST_FILE_BYTES as usize + 1)).unwrap();
+        assert!(Config::read(&path).unwrap_err().to_string().contains("too large"));
         fs::write(&path, "").unwrap();
         assert_eq!(Config::read(&path).unwrap(), Config::default());
     }

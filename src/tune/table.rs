@@ -4,6 +4,7 @@ use super::Choice;
 use crate::bench::wgpu_version;
 use crate::checkpoint::atomic;
 use crate::error::{Error, Result};
+use crate::file;
 use crate::gpu::{Choices, Gpu};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
@@ -13,6 +14,9 @@ const SCHEMA: &str = "tilewise-kernels";
 
 /// The value of the field `version`: raised with every change that an older reader would not understand.
 const VERSION: u32 = 1;
+
+/// The largest table: tens of thousands of choices.
+const LARGEST_FILE_BYTES: u64 = 16 << 20;
 
 /// Choices by device, as TOML. What was measured with another driver or version of wgpu stays in the table, and counts again when they are back.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -45,9 +49,9 @@ impl Table {
     /// Reads a table.
     ///
     /// # Errors
-    /// [`Error::Io`] when there is no such file, [`Error::Data`] naming it when it is no table.
+    /// [`Error::Io`] when there is no such file, [`Error::Data`] naming it when it is no table, or has more than 16 MiB.
     pub fn read(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path).map_err(|error| Error::io("read", path, error))?;
+        let text = file::read_text(path, LARGEST_FILE_BYTES)?;
         let fail = |problem: String| {
             Error::data(path, format!("{problem}; remove it, or give what `tilewise tune` has written"))
         };
@@ -114,5 +118,19 @@ impl Measured {
             [adapter, backend, driver, wgpu]
         };
         key(self) == key(other)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_that_could_fill_the_memory_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("kernels.toml");
+        std::fs::File::create(&path).unwrap().set_len(LARGEST_FILE_BYTES + 1).unwrap();
+        let message = Table::read(&path).unwrap_err().to_string();
+        assert!(message.contains("kernels.toml: the file is too large"), "{message}");
     }
 }
