@@ -130,7 +130,9 @@ impl<R: BufRead + Seek> Unread<'_, R> {
         let layout = decoder.read_image_to_buffer(&mut decoded).map_err(failed)?;
         let exact = Exact { page, width, stored };
         let values = match decoded {
-            DecodingResult::U8(values) if bit_depth < 8 => unpacked(&values, width * stored, bit_depth),
+            DecodingResult::U8(values) if bit_depth < 8 => {
+                unpacked(&values, width * (stored / layout.planes), bit_depth)
+            }
             DecodingResult::U8(values) => values.into_iter().map(f32::from).collect(),
             DecodingResult::U16(values) => values.into_iter().map(f32::from).collect(),
             DecodingResult::I8(values) => values.into_iter().map(f32::from).collect(),
@@ -202,13 +204,18 @@ impl Exact<'_> {
     }
 }
 
-/// Samples smaller than a byte, lines starting at a byte, highest bits first.
+/// Samples smaller than a byte, lines starting at a byte, highest bits first; a sample may end in the byte after.
 fn unpacked(bytes: &[u8], line_samples: usize, bit_depth: u8) -> Vec<f32> {
     let bits = usize::from(bit_depth);
-    let mask = 0xff >> (8 - bits);
+    let mask = (1 << bits) - 1;
     let line_bytes = (line_samples * bits).div_ceil(8);
     let line = |line: &[u8]| -> Vec<f32> {
-        (0..line_samples).map(|i| f32::from(line[i * bits / 8] >> (8 - bits - i * bits % 8) & mask)).collect()
+        let sample = |i: usize| {
+            let (byte, bit) = (i * bits / 8, i * bits % 8);
+            let two = u16::from_be_bytes([line[byte], line.get(byte + 1).copied().unwrap_or(0)]);
+            f32::from(two >> (16 - bits - bit) & mask)
+        };
+        (0..line_samples).map(sample).collect()
     };
     bytes.chunks_exact(line_bytes).flat_map(line).collect()
 }

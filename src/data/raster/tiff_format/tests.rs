@@ -100,6 +100,42 @@ fn values_of_which_0_is_white_are_read_as_stored() {
     check(&big, [5.0, 4.0, 3.0, 2.0, 1.0, 0.0]);
 }
 
+/// Lines of samples of so many bits, packed bit by bit, each line from a byte on.
+fn packed(bits: u32, lines: &[&[u32]]) -> Vec<u8> {
+    let byte = |eight: &[u8]| eight.iter().enumerate().fold(0, |byte, (at, bit)| byte | bit << (7 - at));
+    let line = |samples: &&[u32]| -> Vec<u8> {
+        let written: Vec<u8> =
+            samples.iter().flat_map(|value| (0..bits).rev().map(move |bit| (value >> bit & 1) as u8)).collect();
+        written.chunks(8).map(byte).collect()
+    };
+    lines.iter().flat_map(line).collect()
+}
+
+#[test]
+fn samples_of_every_number_of_bits_are_read() {
+    for bits in 1..=8 {
+        let largest = (1 << bits) - 1;
+        let [first, second] = [[largest, 0, largest], [1, largest, largest - 1]];
+        let raster = read_bytes(&grey(false, bits, &packed(bits, &[&first, &second]))).unwrap();
+        let expected: Vec<f32> = [first, second].as_flattened().iter().map(|&value| value as f32).collect();
+        assert_eq!((u32::from(raster.bit_depth), raster.samples), (bits, expected), "{bits} bits");
+    }
+}
+
+#[test]
+fn planes_of_few_bits_begin_their_lines_at_a_byte() {
+    let lines = [[7, 0, 1], [2, 3, 4], [5, 6, 7], [1, 0, 6]];
+    let planes = packed(3, &lines.each_ref().map(|line| &line[..]));
+    let half = planes.len() as u32 / 2;
+    // Two strips, whose offsets and lengths stand behind the pixels.
+    let at = 8 + planes.len() as u32;
+    let content = [planes, [8, 8 + half, half, half].map(u32::to_le_bytes).concat()].concat();
+    let changes = [(273, 4, 2, at), (277, 3, 1, 2), (279, 4, 2, at + 8), (284, 3, 1, 2), (338, 3, 1, 0)];
+    let raster = read_bytes(&changed(false, 3, &changes, &content)).unwrap();
+    assert_eq!(raster.channels, 2);
+    assert_eq!(raster.samples, [7.0, 5.0, 0.0, 6.0, 1.0, 7.0, 2.0, 1.0, 3.0, 0.0, 4.0, 6.0]);
+}
+
 #[test]
 fn palette_indices_survive_beside_their_colours() {
     // The map stands where the pixels do, behind them: four reds, four greens, four blues.
