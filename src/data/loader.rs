@@ -117,7 +117,7 @@ mod tests {
     fn batches_come_in_the_order_of_steps_whichever_worker_is_slow() {
         for workers in [1, 2, 3, 4] {
             let make = |step: u32| {
-                sleep(Duration::from_millis(u64::from(step * 7 % 5)));
+                sleep(Duration::from_millis(u64::from(step % 5 * 7 % 5)));
                 Ok(step)
             };
             let mut loader = Loader::new(u32::MAX - 4, count(workers), make).unwrap();
