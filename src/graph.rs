@@ -450,11 +450,17 @@ impl Graph {
     }
 
     /// The slice of a bank that belongs to a parameter.
+    ///
+    /// # Panics
+    /// When the bank ends before it, being of another graph than the parameter.
     pub fn bank_slice<'a, T: Copy>(&self, bank: &'a [T], parameter: &Parameter) -> &'a [T] {
         &bank[parameter.offset..][..parameter.shape.elements()]
     }
 
     /// A parameter's slice of a bank as an array.
+    ///
+    /// # Panics
+    /// As [`Graph::bank_slice`].
     pub fn bank_array<T: Copy>(&self, bank: &[T], parameter: &Parameter) -> Array<T> {
         Array { shape: parameter.shape.clone(), data: self.bank_slice(bank, parameter).to_vec() }
     }

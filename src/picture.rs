@@ -57,7 +57,8 @@ impl Picture {
     pub fn of_image(pixels: &[f32], [height, width]: [usize; 2], channels: usize) -> Self {
         let mut sorted: Vec<f32> = pixels.to_vec();
         sorted.sort_by(f32::total_cmp);
-        let at = |share: f64| sorted.get(((sorted.len() - 1) as f64 * share) as usize).copied().unwrap_or(0.0);
+        let at =
+            |share: f64| sorted.get((sorted.len().saturating_sub(1) as f64 * share) as usize).copied().unwrap_or(0.0);
         let (low, high) = (at(0.005), at(0.995));
         let scale = if high > low { 255.0 / (high - low) } else { 0.0 };
         let level = |value: f32| ((value - low) * scale).clamp(0.0, 255.0) as u8;
@@ -99,13 +100,13 @@ impl Picture {
         Self { height, width, rgb: truth.iter().zip(prediction).flat_map(colour).collect() }
     }
 
-    /// The picture with classes laid over it: a tint inside, a strong line where the class changes.
+    /// The picture with classes laid over it: a tint inside, a strong line where the class changes. Pixels without a class have class 0.
     #[must_use]
     pub fn overlaid(&self, classes: &[u32]) -> Self {
         self.tinted(classes, 0.25)
     }
 
-    /// The picture with a strong line where the class changes, inside of what is not class 0.
+    /// The picture with a strong line where the class changes, inside of what is not class 0. Pixels without a class have class 0.
     #[must_use]
     pub fn outlined(&self, classes: &[u32]) -> Self {
         self.tinted(classes, 0.0)
@@ -114,21 +115,18 @@ impl Picture {
     /// The picture with lines where the class changes, and within them as much of its colour as `inside` says.
     fn tinted(&self, classes: &[u32], inside: f32) -> Self {
         let mut overlay = self.clone();
-        let class_at = |y: usize, x: usize| classes[y * self.width + x];
-        for y in 0..self.height {
-            for x in 0..self.width {
-                let class = class_at(y, x);
-                if class == 0 {
-                    continue;
-                }
-                let neighbours = [(y.wrapping_sub(1), x), (y + 1, x), (y, x.wrapping_sub(1)), (y, x + 1)];
-                let edge =
-                    neighbours.iter().any(|&(y, x)| y < self.height && x < self.width && class_at(y, x) != class);
-                let share = if edge { 0.9 } else { inside };
-                let pixel = &mut overlay.rgb[3 * (y * self.width + x)..][..3];
-                for (value, colour) in pixel.iter_mut().zip(class_colour(class)) {
-                    *value = (f32::from(*value) * (1.0 - share) + f32::from(colour) * share) as u8;
-                }
+        let class_at = |y: usize, x: usize| classes.get(y * self.width + x).copied().unwrap_or(0);
+        for (place, pixel) in overlay.rgb.chunks_exact_mut(3).enumerate().take(self.height.saturating_mul(self.width)) {
+            let (y, x) = (place / self.width, place % self.width);
+            let class = class_at(y, x);
+            if class == 0 {
+                continue;
+            }
+            let neighbours = [(y.wrapping_sub(1), x), (y + 1, x), (y, x.wrapping_sub(1)), (y, x + 1)];
+            let edge = neighbours.iter().any(|&(y, x)| y < self.height && x < self.width && class_at(y, x) != class);
+            let share = if edge { 0.9 } else { inside };
+            for (value, colour) in pixel.iter_mut().zip(class_colour(class)) {
+                *value = (f32::from(*value) * (1.0 - share) + f32::from(colour) * share) as u8;
             }
         }
         overlay
@@ -149,8 +147,8 @@ impl Picture {
         for (row, row_height) in rows.iter().zip(heights) {
             let mut left = GAP;
             for (picture, column_width) in row.iter().zip(&widths) {
-                for y in 0..picture.height {
-                    let line = &picture.rgb[3 * y * picture.width..][..3 * picture.width];
+                let lines = picture.rgb.chunks_exact(3 * picture.width.max(1)).take(picture.height);
+                for (y, line) in lines.enumerate() {
                     sheet.rgb[3 * ((top + y) * width + left)..][..line.len()].copy_from_slice(line);
                 }
                 left += column_width + GAP;
@@ -201,6 +199,22 @@ mod tests {
         let pixel = |y: usize, x: usize| &overlay.rgb[3 * (5 * y + x)..][..3];
         assert_eq!(pixel(0, 0), [100; 3]);
         assert!(pixel(1, 1)[1] > pixel(2, 2)[1] && pixel(2, 2)[1] > 100);
+    }
+
+    #[test]
+    fn pictures_that_are_not_whole_are_drawn_as_far_as_they_go() {
+        assert_eq!(Picture::of_image(&[], [0, 0], 1).rgb, [0; 0]);
+        let half = Picture { height: 2, width: 2, rgb: vec![100; 9] };
+        let overlay = half.overlaid(&[0, 1]);
+        assert_eq!(
+            (&overlay.rgb[..3], overlay.rgb[3..6] == [100; 3], &overlay.rgb[6..]),
+            (&[100; 3][..], false, &[100; 3][..])
+        );
+        let none = Picture { height: 3, width: 0, rgb: Vec::new() };
+        assert_eq!(none.outlined(&[1]), none);
+        let sheet = Picture::sheet(&[vec![half, none]]);
+        let drawn: Vec<&u8> = sheet.rgb.iter().filter(|&&value| value == 100).collect();
+        assert_eq!((sheet.height, sheet.width, drawn.len()), (3 + 12, 2 + 18, 6));
     }
 
     #[test]

@@ -89,7 +89,7 @@ impl Prediction {
     /// Decides anew what is foreground: a pixel in which all classes but 0 together have at least the probability `threshold` gets the
     /// most probable of them, any other gets 0. With two classes, a threshold of 0.5 is the class of the highest score.
     pub fn decide(&mut self, threshold: f32) {
-        for (label, probabilities) in self.labels.iter_mut().zip(self.probabilities.chunks_exact(self.classes)) {
+        for (label, probabilities) in self.labels.iter_mut().zip(self.probabilities.chunks_exact(self.classes.max(1))) {
             let foreground = probabilities.iter().enumerate().skip(1);
             let most_probable = foreground.rev().max_by(|(_, one), (_, other)| one.total_cmp(other));
             let is_foreground = probabilities[1..].iter().sum::<f32>() >= threshold;
@@ -101,7 +101,7 @@ impl Prediction {
     /// the network's.
     pub fn cross_entropy(&self, truth: &[u32]) -> (f64, u64) {
         let mut sum = (0.0, 0);
-        for (logits, &class) in self.logits.chunks(self.classes).zip(truth) {
+        for (logits, &class) in self.logits.chunks(self.classes.max(1)).zip(truth) {
             if let Some(&own) = logits.get(class as usize) {
                 let largest = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
                 let exponentials: f64 = logits.iter().map(|&logit| (f64::from(logit) - largest).exp()).sum();
@@ -118,6 +118,9 @@ const MEMORY_BUDGET_BYTES: u64 = 1 << 30;
 
 /// The longest side of an automatic tile: past it, larger tiles save little work (kernels.md's share of halo) and cost memory.
 const LARGEST_AUTOMATIC_SIDE: usize = 1100;
+
+/// The longest side of an image.
+const LONGEST_SIDE: usize = 1 << 24;
 
 /// A network with its parameters, ready to segment images of any size.
 #[derive(Debug)]
@@ -280,12 +283,13 @@ impl Predictor {
     /// a memory budget of 1 GiB allow.
     ///
     /// # Errors
-    /// [`Error::Memory`] when not even the smallest tile fits.
+    /// [`Error::Usage`] for an image of more than 2^24 pixels a side, [`Error::Memory`] when not even the smallest tile fits.
     pub fn tile_for(&self, height: usize, width: usize) -> Result<[usize; 2]> {
+        let extents = [height, width];
+        check_size(extents)?;
         if let Some(tile) = self.tile {
             return Ok(tile);
         }
-        let extents = [height, width];
         let mut tile = extents.map(|extent| smallest_tile_in(&self.net, extent, 1));
         let mut counts = [1, 1];
         loop {
@@ -324,7 +328,8 @@ impl Predictor {
     /// but that of the image's own edges.
     ///
     /// # Errors
-    /// [`Error::Usage`] when the image has no pixels or another number of channels than the network, or the device fails.
+    /// [`Error::Usage`] when the image has no pixels, or other than it says, or another number of channels than the network, or the device
+    /// fails; as [`Intensities::prepare`].
     pub fn predict(&mut self, image: &Image) -> Result<Prediction> {
         self.predict_with_progress(image, &mut |_, _| ControlFlow::Continue(()))
     }
@@ -345,15 +350,15 @@ impl Predictor {
                 self.net.in_channels
             )));
         }
-        if image.pixels.is_empty() || image.pixels.len() != height * width * channels {
+        let expected = height.saturating_mul(width).saturating_mul(channels);
+        if image.pixels.is_empty() || image.pixels.len() != expected {
             return Err(Error::Usage(format!(
-                "an image of {height}×{width} pixels and {channels} channel(s) needs {} values, at least one, and has {}",
-                height * width * channels,
+                "an image of {height}×{width} pixels and {channels} channel(s) needs {expected} values, at least one, and has {}",
                 image.pixels.len()
             )));
         }
         let mut image = self.zoom.image(image.clone())?;
-        self.intensities.prepare(&mut image);
+        self.intensities.prepare(&mut image)?;
         let seen = [image.height, image.width];
         let passes = self.passes(seen)?;
         let (mut done, total) = (0, passes.iter().map(Pass::tiles).sum());
@@ -469,6 +474,7 @@ impl Predictor {
             Error::Usage(problem) => Error::data(&sample.name, problem),
             other => other,
         };
+        sample.check()?;
         let prediction = self.predict(&sample.image).map_err(named)?;
         let mut confusion = Confusion::new(self.net.classes);
         confusion.add(&sample.classes().values, &prediction.labels).map_err(named)?;
@@ -513,9 +519,21 @@ fn tile_step(net: &UNet, side: usize) -> Result<usize> {
     Ok(Blend::Exact.step(net, net.output_side(side)?))
 }
 
+/// Refuses images so long that the places of their tiles alone would fill the memory.
+fn check_size(size: [usize; 2]) -> Result<()> {
+    let [height, width] = size;
+    if height.max(width) <= LONGEST_SIDE {
+        return Ok(());
+    }
+    Err(Error::Usage(format!(
+        "an image of {height}×{width} pixels is longer than the {LONGEST_SIDE} that can be cut into tiles"
+    )))
+}
+
 /// The smallest tile of which `count`, aligned, cover `extent` pixels.
 fn smallest_tile_in(net: &UNet, extent: usize, count: usize) -> usize {
-    let smallest = smallest_tile(net);
+    // Tiles advance by no more than their output, so smaller ones cannot do.
+    let smallest = smallest_tile(net).max(net.legal_above(extent.div_ceil(count) + net.shrink()));
     let enough = |&side: &usize| {
         let output = side - net.shrink();
         tiles_over(extent, output, Blend::Exact.step(net, output)) <= count
@@ -531,6 +549,7 @@ pub fn smallest_tile(net: &UNet) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::models::Variant;
 
     #[test]
     fn the_cross_entropy_is_that_of_the_softmax_where_the_class_is_known() {
@@ -570,6 +589,54 @@ mod tests {
                 assert!(!enough, "{extent} pixels in {count} tiles: {smaller} would do, not {side}");
             }
         }
+    }
+
+    #[test]
+    fn the_smallest_tile_is_that_of_a_walk_over_all() {
+        for variant in [Variant::Unet, Variant::Milesial, Variant::Semseg] {
+            let net = UNet { variant, depth: 2, ..UNet::default() };
+            for (extent, count) in (1..600).step_by(7).flat_map(|extent| (1..9).map(move |count| (extent, count))) {
+                let enough = |&side: &usize| {
+                    let output = side - net.shrink();
+                    tiles_over(extent, output, Blend::Exact.step(&net, output)) <= count
+                };
+                let walked = (smallest_tile(&net)..).step_by(net.step()).find(enough);
+                assert_eq!(
+                    walked,
+                    Some(smallest_tile_in(&net, extent, count)),
+                    "{variant}: {extent} pixels in {count}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn absurd_sizes_are_refused_at_once() {
+        let net = UNet { base_channels: 2, depth: 1, ..UNet::default() };
+        let parameters = vec![0.0; net.inference(1, [smallest_tile(&net); 2]).unwrap().graph.bank_elements()];
+        for tile in [None, Some([32; 2])] {
+            let predictor = Predictor::new(Device::Cpu, net, parameters.clone(), tile).unwrap();
+            for size in [[usize::MAX, 1], [1, LONGEST_SIDE + 1]] {
+                let message = predictor.tiles_for(size[0], size[1]).unwrap_err().to_string();
+                assert!(message.contains("longer than the 16777216"), "{message}");
+            }
+            assert!(predictor.tiles_for(1, LONGEST_SIDE).unwrap() > 1000);
+        }
+        let mut predictor = Predictor::new(Device::Cpu, net, parameters, None).unwrap();
+        let mut image =
+            Image { height: 1 << 63, width: 2, channels: 1, bit_depth: 8, pixels: vec![0.0; 4], alpha_dropped: false };
+        assert!(predictor.predict(&image).unwrap_err().to_string().contains("values, at least one, and has 4"));
+        (image.height, image.bit_depth) = (2, 0);
+        let error = predictor.given(Intensities::Unit).predict(&image).unwrap_err();
+        assert!(error.to_string().contains("0 bits"), "{error}");
+    }
+
+    #[test]
+    fn a_prediction_without_classes_is_background() {
+        let mut prediction =
+            Prediction { labels: vec![1], probabilities: vec![0.5], logits: vec![0.5], ..Prediction::blank([1, 1], 0) };
+        prediction.decide(0.5);
+        assert_eq!((prediction.labels.as_slice(), prediction.cross_entropy(&[1])), (&[0][..], (0.0, 0)));
     }
 
     #[test]

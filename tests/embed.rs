@@ -332,7 +332,7 @@ fn what_is_on_the_device_is_segmented_as_what_is_in_memory() {
             if how == Texels::Floats {
                 let mut floats = image.clone();
                 if intensities == Intensities::Unit {
-                    intensities.prepare(&mut floats);
+                    intensities.prepare(&mut floats).unwrap();
                 }
                 let input = segmenter.input().unwrap();
                 gpu.queue().write_buffer(input.buffer(), input.offset(), bytemuck::cast_slice(&floats.pixels));

@@ -113,9 +113,10 @@ impl Border {
     /// linear in that window.
     ///
     /// # Errors
-    /// As [`Border::validate`].
+    /// As [`Border::validate`]; [`Error::Usage`] when the map has not one value for each pixel.
     pub fn weights(&self, instances: &LabelMap) -> Result<Vec<f32>> {
         self.validate()?;
+        instances.check()?;
         let Self { w0, sigma, background, background_sigma } = *self;
         let bell = |distance: f32, sigma: f32| (-0.5 / (sigma * sigma) * distance * distance).exp();
         let weight = |([first, second], &instance): ([u32; 2], &u32)| {
@@ -194,8 +195,12 @@ fn extents(instances: &LabelMap) -> std::collections::BTreeMap<u32, Extent> {
 ///
 /// The gap is taken from the lower right one of two instances. That is lopsided, but a gap taken from both would be two
 /// pixels wide.
+///
+/// # Panics
+/// When the map has not one value for each pixel.
 #[must_use]
 pub fn insert_gaps(instances: &LabelMap) -> LabelMap {
+    instances.assert_whole();
     let mut gapped = instances.clone();
     let LabelMap { height, width, ref mut values } = gapped;
     for y in 0..height {
@@ -372,6 +377,15 @@ mod tests {
         }
         let endless = Extent { top: 1, left: 1, bottom: 2, right: 2 }.grown(usize::MAX, 3, 4);
         assert_eq!([endless.top, endless.left, endless.bottom, endless.right], [0, 0, 3, 4]);
+    }
+
+    #[test]
+    fn maps_that_are_not_whole_are_refused() {
+        for (height, width) in [(2, 3), (0, 4), (1, 2)] {
+            let map = LabelMap { height, width, values: vec![1, 0, 0, 2] };
+            let message = Border::default().weights(&map).unwrap_err().to_string();
+            assert!(message.ends_with("pixels has 4 values; it needs one for each"), "{message}");
+        }
     }
 
     #[test]

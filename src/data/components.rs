@@ -58,8 +58,12 @@ pub struct Components {
 impl Components {
     /// The objects of a class map: connected regions of one class other than 0 and [`IGNORE`], numbered from 1 without gaps
     /// in the order of their first pixels, and 0 elsewhere. In time linear in pixels.
+    ///
+    /// # Panics
+    /// When the map has not one value for each pixel.
     #[must_use]
     pub fn label(&self, classes: &LabelMap) -> LabelMap {
+        classes.assert_whole();
         let LabelMap { height, width, ref values } = *classes;
         let mut regions = vec![0_usize; values.len()];
         // The number of each region: 0 for what is none and for those too small.

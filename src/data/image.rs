@@ -56,6 +56,11 @@ impl Image {
         Ok(Self { height, width, channels, bit_depth, pixels: samples, alpha_dropped })
     }
 
+    /// Whether there are as many values as the size says.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.height.saturating_mul(self.width).saturating_mul(self.channels) == self.pixels.len()
+    }
+
     /// The smallest and the largest value.
     pub fn range(&self) -> (f32, f32) {
         self.pixels.iter().fold((f32::INFINITY, f32::NEG_INFINITY), |(low, high), &v| (low.min(v), high.max(v)))

@@ -1,6 +1,7 @@
 //! How the values of an image become what a network is given.
 
 use super::image::{Image, white};
+use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
@@ -40,14 +41,23 @@ impl Intensities {
     }
 
     /// Prepares an image as it was read.
-    pub fn prepare(self, image: &mut Image) {
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for [`Intensities::Unit`] of an image that says it has 0 bits.
+    pub fn prepare(self, image: &mut Image) -> Result<()> {
         match self {
             Self::Standard => image.normalise(),
+            Self::Unit if image.bit_depth == 0 => {
+                let problem =
+                    "what is the largest value of an image of 0 bits? Give 8 or 16, or 32 for values from 0 to 1";
+                return Err(Error::Usage(problem.into()));
+            }
             Self::Unit => {
                 let white = white(image.bit_depth);
                 image.pixels.iter_mut().for_each(|value| *value /= white);
             }
         }
+        Ok(())
     }
 }
 
@@ -80,8 +90,11 @@ mod tests {
         ] {
             let mut image =
                 Image { height: 1, width: pixels.len(), channels: 1, bit_depth, pixels, alpha_dropped: false };
-            Intensities::Unit.prepare(&mut image);
+            Intensities::Unit.prepare(&mut image).unwrap();
             assert_eq!(image.pixels, expected);
+            image.bit_depth = 0;
+            let message = Intensities::Unit.prepare(&mut image).unwrap_err().to_string();
+            assert!(message.contains("0 bits") && image.pixels == expected, "{message}");
         }
     }
 

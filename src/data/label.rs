@@ -19,6 +19,32 @@ pub struct LabelMap {
 }
 
 impl LabelMap {
+    /// Whether there are as many values as the size says.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.height.saturating_mul(self.width) == self.values.len()
+    }
+
+    /// [`LabelMap::check`] for functions that return a map.
+    #[track_caller]
+    pub(crate) fn assert_whole(&self) {
+        assert!(self.is_whole(), "a map of {} x {} pixels has {} values", self.width, self.height, self.values.len());
+    }
+
+    /// Refuses a map that is not whole.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] with size and count.
+    pub(crate) fn check(&self) -> Result<()> {
+        let Self { height, width, values } = self;
+        if self.is_whole() {
+            return Ok(());
+        }
+        Err(Error::Usage(format!(
+            "a map of {width} x {height} pixels has {} values; it needs one for each",
+            values.len()
+        )))
+    }
+
     /// Reads a PNG or TIFF file: grey values or palette indices as stored, whether 0 is meant to be black or white, and RGB whose three
     /// channels are equal.
     ///

@@ -33,6 +33,28 @@ pub struct Sample {
 }
 
 impl Sample {
+    /// Refuses an image and a truth that differ in size or have other than as many values.
+    ///
+    /// # Errors
+    /// [`Error::Data`] naming the sample.
+    pub(crate) fn check(&self) -> Result<()> {
+        let (Truth::Classes(truth) | Truth::Instances(truth), image) = (&self.truth, &self.image);
+        let problem = if (image.height, image.width) != (truth.height, truth.width) {
+            let [image, truth] = [[image.width, image.height], [truth.width, truth.height]];
+            format!(
+                "the image has {} x {} pixels, its truth {} x {}; they must be equal",
+                image[0], image[1], truth[0], truth[1]
+            )
+        } else if image.is_whole() && truth.is_whole() {
+            return Ok(());
+        } else {
+            let Image { height, width, channels, pixels, .. } = image;
+            let found = [pixels.len(), truth.values.len()];
+            format!("{width} x {height} pixels of {channels} channel(s) do not agree with {found:?} values and labels")
+        };
+        Err(Error::data(&self.name, problem))
+    }
+
     /// The class of each pixel: for instances 0 on background and 1 on cells, without gaps between cells.
     pub fn classes(&self) -> Cow<'_, LabelMap> {
         match &self.truth {
@@ -45,6 +67,9 @@ impl Sample {
     }
 
     /// The cells: as given, or the connected regions of one class other than 0, by 4-neighbourhood.
+    ///
+    /// # Panics
+    /// As [`Components::label`].
     pub fn instances(&self) -> Cow<'_, LabelMap> {
         match &self.truth {
             Truth::Instances(instances) => Cow::Borrowed(instances),
@@ -54,6 +79,9 @@ impl Sample {
 
     /// The objects to score a prediction against: the cells as given, or the connected regions of one class other than 0, with
     /// [`IGNORE`] where the class is.
+    ///
+    /// # Panics
+    /// As [`Components::label`].
     pub fn objects(&self, connectivity: Connectivity) -> Cow<'_, LabelMap> {
         match &self.truth {
             Truth::Instances(instances) => Cow::Borrowed(instances),
@@ -94,7 +122,8 @@ impl Prepared {
     /// Gaps are inserted between instances only. Two classes that touch are meant to touch.
     ///
     /// # Errors
-    /// [`Error::Usage`] when image and truth differ in size, or for impossible constants of the border weight.
+    /// [`Error::Data`] when image and truth differ in size or have other than as many values, [`Error::Usage`] for impossible constants of
+    /// the border weight.
     pub fn new(sample: Sample, border: Option<Border>) -> Result<Self> {
         let weigh = border.as_ref().map(|border| |instances: &LabelMap| border.weights(instances));
         Self::weighed(sample, Intensities::Standard, weigh)
@@ -103,12 +132,13 @@ impl Prepared {
     /// As [`Prepared::new`], but with these intensities, and weights by a function of the parted instances, 1 where there is none.
     ///
     /// # Errors
-    /// As [`Prepared::new`], and those of the function.
+    /// As [`Prepared::new`] and [`Intensities::prepare`], and those of the function.
     pub fn weighed(
         sample: Sample,
         intensities: Intensities,
         weigh: Option<impl FnOnce(&LabelMap) -> Result<Vec<f32>>>,
     ) -> Result<Self> {
+        sample.check()?;
         let instances = match &sample.truth {
             Truth::Instances(instances) => insert_gaps(instances),
             Truth::Classes(_) if weigh.is_some() => sample.instances().into_owned(),
@@ -120,12 +150,6 @@ impl Prepared {
             Truth::Instances(_) => instances.values.iter().map(|&instance| u32::from(instance != 0)).collect(),
         };
         let (height, width) = (image.height, image.width);
-        if (instances.height, instances.width) != (height, width) || classes.len() != height * width {
-            return Err(Error::Usage(format!(
-                "{name}: the image has {width} x {height} pixels, its truth {} x {}; they must be equal",
-                instances.width, instances.height
-            )));
-        }
         let mut weights = match weigh {
             Some(weigh) => weigh(&instances)?,
             None => vec![1.0; classes.len()],
@@ -133,7 +157,7 @@ impl Prepared {
         for (weight, _) in weights.iter_mut().zip(&classes).filter(|&(_, &class)| class == IGNORE) {
             *weight = 0.0;
         }
-        intensities.prepare(&mut image);
+        intensities.prepare(&mut image)?;
         Ok(Self { name, height, width, channels: image.channels, pixels: image.pixels, classes, weights })
     }
 }
@@ -214,5 +238,13 @@ mod tests {
     fn sizes_must_agree() {
         let message = Prepared::new(sample(Truth::Classes(labels(&[1, 1]))), None).unwrap_err().to_string();
         assert_eq!(message, "a: the image has 4 x 1 pixels, its truth 2 x 1; they must be equal");
+        let (short, whole) = (LabelMap { width: 4, ..labels(&[1, 1]) }, labels(&[1; 4]));
+        let truths = [Truth::Instances(short.clone()), Truth::Classes(short)];
+        for (truth, pixels) in truths.map(|truth| (truth, 4)).into_iter().chain([(Truth::Classes(whole), 3)]) {
+            let mut sample = sample(truth);
+            sample.image.pixels.truncate(pixels);
+            let message = Prepared::new(sample, Some(Border::default())).unwrap_err().to_string();
+            assert!(message.starts_with("a: 4 x 1 pixels of 1 channel(s) do not agree with ["), "{message}");
+        }
     }
 }

@@ -248,6 +248,9 @@ impl Sampler {
     }
 
     /// Writes one tile into a batch of one; what is too short for it is filled as far as it goes.
+    ///
+    /// # Panics
+    /// When the tile is of a sampler of more samples.
     pub fn cut(&self, draw: Draw, tile: Batch<'_>) {
         let Draw { sample, origin } = draw;
         let sample = &self.samples[sample];

@@ -48,7 +48,7 @@ impl Zoom {
     /// The image at its new size, interpolated linearly: at half its size, each pixel is the mean of four.
     ///
     /// # Errors
-    /// [`Error::Usage`] when a side would be longer than 32,768 pixels.
+    /// [`Error::Usage`] when a side would be longer than 32,768 pixels, or the image has not as many values as its size says.
     pub fn image(self, mut image: Image) -> Result<Image> {
         if self.is_none() {
             return Ok(image);
@@ -59,7 +59,7 @@ impl Zoom {
         Ok(image)
     }
 
-    /// The labels at the new size, each of its pixel's nearest.
+    /// The labels at the new size, each of its pixel's nearest, 0 where the map has none.
     pub fn labels(self, labels: &LabelMap) -> LabelMap {
         let from = [labels.height, labels.width];
         let [height, width] = self.size(from);
@@ -67,18 +67,21 @@ impl Zoom {
             (0..extent).map(|at| (2 * at + 1) * from[axis] / (2 * extent)).collect()
         };
         let [rows, columns] = [nearest(0, height), nearest(1, width)];
-        let row = |&row: &usize| columns.iter().map(move |column| labels.values[row * from[1] + column]);
+        let row = |&row: &usize| {
+            columns.iter().map(move |column| labels.values.get(row * from[1] + column).copied().unwrap_or(0))
+        };
         LabelMap { height, width, values: rows.iter().flat_map(row).collect() }
     }
 
     /// Image and truth at the new size.
     ///
     /// # Errors
-    /// As [`Zoom::image`].
+    /// As [`Zoom::image`]; [`Error::Data`] when image and truth differ in size or have other than as many values.
     pub fn sample(self, sample: Sample) -> Result<Sample> {
         if self.is_none() {
             return Ok(sample);
         }
+        sample.check()?;
         let truth = match &sample.truth {
             Truth::Instances(instances) => Truth::Instances(self.labels(instances)),
             Truth::Classes(classes) => Truth::Classes(self.labels(classes)),
@@ -91,11 +94,14 @@ impl Zoom {
 /// Values `[from, channels]` at another size, as the op [`Resize`] makes it, of pixels that are squares.
 ///
 /// # Errors
-/// [`Error::Usage`] when a size is beyond what the op takes.
+/// [`Error::Usage`] when a size is beyond what the op takes, or the values are not as many as the first says.
 pub(crate) fn resample(values: Vec<f32>, from: [usize; 2], to: [usize; 2], channels: usize) -> Result<Vec<f32>> {
     let resize = Resize { extents: to, mode: ResizeMode::Bilinear { align_corners: false } };
     let resized = || {
         let shape = Shape::new([1, from[0], from[1], channels])?;
+        if shape.elements() != values.len() {
+            return Err(format!("{channels} channel(s) of them are not {} values", values.len()));
+        }
         resize.output(&[TensorType { dtype: DType::F32, shape: shape.clone() }])?;
         Ok(resize.reference(&[&Tensor::Float(Array { shape, data: values })]).swap_remove(0))
     };
@@ -142,6 +148,19 @@ mod tests {
 
     fn zoom(factor: f32) -> Zoom {
         factor.try_into().unwrap()
+    }
+
+    #[test]
+    fn what_is_not_whole_is_refused() {
+        let image =
+            Image { height: 2, width: 2, channels: 1, bit_depth: 8, pixels: vec![1.0; 3], alpha_dropped: false };
+        let message = zoom(2.0).image(image.clone()).unwrap_err().to_string();
+        assert!(message.contains("1 channel(s) of them are not 3 values"), "{message}");
+        let truth = LabelMap { height: 2, width: 2, values: vec![7] };
+        assert_eq!(zoom(2.0).labels(&truth).values.iter().sum::<u32>(), 4 * 7);
+        let sample = Sample { name: "half".into(), image, truth: Truth::Instances(truth) };
+        let message = zoom(2.0).sample(sample).unwrap_err().to_string();
+        assert!(message.starts_with("half: "), "{message}");
     }
 
     #[test]

@@ -29,7 +29,7 @@ impl Contingency {
     /// Counts pairs of labels, in time linear in pixels. Pixels that are [`IGNORE`] in the truth are left out.
     ///
     /// # Errors
-    /// [`Error::Usage`] when the maps differ in size.
+    /// [`Error::Usage`] when the maps differ in size or have not one value for each pixel.
     pub fn new(truth: &LabelMap, prediction: &LabelMap) -> Result<Self> {
         refuse_other_size(truth, prediction)?;
         let mut counts: HashMap<(u32, u32), u64> = HashMap::new();
@@ -70,8 +70,10 @@ impl Contingency {
     }
 }
 
-/// Refuses maps of different sizes.
+/// Refuses maps of different sizes, and those that have not one value for each pixel.
 pub(super) fn refuse_other_size(truth: &LabelMap, prediction: &LabelMap) -> Result<()> {
+    truth.check()?;
+    prediction.check()?;
     if (truth.height, truth.width) == (prediction.height, prediction.width) {
         return Ok(());
     }

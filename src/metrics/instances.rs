@@ -41,7 +41,7 @@ impl InstanceScores {
     /// [`IGNORE`](crate::data::IGNORE) in the truth do not count.
     ///
     /// # Errors
-    /// [`Error::Usage`](crate::Error::Usage) when the maps differ in size.
+    /// [`Error::Usage`](crate::Error::Usage) when the maps differ in size or have not one value for each pixel.
     pub fn new(truth: &LabelMap, prediction: &LabelMap) -> Result<Self> {
         let table = Contingency::new(truth, prediction)?;
         let thinned = Contingency::new(truth, &thin_borders(prediction))?;
@@ -152,6 +152,22 @@ mod tests {
 
     fn scores(truth: &[&str], prediction: &[&str]) -> InstanceScores {
         InstanceScores::new(&labels(truth), &labels(prediction)).unwrap()
+    }
+
+    #[test]
+    fn maps_that_are_not_whole_have_no_scores() {
+        let whole = labels(&["11", "00"]);
+        for (height, width) in [(2, 3), (0, 4), (4, 0), (1 << 63, 2), (1, 2)] {
+            let other = LabelMap { height, width, ..whole.clone() };
+            for (truth, prediction) in [(&other, &other), (&whole, &other), (&other, &whole)] {
+                let message = InstanceScores::new(truth, prediction).unwrap_err().to_string();
+                assert!(message.contains("pixels has 4 values"), "{message}");
+                assert!(InstanceScores::paired(truth, prediction).is_err());
+                assert!(warping_error(truth, prediction).is_err());
+            }
+        }
+        let none = LabelMap { height: 3, width: 0, values: Vec::new() };
+        assert_eq!(InstanceScores::new(&none, &none).unwrap().warping_error, None);
     }
 
     #[test]

@@ -10,8 +10,12 @@ use crate::data::{Connectivity, LabelMap};
 ///
 /// Pixels of label 0 join the segment that reaches them first by 4-neighbourhood: those beside a segment in reading order, all others
 /// in the order in which they are reached, from the one reached first. A pixel that two segments reach stays 0. Segments that touch already stay as they are. In time linear in pixels.
+///
+/// # Panics
+/// When the map has not one value for each pixel.
 #[must_use]
 pub fn thin_borders(segments: &LabelMap) -> LabelMap {
+    segments.assert_whole();
     let LabelMap { height, width, .. } = *segments;
     let mut values = segments.values.clone();
     let neighbours = |pixel| Connectivity::Four.neighbours(pixel, height, width);

@@ -14,7 +14,7 @@ use crate::error::Result;
 /// the truth are never flipped and do not count; `None` when there are no others.
 ///
 /// # Errors
-/// [`Error::Usage`](crate::Error::Usage) when the maps differ in size.
+/// [`Error::Usage`](crate::Error::Usage) when the maps differ in size or have not one value for each pixel.
 pub fn warping_error(truth: &LabelMap, prediction: &LabelMap) -> Result<Option<f64>> {
     refuse_other_size(truth, prediction)?;
     let LabelMap { height, width, .. } = *truth;

@@ -103,7 +103,8 @@ impl Network {
     /// When an op on the way has no gradient; [`Error::Memory`] when it does not fit the memory that it may take.
     pub fn training_step(&self, training: &Training) -> Result<TrainingStep> {
         let mut network = self.clone();
-        let [n, h, w, _] = self.graph.shape(self.logits).image().map_err(Error::Usage)?;
+        let logits = self.graph.find("training_step", "logits", self.logits)?;
+        let [n, h, w, _] = logits.tensor_type.shape.image().map_err(Error::Usage)?;
         let labels = network.graph.input("labels", TensorType::u32([n, h, w]).map_err(Error::Usage)?);
         let weights = network.graph.input("weights", TensorType::f32([n, h, w]).map_err(Error::Usage)?);
         network.training_step_on(labels, weights, training)

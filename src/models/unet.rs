@@ -31,6 +31,9 @@ pub struct UNet {
     pub dropout: f32,
 }
 
+/// The most poolings.
+const MOST_POOLINGS: usize = 7;
+
 impl Default for UNet {
     /// The network of figure 1, without dropout.
     fn default() -> Self {
@@ -55,8 +58,8 @@ impl UNet {
             format!("classes must be 2 to 255, background included, got {}", self.classes)
         } else if !(1..=1024).contains(&self.base_channels) {
             format!("base must be 1 to 1024 channels, got {}", self.base_channels)
-        } else if !(1..=7).contains(&self.depth) {
-            format!("depth must be 1 to 7 poolings, got {}", self.depth)
+        } else if !(1..=MOST_POOLINGS).contains(&self.depth) {
+            format!("depth must be 1 to {MOST_POOLINGS} poolings, got {}", self.depth)
         } else if !(0.0..1.0).contains(&self.dropout) {
             format!("dropout must be at least 0 and below 1, got {}", self.dropout)
         } else if self.dropout > 0.0 && !self.variant.has_dropout() {
@@ -67,9 +70,10 @@ impl UNet {
         Err(Error::Usage(problem))
     }
 
-    /// The shift under which the network is equivariant, but for what padding does: 2^depth.
+    /// The shift under which the network is equivariant, but for what padding does: 2^depth. Like all sizes here, that of a depth which
+    /// [`UNet::validate`] refuses as too large is that of the largest.
     pub fn stride(&self) -> usize {
-        1 << self.depth
+        1 << self.depth.min(MOST_POOLINGS)
     }
 
     /// Whether its scores are those of a part of its tile, stretched over all of it, so that what it has learned holds for tiles of one size.
@@ -138,8 +142,9 @@ impl UNet {
     /// The output side of a legal input side.
     ///
     /// # Errors
-    /// [`Error::Usage`] with the nearest legal sides.
+    /// As [`UNet::validate`]; [`Error::Usage`] with the nearest legal sides.
     pub fn output_side(&self, side: usize) -> Result<usize> {
+        self.validate()?;
         if self.is_legal(side) {
             return Ok(side - self.shrink());
         }
@@ -158,7 +163,6 @@ impl UNet {
 
     /// Whether the configuration is legal, and images of this size are.
     fn check(&self, height: usize, width: usize) -> Result<()> {
-        self.validate()?;
         self.output_side(height)?;
         self.output_side(width)?;
         Ok(())
@@ -194,7 +198,8 @@ impl UNet {
     /// A graph and the network in training on images that it computes, `[n, h, w, in_channels]`; with dropout it needs a `generator`.
     ///
     /// # Errors
-    /// [`Error::Usage`] when the configuration or a side is not legal, or the images have other channels.
+    /// [`Error::Usage`] when the configuration or a side is not legal, or the images have other channels; [`Error::Graph`] when they are
+    /// not a node of this graph.
     pub fn extend(&self, graph: Graph, image: NodeId, generator: Option<NodeId>) -> Result<Network> {
         self.add_to(graph, image, generator, true)
     }
@@ -208,7 +213,8 @@ impl UNet {
     }
 
     fn add_to(&self, graph: Graph, image: NodeId, generator: Option<NodeId>, training: bool) -> Result<Network> {
-        let [_, height, width, channels] = graph.shape(image).image().map_err(Error::Usage)?;
+        let [_, height, width, channels] =
+            graph.find("unet", "image", image)?.tensor_type.shape.image().map_err(Error::Usage)?;
         self.check(height, width)?;
         if channels != self.in_channels {
             return Err(Error::Usage(format!(
@@ -238,6 +244,7 @@ impl UNet {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::models::Training;
 
     #[test]
     fn the_papers_network_has_its_numbers() {
@@ -293,6 +300,33 @@ mod tests {
         assert_eq!(parameters(Variant::Brain, 3, 2, 32, 32), (7_763_041, 100));
         assert_eq!(parameters(Variant::Semseg, 3, 21, 64, 188), (31_040_981, 86));
         assert_eq!(parameters(Variant::Semseg, 3, 12, 64, 189).0, 31_040_396);
+    }
+
+    #[test]
+    fn depths_beyond_all_bounds_have_sizes_and_are_refused() {
+        for depth in [0, 8, 63, 64, 70, usize::MAX] {
+            for variant in [Variant::Unet, Variant::Milesial, Variant::Semseg] {
+                let net = UNet { variant, depth, ..UNet::default() };
+                assert!(net.is_legal(net.smallest_side()) && net.margin(usize::MAX) <= 6 * net.stride());
+                assert!(net.legal_above(usize::MAX) > net.halo() && net.legal_below(572) <= Some(572));
+                for error in [net.output_side(572).map(drop), net.build(1, [572; 2]).map(drop)].map(Result::unwrap_err)
+                {
+                    assert!(error.to_string().contains("depth must be 1 to 7"), "{error}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn nodes_of_longer_graphs_are_refused() {
+        let mut longer = UNet { depth: 1, ..UNet::default() }.build(1, [32; 2]).unwrap();
+        let net = UNet::default();
+        for error in [net.extend(Graph::new(), longer.image, None), net.inference_on(Graph::new(), longer.image)] {
+            assert!(matches!(error, Err(Error::Graph { .. })), "{error:?}");
+        }
+        longer.graph = Graph::new();
+        let error = longer.training_step(&Training::default()).unwrap_err();
+        assert!(error.to_string().contains("not a node of this graph"), "{error}");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Segmentation of images that are on the device already, where the results stay: for programs that draw or compute on.
 
-use super::smallest_tile_in;
+use super::{check_size, smallest_tile_in};
 use crate::checkpoint::Weights;
 use crate::data::Intensities;
 use crate::error::{Error, Result};
@@ -89,6 +89,7 @@ impl Segmenter {
     /// [must be given](Weights::tile) tiles of another size than one that covers the image, or images [larger](Weights::zoom) than they are.
     pub fn load(gpu: &Gpu, weights: &Weights, size: [usize; 2], texels: Texels) -> Result<Self> {
         let (net, parameters) = weights.network()?;
+        check_size(size)?;
         if let Some(side) = weights.tile(&net)?
             && size.map(|extent| smallest_tile_in(&net, extent, 1)) != [side; 2]
         {
@@ -244,6 +245,7 @@ struct Segmentation {
 
 fn segmentation(net: &UNet, size: [usize; 2], texels: Texels, intensities: Intensities) -> Result<Segmentation> {
     net.validate()?;
+    check_size(size)?;
     let [height, width] = size;
     if height == 0 || width == 0 {
         return Err(Error::Usage(format!("an image of {height}×{width} pixels has nothing to segment")));
