@@ -58,6 +58,13 @@ impl Metadata {
         self
     }
 
+    /// With the keys and values of the other, which replace those that are there.
+    #[must_use]
+    pub(crate) fn overlaid(mut self, other: &Self) -> Self {
+        self.0.extend(other.0.clone());
+        self
+    }
+
     /// A value; `None` if there is none of this key.
     ///
     /// # Errors

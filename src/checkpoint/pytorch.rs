@@ -17,7 +17,7 @@ const PARTS: [&str; 3] = ["state_dict.", "model_state_dict.", "model."];
 /// How the names begin that they give the optimiser's.
 const OPTIMIZER: &str = "optim";
 
-/// The largest pickle: a tensor takes some 150 bytes of it, its state in the optimiser as much again, and each byte up to about 100 bytes of
+/// The largest pickle: a tensor takes some 150 bytes of it, its state in the optimiser as much again, and each byte up to about 140 bytes of
 /// memory while it is read, since any byte may be an instruction that leaves a value.
 const LARGEST_PICKLE_BYTES: u64 = 2 << 20;
 

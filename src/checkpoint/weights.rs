@@ -63,7 +63,7 @@ impl Weights {
     /// Nothing in the file is believed before it is checked: the file may have at most 16 GiB, its head 16 MiB and
     /// 10,000 tensors of up to 8 axes; the tensors of safetensors must cover the rest of the file exactly, those of a pickle may together
     /// not be larger than the file. So the numbers take no more memory than the file has bytes (twice that for half precision). A pickle,
-    /// which may have 2 MiB, takes up to about 100 times as much while it is read; its code is not run.
+    /// which may have 2 MiB, takes up to about 140 times as much while it is read; its code is not run.
     ///
     /// # Errors
     /// [`Error::Io`] when the file cannot be read, [`Error::Data`] when it is no regular file, [`Error::Weights`] when it is truncated, of

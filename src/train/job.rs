@@ -12,7 +12,7 @@ use super::record::{Best, Progress, Record, Scored, Status, Summary};
 use super::trainer::Trainer;
 use super::validation::{Validated, Validator};
 use crate::checkpoint::{Metadata, Weights};
-use crate::data::sample::{IGNORE, balance};
+use crate::data::sample::balance;
 use crate::data::{Prepared, Sample, Truth};
 use crate::error::{Error, Result};
 use crate::executor::Device;
@@ -226,14 +226,14 @@ fn prepare(
     maps: &WeightMaps,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Vec<Prepared>> {
-    let (config, classes, total) = (job.config, job.classes, samples.len());
+    let (config, total) = (job.config, samples.len());
     let mut results: Vec<Option<Result<Prepared>>> = samples.iter().map(|_| None).collect();
     let (sender, receiver) = channel();
     rayon::in_place_scope(|scope| {
         for (index, sample) in samples.into_iter().enumerate() {
             let sender = sender.clone();
             // The receiver lives until all have sent.
-            scope.spawn(move |_| drop(sender.send((index, prepare_one(config, classes, sample, maps)))));
+            scope.spawn(move |_| drop(sender.send((index, maps.prepare(config, sample)))));
         }
         drop(sender);
         for (done, (index, result)) in (1..).zip(receiver) {
@@ -246,17 +246,6 @@ fn prepare(
         balance(&mut prepared, job.classes)?;
     }
     Ok(prepared)
-}
-
-fn prepare_one(config: &Config, classes: usize, sample: Sample, maps: &WeightMaps) -> Result<Prepared> {
-    let sample = maps.prepare(config, sample)?;
-    match sample.classes.iter().find(|&&class| class != IGNORE && class as usize >= classes) {
-        None => Ok(sample),
-        Some(class) => {
-            let (name, last) = (&sample.name, classes - 1);
-            Err(Error::Usage(format!("{name}: class {class} in a network of {classes} classes, 0 to {last}")))
-        }
-    }
 }
 
 /// What a checkpoint knows besides numbers.
@@ -458,16 +447,9 @@ impl Run<'_, '_> {
         metric.of(scored).map(|value| Best { step, metric, value })
     }
 
-    fn metadata(&self) -> Metadata {
-        let metadata = self.job.metadata.clone().with(Metadata::MODEL, self.trainer.model());
-        let Config { zoom, intensities, .. } = self.job.config;
-        metadata.with(Metadata::TILE, &self.tile).with(Metadata::ZOOM, zoom).with(Metadata::INTENSITIES, intensities)
-    }
-
     fn save(&mut self) -> Result<()> {
         self.metrics.sync().map_err(|error| self.explained(error))?;
-        let mut metadata = self
-            .metadata()
+        let mut metadata = (self.job.metadata.clone())
             .with(key::DATA, &self.data)
             .with(key::BEST, &self.standing.best)
             .with(key::SINCE_BEST, &self.standing.since_best);
@@ -482,7 +464,7 @@ impl Run<'_, '_> {
     }
 
     fn save_best(&mut self, best: Best) -> Result<()> {
-        let metadata = self.metadata().with(Metadata::STEP, &best.step).with(key::BEST, &best);
+        let metadata = self.job.metadata.clone().with(Metadata::STEP, &best.step).with(key::BEST, &best);
         self.trainer.save_parameters(&self.folder.best, &metadata).map_err(|error| self.explained(error))?;
         tracing::info!("saved step {}, the best so far, to {}", best.step, self.folder.best.display());
         Ok(())

@@ -5,9 +5,10 @@ use super::record::Record;
 use crate::array::{Array, Tensor};
 use crate::checkpoint::{self, Metadata, Section, Weights, state_prefix};
 use crate::data::augmentation::Change;
+use crate::data::sample::IGNORE;
 use crate::data::sampler::{Batch, Sampler, Tile};
 use crate::data::{Augmentation, Loader, Prepared};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::executor::{Device, Executor};
 use crate::graph::{Bank, Graph, NodeId, Parameter};
 use crate::models::{Augmented, Tiles, Training, TrainingStep, UNet};
@@ -23,6 +24,8 @@ use std::time::{Duration, Instant};
 pub struct Trainer {
     config: Config,
     model: UNet,
+    /// Side of the tiles that the network is given.
+    tile: usize,
     training: Training,
     nodes: TrainingStep,
     /// The nodes ahead of the network, where tiles are augmented.
@@ -59,8 +62,8 @@ impl Place {
         Self { step: self.step + 1, batch: self.batch + 1, generator: [seed, step + 1] }
     }
 
-    fn write(self, metadata: &Metadata) -> Metadata {
-        let metadata = metadata.clone().with(Metadata::STEP, &self.step);
+    fn write(self, metadata: Metadata) -> Metadata {
+        let metadata = metadata.with(Metadata::STEP, &self.step);
         metadata.with(Self::BATCH, &self.batch).with(Self::GENERATOR, &self.generator)
     }
 
@@ -111,6 +114,22 @@ fn nodes(config: &Config, model: &UNet, tile: usize, training: &Training) -> Res
     let tiles = Tiles { batch: config.batch, channels: model.in_channels, frame, window, augmentation };
     let (nodes, augmented) = model.augmented_training_step(&tiles, training)?;
     Ok((nodes, Some(augmented)))
+}
+
+/// Holds a sample against the network that is to learn from it. A class that the network does not have would count in no loss.
+fn check_sample(model: &UNet, sample: &Prepared) -> Result<()> {
+    let (name, channels, classes) = (&sample.name, sample.channels, model.classes);
+    if channels != model.in_channels {
+        let expected = model.in_channels;
+        return Err(Error::Usage(format!("{name}: the image has {channels} channel(s), the network takes {expected}")));
+    }
+    match sample.classes.iter().find(|&&class| class != IGNORE && class as usize >= classes) {
+        None => Ok(()),
+        Some(class) => {
+            let last = classes - 1;
+            Err(Error::Usage(format!("{name}: class {class} in a network of {classes} classes, 0 to {last}")))
+        }
+    }
 }
 
 /// Draws source tiles for frames of a network that returns windows of them; with the truth of all of the source, or of the window.
@@ -182,7 +201,8 @@ impl Trainer {
     /// Initial weights, and everything that a step needs. Samples are as [`Config::prepared`] makes them.
     ///
     /// # Errors
-    /// [`Error::Usage`](crate::Error::Usage) for a configuration that makes no sense or does not fit the samples; as [`Executor::new`].
+    /// [`Error::Usage`] for a configuration that makes no sense, and for samples that do not fit it or the network, which are named; as
+    /// [`Executor::new`].
     pub fn new(
         config: &Config,
         model: UNet,
@@ -195,6 +215,7 @@ impl Trainer {
         let (frame, window, augmentation) = ([tile; 2], [output; 2], &config.augment);
         let samples = samples.into_iter().collect();
         let sampler = sampler(config, samples, frame, window, !augmentation.is_none())?;
+        sampler.samples().iter().try_for_each(|sample| check_sample(&model, sample))?;
         let training = training(config, device);
         let (nodes, augmented) = nodes(config, &model, tile, &training)?;
         let initial = nodes.graph.initial_parameters(config.seed);
@@ -204,6 +225,7 @@ impl Trainer {
         Ok(Self {
             config: config.clone(),
             model,
+            tile,
             training,
             nodes,
             augmented,
@@ -218,7 +240,7 @@ impl Trainer {
     /// The graph that a trainer of this model on tiles of this side will have on a device.
     ///
     /// # Errors
-    /// [`Error::Usage`](crate::Error::Usage) for a network or a tile that makes no sense.
+    /// [`Error::Usage`] for a network or a tile that makes no sense.
     pub fn graph_of(config: &Config, model: &UNet, tile: usize, device: &Device) -> Result<Graph> {
         Ok(nodes(config, model, tile, &training(config, device))?.0.graph)
     }
@@ -337,23 +359,32 @@ impl Trainer {
         self.executor.read_bank(Bank::Parameters)
     }
 
-    /// Writes the parameters alone, for prediction.
+    /// Writes the parameters alone, with what prediction needs to know of them: [`Metadata::MODEL`], [`Metadata::TILE`],
+    /// [`Metadata::INTENSITIES`] and [`Metadata::ZOOM`]. The last two are those by which the configuration [prepares](Config::prepared)
+    /// samples, unless this metadata says otherwise.
     ///
     /// # Errors
     /// As [`checkpoint::save`].
     pub fn save_parameters(&self, path: &Path, metadata: &Metadata) -> Result<()> {
         let parameters = Section { prefix: "", bank: &self.parameters()? };
-        checkpoint::save(path, self.graph(), &[parameters], metadata)
+        checkpoint::save(path, self.graph(), &[parameters], &self.described(metadata))
     }
 
-    /// Writes everything that [`Trainer::restore`] needs, beside this metadata.
+    /// The metadata, and how the network is to be used.
+    fn described(&self, metadata: &Metadata) -> Metadata {
+        let Config { intensities, zoom, .. } = &self.config;
+        let prepared = Metadata::new().with(Metadata::INTENSITIES, intensities).with(Metadata::ZOOM, zoom);
+        prepared.overlaid(metadata).with(Metadata::MODEL, &self.model).with(Metadata::TILE, &self.tile)
+    }
+
+    /// Writes everything that [`Trainer::restore`] needs, beside what [`Trainer::save_parameters`] writes.
     ///
     /// # Errors
     /// As [`checkpoint::save`].
     pub fn save(&self, path: &Path, metadata: &Metadata) -> Result<()> {
         let banks = self.banks()?;
         let sections: Vec<Section<'_>> = banks.iter().map(|(prefix, bank)| Section { prefix, bank }).collect();
-        checkpoint::save(path, self.graph(), &sections, &self.place.write(metadata))
+        checkpoint::save(path, self.graph(), &sections, &self.place.write(self.described(metadata)))
     }
 
     /// The parameters and the optimiser's state, each with what its tensors' names begin with in a checkpoint.
@@ -377,7 +408,7 @@ impl Trainer {
     /// of other classes, the last layer stays random.
     ///
     /// # Errors
-    /// [`Error::Weights`](crate::Error::Weights) when they are of a network that differs otherwise than in its classes and its dropout;
+    /// [`Error::Weights`] when they are of a network that differs otherwise than in its classes and its dropout;
     /// as [`Weights::network`]. Then nothing has changed.
     pub fn start_from(&mut self, weights: &Weights) -> Result<()> {
         let (theirs, bank) = weights.network()?;
@@ -413,7 +444,7 @@ impl Trainer {
     /// Takes the place of the trainer that wrote a checkpoint.
     ///
     /// # Errors
-    /// [`Error::Weights`](crate::Error::Weights) when the file is not a checkpoint of this network, or its generator has another seed
+    /// [`Error::Weights`] when the file is not a checkpoint of this network, or its generator has another seed
     /// than the configuration; then nothing has changed.
     pub fn restore(&mut self, weights: &Weights) -> Result<()> {
         let place = Place::read(weights.metadata()).map_err(|problem| weights.error(problem))?;
@@ -437,5 +468,65 @@ impl Trainer {
         banks.iter().try_for_each(|(bank, values)| self.executor.write_bank(*bank, values))?;
         (self.place, self.loader) = (place, None);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::Intensities;
+    use crate::models::Variant;
+
+    fn config() -> Config {
+        Config { base: 2, depth: 1, batch: 1, zoom: 2.0.try_into().unwrap(), ..Config::default() }
+    }
+
+    fn sample(class: u32) -> Prepared {
+        let (name, [height, width]) = ("blot".into(), [20; 2]);
+        Prepared {
+            name,
+            height,
+            width,
+            channels: 1,
+            pixels: vec![0.5; 400],
+            classes: vec![class; 400],
+            weights: vec![1.0; 400],
+        }
+    }
+
+    fn trainer(model: UNet, class: u32) -> Result<Trainer> {
+        Trainer::new(&config(), model, 20, &Device::Cpu, vec![sample(class)])
+    }
+
+    #[test]
+    fn what_could_not_be_learned_is_refused_by_name() {
+        let model = config().model(1, 2);
+        for class in [0, 1, IGNORE] {
+            trainer(model, class).unwrap();
+        }
+        let message = |model, class| trainer(model, class).unwrap_err().to_string();
+        assert_eq!(message(model, 2), "blot: class 2 in a network of 2 classes, 0 to 1");
+        let colour = UNet { in_channels: 3, ..model };
+        assert_eq!(message(colour, 0), "blot: the image has 1 channel(s), the network takes 3");
+        assert!(message(UNet { depth: 70, ..model }, 0).contains("depth must be 1 to 7"));
+    }
+
+    #[test]
+    fn saved_parameters_say_how_they_are_used() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("w.safetensors");
+        for (variant, tile) in [(Variant::Milesial, None), (Variant::Semseg, Some(20))] {
+            let net = UNet { variant, ..config().model(1, 2) };
+            let trainer = trainer(net, 1).unwrap();
+            trainer.save_parameters(&path, &Metadata::new()).unwrap();
+            let weights = Weights::load(&path).unwrap();
+            let (found, bank) = weights.network().unwrap();
+            assert_eq!((found, weights.intensities(&net).unwrap()), (net, Intensities::Standard));
+            assert_eq!((weights.tile(&net).unwrap(), weights.zoom().unwrap()), (tile, config().zoom));
+            assert_eq!(bank, trainer.parameters().unwrap());
+            trainer.save(&path, &Metadata::new().with(Metadata::INTENSITIES, &Intensities::Unit)).unwrap();
+            let said = Weights::load(&path).unwrap().intensities(&net).unwrap();
+            assert_eq!(said, Intensities::Unit, "whoever makes the samples knows better");
+        }
     }
 }
