@@ -92,7 +92,7 @@ enum Command {
     /// Draw what augmentation makes of your images, before anything is trained on it
     Augment(augment::Arguments),
     /// Train a U-Net on your images, or go on with a run that was stopped
-    Train(train::Arguments),
+    Train(Box<train::Arguments>),
     /// Segment images of any size with trained weights
     Predict(predict::Arguments),
     /// Score trained weights on images with known truth: IoU, Dice, pixel error, confusion matrix, and object by object

@@ -546,8 +546,8 @@ fn a_run_may_enlarge_its_images() {
     }
     let best = summary.best.unwrap();
     assert_eq!(
-        records(folder.path())[best.step as usize - 1].scored.unwrap().pixel_error,
-        confusion.scores().pixel_error
+        records(folder.path())[best.step as usize - 1].scored.unwrap().pixel_error.to_bits(),
+        confusion.scores().pixel_error.to_bits()
     );
     let resumed = call(&Config { zoom: Zoom::default(), ..config }, &Device::Cpu, folder.path(), true, &mut |_| false);
     assert!(resumed.unwrap_err().to_string().contains("zoom was 2.0 and would be 1.0"));

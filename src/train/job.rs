@@ -151,16 +151,13 @@ pub fn train(job: Job<'_>, observer: &mut Observer<'_>) -> Result<Summary> {
     }
     let model = job.config.model(channels, job.classes);
     let mut trainer = Trainer::new(job.config, model, tile, job.device, samples)?;
-    let standing = match &resumed {
-        Some(weights) => {
-            let standing = Standing::read(weights, &data)?;
-            trainer.restore(weights)?;
-            standing
-        }
-        None => {
-            job.init.map_or(Ok(()), |weights| trainer.start_from(weights))?;
-            Standing::default()
-        }
+    let standing = if let Some(weights) = &resumed {
+        let standing = Standing::read(weights, &data)?;
+        trainer.restore(weights)?;
+        standing
+    } else {
+        job.init.map_or(Ok(()), |weights| trainer.start_from(weights))?;
+        Standing::default()
     };
     let validator = if validation.is_empty() {
         None
