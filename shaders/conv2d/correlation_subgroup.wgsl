@@ -118,7 +118,7 @@ fn main(
             let column = first_column + 8u * v + subgroup_lane % 8u;
             let line = readable_image * source_height + min(row, source_height - 1u);
             source_at[r * VECTORS + v] = (line * source_width + min(column, source_width - 1u)) * source_pairs;
-            inside[r * VECTORS + v] = row < source_height && column < source_width;
+            inside[r * VECTORS + v] = (row < source_height) & (column < source_width);
         }
     }
 
@@ -157,7 +157,7 @@ fn main(
                     qx = (phase_x + PADDING_X) % STRIDE_X + (TAPS_X - 1u - kx) * STRIDE_X;
                 }
                 // Some phases meet fewer.
-                let exists = qy < KERNEL_HEIGHT && qx < KERNEL_WIDTH;
+                let exists = (qy < KERNEL_HEIGHT) & (qx < KERNEL_WIDTH);
                 let at = weight_at + select(0u, qy * KERNEL_WIDTH + qx, exists) * weight_tap + c * weight_step;
                 let a = select(0lu, weight[at], exists);
                 let b = select(0lu, weight[at + weight_next], exists);

@@ -35,7 +35,7 @@ struct Params {
 fn padded(image: u32, row: u32, column: u32, channel: u32) -> f32 {
     let r = row - PADDING_Y;
     let c = column - PADDING_X;
-    let inside = r < params.in_height && c < params.in_width;
+    let inside = (r < params.in_height) & (c < params.in_width);
     let line = image * params.in_height + min(r, params.in_height - 1u);
     let pixel = line * params.in_width + min(c, params.in_width - 1u);
     return select(0.0, x[pixel * params.in_channels + channel], inside);
@@ -89,7 +89,7 @@ fn main(
             if left + c < params.out_width && o + b * LANES < params.out_channels {
                 let pixel = (image * params.out_height + top) * params.out_width + left + c;
                 let value = sum[b * TILE_WIDTH + c];
-                y[pixel * params.out_channels + o + b * LANES] = select(value, 0.0, RELU == 1u && value <= 0.0);
+                y[pixel * params.out_channels + o + b * LANES] = select(value, 0.0, (RELU == 1u) & (value <= 0.0));
             }
         }
     }

@@ -90,7 +90,7 @@ fn main(
             var window: array<f32, VECTORS * IN_CHANNELS>;
             for (var v = 0u; v < VECTORS; v++) { // unroll
                 let column = left * STRIDE_X + 8u * v + subgroup_lane % 8u - PADDING_X;
-                let inside = x_row < params.in_height && column < params.in_width;
+                let inside = (x_row < params.in_height) & (column < params.in_width);
                 let at = (line * params.in_width + min(column, params.in_width - 1u)) * IN_CHANNELS;
                 for (var i = 0u; i < IN_CHANNELS; i++) { // unroll
                     window[v * IN_CHANNELS + i] = select(0.0, x[at + i], inside);

@@ -33,7 +33,7 @@ struct Params {
 fn padded(image: u32, row: u32, column: u32, channel: u32) -> f32 {
     let r = row - PADDING_Y;
     let c = column - PADDING_X;
-    let inside = r < params.in_height && c < params.in_width && channel < params.in_channels;
+    let inside = (r < params.in_height) & (c < params.in_width) & (channel < params.in_channels);
     let line = image * params.in_height + min(r, params.in_height - 1u);
     let pixel = line * params.in_width + min(c, params.in_width - 1u);
     return select(0.0, x[pixel * params.in_channels + min(channel, params.in_channels - 1u)], inside);

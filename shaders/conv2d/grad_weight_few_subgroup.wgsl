@@ -72,7 +72,7 @@ fn main(
                 let x_line = line / params.out_height * params.in_height + min(row, params.in_height - 1u);
                 for (var v = 0u; v < VECTORS; v++) { // unroll
                     let column = left * STRIDE_X + 8u * v + subgroup_lane % 8u - PADDING_X;
-                    let inside = row < params.in_height && column < params.in_width;
+                    let inside = (row < params.in_height) & (column < params.in_width);
                     let at = (x_line * params.in_width + min(column, params.in_width - 1u)) * IN_CHANNELS;
                     for (var i = 0u; i < IN_CHANNELS; i++) { // unroll
                         window[(ky * VECTORS + v) * IN_CHANNELS + i] = select(0.0, x[at + i], inside);

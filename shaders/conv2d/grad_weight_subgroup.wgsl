@@ -95,7 +95,7 @@ fn main(
                 var window: array<f32, CHANNELS * VECTORS>;
                 for (var v = 0u; v < VECTORS; v++) { // unroll
                     let column = left * STRIDE_X + 8u * v + first_column;
-                    let inside = row < fine_height && column < fine_width;
+                    let inside = (row < fine_height) & (column < fine_width);
                     let at = (fine_line * fine_width + min(column, fine_width - 1u)) * fine_pairs;
                     for (var j = 0u; j < PAIRS; j++) { // unroll
                         let values = select(0lu, fine[at + min(b + j, fine_pairs - 1u)], inside);

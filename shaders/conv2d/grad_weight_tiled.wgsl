@@ -83,7 +83,7 @@ fn main(
             // What lies before the image has wrapped around to large numbers.
             let fine_y = y * STRIDE_Y + q / KERNEL_WIDTH - PADDING_Y;
             let fine_x = x * STRIDE_X + q % KERNEL_WIDTH - PADDING_X;
-            let inside = pixel < end && fine_y < params.fine_height && fine_x < params.fine_width;
+            let inside = (pixel < end) & (fine_y < params.fine_height) & (fine_x < params.fine_width);
             let line = min(image, params.batch - 1u) * params.fine_height + min(fine_y, params.fine_height - 1u);
             let fine_at = (line * params.fine_width + min(fine_x, params.fine_width - 1u)) * fine_quads;
             let coarse_at = min(pixel, end - 1u) * coarse_quads;

@@ -34,7 +34,7 @@ struct Params {
 fn padded(image: u32, row: u32, column: u32, channel: u32) -> f32 {
     let r = row - PADDING_Y;
     let c = column - PADDING_X;
-    let inside = r < params.out_height && c < params.out_width;
+    let inside = (r < params.out_height) & (c < params.out_width);
     let line = image * params.out_height + min(r, params.out_height - 1u);
     let pixel = line * params.out_width + min(c, params.out_width - 1u);
     return select(0.0, grad_output[pixel * params.out_channels + channel], inside);
