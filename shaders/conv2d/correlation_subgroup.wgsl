@@ -41,6 +41,7 @@ struct Params {
     height: u32,
     width: u32,
     channels: u32,
+    first_workgroup: u32,
 }
 
 @group(0) @binding(0) var<storage, read> source: array<u64>; // [batch, source_height, source_width, source_channels / 2]
@@ -90,7 +91,7 @@ fn main(
     let pair_blocks = (pairs + LANES - 1u) / LANES;
     let tile_columns = (params.width + TILE_WIDTH * PHASES_X - 1u) / (TILE_WIDTH * PHASES_X);
     let tile_rows = (params.height + TILE_HEIGHT * PHASES_Y - 1u) / (TILE_HEIGHT * PHASES_Y);
-    let index = group.x + group.y * groups.x;
+    let index = params.first_workgroup + group.x + group.y * groups.x;
     let tile = index / pair_blocks;
     let pair = index % pair_blocks * LANES + lane;
     let left = tile % tile_columns * TILE_WIDTH;

@@ -49,6 +49,7 @@ struct Params {
     height: u32,
     width: u32,
     channels: u32,
+    first_workgroup: u32,
 }
 
 @group(0) @binding(0) var<storage, read> source: array<vec4f>; // [batch, source_height, source_width, source_channels / 4]
@@ -87,7 +88,7 @@ fn main(
     let tiles_across = (quads + TILE_QUADS - 1u) / TILE_QUADS;
     let phase_height = (params.height + PHASES_Y - 1u) / PHASES_Y;
     let phase_width = (params.width + PHASES_X - 1u) / PHASES_X;
-    let index = group.x + group.y * groups.x;
+    let index = params.first_workgroup + group.x + group.y * groups.x;
     let first_quad = index % tiles_across * TILE_QUADS;
     let phase_x = index / tiles_across % PHASES_X;
     let phase_y = index / tiles_across / PHASES_X % PHASES_Y;

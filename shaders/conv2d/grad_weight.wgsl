@@ -22,6 +22,7 @@ struct Params {
     out_width: u32,
     out_channels: u32,
     rows_per_part: u32,
+    first_workgroup: u32,
 }
 
 @group(0) @binding(0) var<storage, read> x: array<f32>; // [batch, in_height, in_width, in_channels]
@@ -47,7 +48,7 @@ fn main(
 ) {
     let out_blocks = (params.out_channels + LANES * OUTPUTS - 1u) / (LANES * OUTPUTS);
     let in_blocks = (params.in_channels + CHANNELS - 1u) / CHANNELS;
-    let index = group.x + group.y * groups.x;
+    let index = params.first_workgroup + group.x + group.y * groups.x;
     let o = index % out_blocks * LANES * OUTPUTS + lane;
     let i = index / out_blocks % in_blocks * CHANNELS;
     let ky = index / out_blocks / in_blocks % KERNEL_HEIGHT;

@@ -25,6 +25,7 @@ struct Params {
     out_width: u32,
     out_channels: u32,
     rows_per_part: u32,
+    first_workgroup: u32,
 }
 
 @group(0) @binding(0) var<storage, read> x: array<f32>; // [batch, in_height, in_width, IN_CHANNELS]
@@ -53,7 +54,7 @@ fn main(
 ) {
     let pairs = params.out_channels / 2u;
     let pair_blocks = (pairs + LANES - 1u) / LANES;
-    let index = group.x + group.y * groups.x;
+    let index = params.first_workgroup + group.x + group.y * groups.x;
     let pair = index % pair_blocks * LANES + lane;
     let part = index / pair_blocks;
     // Every lane stays active to the end, so what lies outside is read at the nearest place inside and does not count.

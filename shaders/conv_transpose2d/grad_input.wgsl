@@ -22,6 +22,7 @@ struct Params {
     out_height: u32,
     out_width: u32,
     out_channels: u32,
+    first_workgroup: u32,
 }
 
 @group(0) @binding(0) var<storage, read> grad_output: array<f32>; // [batch, out_height, out_width, out_channels]
@@ -48,7 +49,7 @@ fn main(
 ) {
     let channel_blocks = (params.in_channels + LANES * OUTPUTS - 1u) / (LANES * OUTPUTS);
     let tile_columns = (params.in_width + TILE_WIDTH - 1u) / TILE_WIDTH;
-    let index = group.x + group.y * groups.x;
+    let index = params.first_workgroup + group.x + group.y * groups.x;
     let tile = index / channel_blocks;
     let i = index % channel_blocks * LANES * OUTPUTS + lane;
     let left = tile % tile_columns * TILE_WIDTH;
