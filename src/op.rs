@@ -168,6 +168,17 @@ pub struct Dispatch {
     pub workgroups: [u32; 3],
 }
 
+/// The last of the params of a kernel that may take a slow device long: the index of its first workgroup, so that a launch can be
+/// divided into several.
+pub const FIRST_WORKGROUP: (&str, Param) = ("first_workgroup", Param::U32(0));
+
+impl Dispatch {
+    /// Into how many launches it can be divided: its workgroups, or 1 where its kernel cannot begin at another than the first.
+    pub fn divisible_by(&self) -> u32 {
+        if self.params.last() == Some(&FIRST_WORKGROUP) { self.workgroups.iter().product() } else { 1 }
+    }
+}
+
 /// What a kernel's storage binding refers to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Binding {
@@ -318,7 +329,7 @@ impl Bound {
 }
 
 /// The grid for `count` workgroups: one dimension, or two where it exceeds 65,535. Kernels recover the index as
-/// `workgroup_id.x + workgroup_id.y * num_workgroups.x` and do nothing past their last element.
+/// `workgroup_id.x + workgroup_id.y * num_workgroups.x`, those of [`FIRST_WORKGROUP`] count on from that, and do nothing past their last element.
 pub fn workgroup_grid(count: usize) -> [u32; 3] {
     const LARGEST: usize = 65_535;
     let rows = count.div_ceil(LARGEST).max(1);

@@ -110,7 +110,7 @@ fn sharing_buffers_changes_nothing_and_runs_repeat_bit_for_bit() {
 fn runs_in_many_submits_give_the_same_bits() {
     let (gpu, step) = (gpu(), training_step());
     let whole = train(&gpu, &step, PlanOptions::default(), 3);
-    // The first run measures, the others are cut by what it took: by every dispatch, and by some.
+    // The first run measures, the others are cut by what it took: as finely as can be, convolutions by every workgroup, and more coarsely.
     for longest_submit in [Duration::from_nanos(1), Duration::from_micros(200)] {
         let cut = PlanOptions { longest_submit, ..PlanOptions::default() };
         assert_eq!(whole, train(&gpu, &step, cut, 3), "{longest_submit:?}");

@@ -179,6 +179,13 @@ fn every_kernel_file_is_laid_out_alike() {
             assert!(text.lines().take(header).any(|line| line.contains("Bytes moved")), "{path}: bytes moved");
             assert!(!text.contains("atomic"), "{path}: atomics have no fixed order");
             assert!(text.lines().all(|line| line.len() <= 130 && line.trim_end() == line), "{path}: line form");
+            // naga makes a branch of `&&`, and what SwiftShader's compiler takes doubles with each that follows another.
+            for line in text.lines().map(str::trim).filter(|line| line.contains("&&") || line.contains("||")) {
+                assert!(
+                    line.starts_with("if ") || line.starts_with("//"),
+                    "{path}: a value by branches, not by & and |: {line}"
+                );
+            }
             for line in text.lines().filter(|line| line.contains("var<storage")) {
                 let comment = line.split_once("; // [").map(|(_, shape)| shape);
                 assert!(comment.is_some_and(|shape| shape.contains(']')), "{path}: no shape behind {line}");

@@ -41,6 +41,7 @@ struct Params {
     height: u32,
     width: u32,
     channels: u32,
+    first_workgroup: u32,
 }
 
 @group(0) @binding(0) var<storage, read> source: array<u64>; // [batch, source_height, source_width, source_channels / 2]
@@ -90,7 +91,7 @@ fn main(
     let pair_blocks = (pairs + LANES - 1u) / LANES;
     let tile_columns = (params.width + TILE_WIDTH * PHASES_X - 1u) / (TILE_WIDTH * PHASES_X);
     let tile_rows = (params.height + TILE_HEIGHT * PHASES_Y - 1u) / (TILE_HEIGHT * PHASES_Y);
-    let index = group.x + group.y * groups.x;
+    let index = params.first_workgroup + group.x + group.y * groups.x;
     let tile = index / pair_blocks;
     let pair = index % pair_blocks * LANES + lane;
     let left = tile % tile_columns * TILE_WIDTH;
@@ -118,7 +119,7 @@ fn main(
             let column = first_column + 8u * v + subgroup_lane % 8u;
             let line = readable_image * source_height + min(row, source_height - 1u);
             source_at[r * VECTORS + v] = (line * source_width + min(column, source_width - 1u)) * source_pairs;
-            inside[r * VECTORS + v] = row < source_height && column < source_width;
+            inside[r * VECTORS + v] = (row < source_height) & (column < source_width);
         }
     }
 
@@ -157,7 +158,7 @@ fn main(
                     qx = (phase_x + PADDING_X) % STRIDE_X + (TAPS_X - 1u - kx) * STRIDE_X;
                 }
                 // Some phases meet fewer.
-                let exists = qy < KERNEL_HEIGHT && qx < KERNEL_WIDTH;
+                let exists = (qy < KERNEL_HEIGHT) & (qx < KERNEL_WIDTH);
                 let at = weight_at + select(0u, qy * KERNEL_WIDTH + qx, exists) * weight_tap + c * weight_step;
                 let a = select(0lu, weight[at], exists);
                 let b = select(0lu, weight[at + weight_next], exists);

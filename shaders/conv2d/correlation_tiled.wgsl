@@ -49,6 +49,7 @@ struct Params {
     height: u32,
     width: u32,
     channels: u32,
+    first_workgroup: u32,
 }
 
 @group(0) @binding(0) var<storage, read> source: array<vec4f>; // [batch, source_height, source_width, source_channels / 4]
@@ -87,7 +88,7 @@ fn main(
     let tiles_across = (quads + TILE_QUADS - 1u) / TILE_QUADS;
     let phase_height = (params.height + PHASES_Y - 1u) / PHASES_Y;
     let phase_width = (params.width + PHASES_X - 1u) / PHASES_X;
-    let index = group.x + group.y * groups.x;
+    let index = params.first_workgroup + group.x + group.y * groups.x;
     let first_quad = index % tiles_across * TILE_QUADS;
     let phase_x = index / tiles_across % PHASES_X;
     let phase_y = index / tiles_across / PHASES_X % PHASES_Y;
@@ -137,12 +138,12 @@ fn main(
             let qy = first_qy + ky * PHASES_Y;
             let qx = first_qx + kx * PHASES_X;
             let q = own_weight + min(qy, KERNEL_HEIGHT - 1u) * KERNEL_WIDTH + min(qx, KERNEL_WIDTH - 1u);
-            let exists = qy < KERNEL_HEIGHT && qx < KERNEL_WIDTH;
+            let exists = (qy < KERNEL_HEIGHT) & (qx < KERNEL_WIDTH);
             let source_quad = first_source_quad + invocation % QUADS;
             for (var l = 0u; l < SOURCE_LOADS; l++) { // unroll
                 let y = select(source_row[l] + ky, source_row[l] - ky, COARSE == 1u);
                 let x = select(source_column[l] + kx, source_column[l] - kx, COARSE == 1u);
-                let inside = y < params.source_height && x < params.source_width && source_quad < source_quads;
+                let inside = (y < params.source_height) & (x < params.source_width) & (source_quad < source_quads);
                 let line = source_image[l] * params.source_height + min(y, params.source_height - 1u);
                 let pixel = line * params.source_width + min(x, params.source_width - 1u);
                 let value = source[pixel * source_quads + min(source_quad, source_quads - 1u)];
@@ -154,12 +155,12 @@ fn main(
                     let c = first_source_quad + part % QUADS;
                     let r = min(4u * first_quad + part / QUADS, params.channels - 1u);
                     let value = weight[(q * params.channels + r) * source_quads + min(c, source_quads - 1u)];
-                    loaded_weight[l] = select(vec4f(), value, exists && c < source_quads);
+                    loaded_weight[l] = select(vec4f(), value, exists & (c < source_quads));
                 } else {
                     let c = 4u * first_source_quad + part / TILE_QUADS;
                     let r = min(first_quad + part % TILE_QUADS, quads - 1u);
                     let value = weight[(q * params.source_channels + min(c, params.source_channels - 1u)) * quads + r];
-                    loaded_weight[l] = select(vec4f(), value, exists && c < params.source_channels);
+                    loaded_weight[l] = select(vec4f(), value, exists & (c < params.source_channels));
                 }
             }
             kx += 1u;

@@ -23,6 +23,7 @@ struct Params {
     out_height: u32,
     out_width: u32,
     out_channels: u32,
+    first_workgroup: u32,
 }
 
 @group(0) @binding(0) var<storage, read> x: array<f32>; // [batch, in_height, in_width, in_channels]
@@ -35,7 +36,7 @@ struct Params {
 fn padded(image: u32, row: u32, column: u32, channel: u32) -> f32 {
     let r = row - PADDING_Y;
     let c = column - PADDING_X;
-    let inside = r < params.in_height && c < params.in_width;
+    let inside = (r < params.in_height) & (c < params.in_width);
     let line = image * params.in_height + min(r, params.in_height - 1u);
     let pixel = line * params.in_width + min(c, params.in_width - 1u);
     return select(0.0, x[pixel * params.in_channels + channel], inside);
@@ -49,7 +50,7 @@ fn main(
 ) {
     let channel_blocks = (params.out_channels + LANES * OUTPUTS - 1u) / (LANES * OUTPUTS);
     let tile_columns = (params.out_width + TILE_WIDTH - 1u) / TILE_WIDTH;
-    let index = group.x + group.y * groups.x;
+    let index = params.first_workgroup + group.x + group.y * groups.x;
     let tile = index / channel_blocks;
     let o = index % channel_blocks * LANES * OUTPUTS + lane;
     let left = tile % tile_columns * TILE_WIDTH;
@@ -89,7 +90,7 @@ fn main(
             if left + c < params.out_width && o + b * LANES < params.out_channels {
                 let pixel = (image * params.out_height + top) * params.out_width + left + c;
                 let value = sum[b * TILE_WIDTH + c];
-                y[pixel * params.out_channels + o + b * LANES] = select(value, 0.0, RELU == 1u && value <= 0.0);
+                y[pixel * params.out_channels + o + b * LANES] = select(value, 0.0, (RELU == 1u) & (value <= 0.0));
             }
         }
     }

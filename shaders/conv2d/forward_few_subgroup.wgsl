@@ -27,6 +27,7 @@ struct Params {
     out_height: u32,
     out_width: u32,
     out_channels: u32,
+    first_workgroup: u32,
 }
 
 @group(0) @binding(0) var<storage, read> x: array<f32>; // [batch, in_height, in_width, IN_CHANNELS]
@@ -58,7 +59,7 @@ fn main(
     let pair_blocks = (pairs + LANES - 1u) / LANES;
     let tile_columns = (params.out_width + TILE_WIDTH - 1u) / TILE_WIDTH;
     let tile_rows = (params.out_height + TILE_HEIGHT - 1u) / TILE_HEIGHT;
-    let index = group.x + group.y * groups.x;
+    let index = params.first_workgroup + group.x + group.y * groups.x;
     let tile = index / pair_blocks;
     let pair = index % pair_blocks * LANES + lane;
     let left = tile % tile_columns * TILE_WIDTH;
@@ -90,7 +91,7 @@ fn main(
             var window: array<f32, VECTORS * IN_CHANNELS>;
             for (var v = 0u; v < VECTORS; v++) { // unroll
                 let column = left * STRIDE_X + 8u * v + subgroup_lane % 8u - PADDING_X;
-                let inside = x_row < params.in_height && column < params.in_width;
+                let inside = (x_row < params.in_height) & (column < params.in_width);
                 let at = (line * params.in_width + min(column, params.in_width - 1u)) * IN_CHANNELS;
                 for (var i = 0u; i < IN_CHANNELS; i++) { // unroll
                     window[v * IN_CHANNELS + i] = select(0.0, x[at + i], inside);

@@ -25,6 +25,7 @@ struct Params {
     out_height: u32,
     out_width: u32,
     out_channels: u32,
+    first_workgroup: u32,
 }
 
 @group(0) @binding(0) var<storage, read> grad_output: array<f32>; // [batch, out_height, out_width, out_channels]
@@ -35,7 +36,7 @@ struct Params {
 
 // grad_output, or zero outside of it. What lies before row or column 0 has wrapped around to large numbers.
 fn gradient(image: u32, row: u32, column: u32, channel: u32) -> f32 {
-    let inside = row < params.out_height && column < params.out_width;
+    let inside = (row < params.out_height) & (column < params.out_width);
     let line = image * params.out_height + min(row, params.out_height - 1u);
     let pixel = line * params.out_width + min(column, params.out_width - 1u);
     return select(0.0, grad_output[pixel * params.out_channels + channel], inside);
@@ -49,7 +50,7 @@ fn main(
 ) {
     let channel_blocks = (params.in_channels + LANES * OUTPUTS - 1u) / (LANES * OUTPUTS);
     let tile_columns = (params.in_width + TILE_WIDTH * STRIDE_X - 1u) / (TILE_WIDTH * STRIDE_X);
-    let index = group.x + group.y * groups.x;
+    let index = params.first_workgroup + group.x + group.y * groups.x;
     let tile = index / channel_blocks;
     let i = index % channel_blocks * LANES * OUTPUTS + lane;
     let left = tile % tile_columns * TILE_WIDTH;
@@ -81,7 +82,7 @@ fn main(
                     // A lane past the last channel computes that one again and stores nothing.
                     let readable_i = min(i + b * LANES, params.in_channels - 1u);
                     let value = weight[(q * params.in_channels + readable_i) * params.out_channels + o];
-                    let w = select(0.0, value, qy < KERNEL_HEIGHT && qx < KERNEL_WIDTH);
+                    let w = select(0.0, value, (qy < KERNEL_HEIGHT) & (qx < KERNEL_WIDTH));
                     for (var c = 0u; c < TILE_WIDTH; c++) { // unroll
                         sum[b * TILE_WIDTH + c] += w * window[c + TAPS_X - 1u - kx];
                     }

@@ -22,6 +22,7 @@ struct Params {
     out_width: u32,
     out_channels: u32,
     rows_per_part: u32,
+    first_workgroup: u32,
 }
 
 @group(0) @binding(0) var<storage, read> x: array<f32>; // [batch, in_height, in_width, in_channels]
@@ -33,7 +34,7 @@ struct Params {
 fn padded(image: u32, row: u32, column: u32, channel: u32) -> f32 {
     let r = row - PADDING_Y;
     let c = column - PADDING_X;
-    let inside = r < params.in_height && c < params.in_width && channel < params.in_channels;
+    let inside = (r < params.in_height) & (c < params.in_width) & (channel < params.in_channels);
     let line = image * params.in_height + min(r, params.in_height - 1u);
     let pixel = line * params.in_width + min(c, params.in_width - 1u);
     return select(0.0, x[pixel * params.in_channels + min(channel, params.in_channels - 1u)], inside);
@@ -47,7 +48,7 @@ fn main(
 ) {
     let out_blocks = (params.out_channels + LANES * OUTPUTS - 1u) / (LANES * OUTPUTS);
     let in_blocks = (params.in_channels + CHANNELS - 1u) / CHANNELS;
-    let index = group.x + group.y * groups.x;
+    let index = params.first_workgroup + group.x + group.y * groups.x;
     let o = index % out_blocks * LANES * OUTPUTS + lane;
     let i = index / out_blocks % in_blocks * CHANNELS;
     let ky = index / out_blocks / in_blocks % KERNEL_HEIGHT;

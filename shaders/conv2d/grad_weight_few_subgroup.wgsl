@@ -25,6 +25,7 @@ struct Params {
     out_width: u32,
     out_channels: u32,
     rows_per_part: u32,
+    first_workgroup: u32,
 }
 
 @group(0) @binding(0) var<storage, read> x: array<f32>; // [batch, in_height, in_width, IN_CHANNELS]
@@ -53,7 +54,7 @@ fn main(
 ) {
     let pairs = params.out_channels / 2u;
     let pair_blocks = (pairs + LANES - 1u) / LANES;
-    let index = group.x + group.y * groups.x;
+    let index = params.first_workgroup + group.x + group.y * groups.x;
     let pair = index % pair_blocks * LANES + lane;
     let part = index / pair_blocks;
     // Every lane stays active to the end, so what lies outside is read at the nearest place inside and does not count.
@@ -72,7 +73,7 @@ fn main(
                 let x_line = line / params.out_height * params.in_height + min(row, params.in_height - 1u);
                 for (var v = 0u; v < VECTORS; v++) { // unroll
                     let column = left * STRIDE_X + 8u * v + subgroup_lane % 8u - PADDING_X;
-                    let inside = row < params.in_height && column < params.in_width;
+                    let inside = (row < params.in_height) & (column < params.in_width);
                     let at = (x_line * params.in_width + min(column, params.in_width - 1u)) * IN_CHANNELS;
                     for (var i = 0u; i < IN_CHANNELS; i++) { // unroll
                         window[(ky * VECTORS + v) * IN_CHANNELS + i] = select(0.0, x[at + i], inside);

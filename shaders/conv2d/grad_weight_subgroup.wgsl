@@ -28,6 +28,7 @@ struct Params {
     coarse_width: u32,
     coarse_channels: u32,
     rows_per_part: u32,
+    first_workgroup: u32,
 }
 
 @group(0) @binding(0) var<storage, read> fine: array<u64>; // [batch, fine_height, fine_width, fine_channels / 2]
@@ -63,7 +64,7 @@ fn main(
     let coarse_pairs = params.coarse_channels / 2u;
     let coarse_blocks = (coarse_pairs + LANES - 1u) / LANES;
     let fine_blocks = (fine_pairs + PAIRS - 1u) / PAIRS;
-    let index = group.x + group.y * groups.x;
+    let index = params.first_workgroup + group.x + group.y * groups.x;
     let a = index % coarse_blocks * LANES + lane;
     let b = index / coarse_blocks % fine_blocks * PAIRS;
     let part = index / coarse_blocks / fine_blocks;
@@ -95,7 +96,7 @@ fn main(
                 var window: array<f32, CHANNELS * VECTORS>;
                 for (var v = 0u; v < VECTORS; v++) { // unroll
                     let column = left * STRIDE_X + 8u * v + first_column;
-                    let inside = row < fine_height && column < fine_width;
+                    let inside = (row < fine_height) & (column < fine_width);
                     let at = (fine_line * fine_width + min(column, fine_width - 1u)) * fine_pairs;
                     for (var j = 0u; j < PAIRS; j++) { // unroll
                         let values = select(0lu, fine[at + min(b + j, fine_pairs - 1u)], inside);

@@ -33,6 +33,7 @@ struct Params {
     coarse_width: u32,
     coarse_channels: u32,
     rows_per_part: u32,
+    first_workgroup: u32,
 }
 
 @group(0) @binding(0) var<storage, read> fine: array<vec4f>; // [batch, fine_height, fine_width, fine_channels / 4]
@@ -55,7 +56,7 @@ fn main(
     let coarse_tiles = (coarse_quads + TILE_QUADS - 1u) / TILE_QUADS;
     let fine_tiles = (fine_quads + TILE_QUADS - 1u) / TILE_QUADS;
     // Workgroups that read the same part are neighbours, so that it is still in a cache.
-    let index = group.x + group.y * groups.x;
+    let index = params.first_workgroup + group.x + group.y * groups.x;
     let first_coarse = index % coarse_tiles * TILE_QUADS;
     let first_fine = index / coarse_tiles % fine_tiles * TILE_QUADS;
     let q = index / coarse_tiles / fine_tiles % (KERNEL_HEIGHT * KERNEL_WIDTH);
@@ -83,7 +84,7 @@ fn main(
             // What lies before the image has wrapped around to large numbers.
             let fine_y = y * STRIDE_Y + q / KERNEL_WIDTH - PADDING_Y;
             let fine_x = x * STRIDE_X + q % KERNEL_WIDTH - PADDING_X;
-            let inside = pixel < end && fine_y < params.fine_height && fine_x < params.fine_width;
+            let inside = (pixel < end) & (fine_y < params.fine_height) & (fine_x < params.fine_width);
             let line = min(image, params.batch - 1u) * params.fine_height + min(fine_y, params.fine_height - 1u);
             let fine_at = (line * params.fine_width + min(fine_x, params.fine_width - 1u)) * fine_quads;
             let coarse_at = min(pixel, end - 1u) * coarse_quads;

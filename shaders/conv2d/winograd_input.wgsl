@@ -66,7 +66,7 @@ fn main(
     var values: array<vec2f, POINTS * POINTS>;
     for (var y = 0u; y < POINTS; y++) { // unroll
         for (var x = 0u; x < POINTS; x++) { // unroll
-            let inside = top + y < params.source_height && left + x < params.source_width;
+            let inside = (top + y < params.source_height) & (left + x < params.source_width);
             let row = image * params.source_height + min(top + y, params.source_height - 1u);
             let at = (row * params.source_width + min(left + x, params.source_width - 1u)) * pairs + pair;
             values[y * POINTS + x] = select(vec2f(), values_of(source[at]), inside);

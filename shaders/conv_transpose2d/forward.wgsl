@@ -26,6 +26,7 @@ struct Params {
     out_height: u32,
     out_width: u32,
     out_channels: u32,
+    first_workgroup: u32,
 }
 
 @group(0) @binding(0) var<storage, read> x: array<f32>; // [batch, in_height, in_width, in_channels]
@@ -36,7 +37,7 @@ struct Params {
 
 // x, or zero outside of it. What lies before row or column 0 has wrapped around to large numbers.
 fn value_at(image: u32, row: u32, column: u32, channel: u32) -> f32 {
-    let inside = row < params.in_height && column < params.in_width;
+    let inside = (row < params.in_height) & (column < params.in_width);
     let line = image * params.in_height + min(row, params.in_height - 1u);
     let pixel = line * params.in_width + min(column, params.in_width - 1u);
     return select(0.0, x[pixel * params.in_channels + channel], inside);
@@ -50,7 +51,7 @@ fn main(
 ) {
     let channel_blocks = (params.out_channels + LANES * OUTPUTS - 1u) / (LANES * OUTPUTS);
     let tile_columns = (params.out_width + TILE_WIDTH * STRIDE_X - 1u) / (TILE_WIDTH * STRIDE_X);
-    let index = group.x + group.y * groups.x;
+    let index = params.first_workgroup + group.x + group.y * groups.x;
     let tile = index / channel_blocks;
     let o = index % channel_blocks * LANES * OUTPUTS + lane;
     let left = tile % tile_columns * TILE_WIDTH;
@@ -88,7 +89,7 @@ fn main(
                 for (var b = 0u; b < OUTPUTS; b++) { // unroll
                     let readable_o = min(o + b * LANES, params.out_channels - 1u);
                     let value = weight[(q * params.in_channels + i) * params.out_channels + readable_o];
-                    let w = select(0.0, value, qy < KERNEL_HEIGHT && qx < KERNEL_WIDTH);
+                    let w = select(0.0, value, (qy < KERNEL_HEIGHT) & (qx < KERNEL_WIDTH));
                     for (var c = 0u; c < TILE_WIDTH; c++) { // unroll
                         sum[b * TILE_WIDTH + c] += w * window[c + TAPS_X - 1u - kx];
                     }

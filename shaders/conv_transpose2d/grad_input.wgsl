@@ -22,6 +22,7 @@ struct Params {
     out_height: u32,
     out_width: u32,
     out_channels: u32,
+    first_workgroup: u32,
 }
 
 @group(0) @binding(0) var<storage, read> grad_output: array<f32>; // [batch, out_height, out_width, out_channels]
@@ -34,7 +35,7 @@ struct Params {
 fn padded(image: u32, row: u32, column: u32, channel: u32) -> f32 {
     let r = row - PADDING_Y;
     let c = column - PADDING_X;
-    let inside = r < params.out_height && c < params.out_width;
+    let inside = (r < params.out_height) & (c < params.out_width);
     let line = image * params.out_height + min(r, params.out_height - 1u);
     let pixel = line * params.out_width + min(c, params.out_width - 1u);
     return select(0.0, grad_output[pixel * params.out_channels + channel], inside);
@@ -48,7 +49,7 @@ fn main(
 ) {
     let channel_blocks = (params.in_channels + LANES * OUTPUTS - 1u) / (LANES * OUTPUTS);
     let tile_columns = (params.in_width + TILE_WIDTH - 1u) / TILE_WIDTH;
-    let index = group.x + group.y * groups.x;
+    let index = params.first_workgroup + group.x + group.y * groups.x;
     let tile = index / channel_blocks;
     let i = index % channel_blocks * LANES * OUTPUTS + lane;
     let left = tile % tile_columns * TILE_WIDTH;

@@ -21,6 +21,7 @@ struct Params {
     out_width: u32,
     out_channels: u32,
     rows_per_part: u32,
+    first_workgroup: u32,
 }
 
 @group(0) @binding(0) var<storage, read> x: array<f32>; // [batch, in_height, in_width, in_channels]
@@ -32,7 +33,7 @@ struct Params {
 fn padded(image: u32, row: u32, column: u32, channel: u32) -> f32 {
     let r = row - PADDING_Y;
     let c = column - PADDING_X;
-    let inside = r < params.out_height && c < params.out_width;
+    let inside = (r < params.out_height) & (c < params.out_width);
     let line = image * params.out_height + min(r, params.out_height - 1u);
     let pixel = line * params.out_width + min(c, params.out_width - 1u);
     return select(0.0, grad_output[pixel * params.out_channels + channel], inside);
@@ -46,7 +47,7 @@ fn main(
 ) {
     let out_blocks = (params.out_channels + LANES - 1u) / LANES;
     let in_blocks = (params.in_channels + CHANNELS - 1u) / CHANNELS;
-    let index = group.x + group.y * groups.x;
+    let index = params.first_workgroup + group.x + group.y * groups.x;
     let o = index % out_blocks * LANES + lane;
     let i = index / out_blocks % in_blocks * CHANNELS;
     let ky = index / out_blocks / in_blocks % KERNEL_HEIGHT;

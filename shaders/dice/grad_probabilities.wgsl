@@ -24,7 +24,7 @@ fn main(
         }
         let first = i * (params.foreground + 1u);
         let label = labels[i];
-        let counts = label <= params.foreground && weights[i] != 0.0;
+        let counts = (label <= params.foreground) & (weights[i] != 0.0);
         grad_probabilities[first] = 0.0;
         for (var k = 1u; k <= params.foreground; k++) {
             var grad = 0.0;

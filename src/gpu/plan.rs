@@ -4,13 +4,13 @@ use super::choices::Choices;
 use super::device::Gpu;
 use super::kernel::Pipeline;
 use super::memory::{Buffer, MemoryPlan, STAGING_BYTES, UNIFORM_ALIGNMENT};
-use super::pace::{LONGEST_SUBMIT, Pace};
+use super::pace::{LONGEST_SUBMIT, Pace, Piece, Work};
 use super::requirements::of_buffers;
 use crate::array::{Array, Tensor};
 use crate::error::{Error, Result};
 use crate::fuse::Fusions;
 use crate::graph::{Bank, Graph, Node, NodeId, NodeKind};
-use crate::op::{Binding, Candidate, Dispatch};
+use crate::op::{Binding, Candidate, Dispatch, workgroup_grid};
 use crate::shape::{DType, TensorType};
 use futures_channel::oneshot;
 use rayon::prelude::*;
@@ -54,13 +54,19 @@ pub(super) struct Step {
     pipeline: Arc<Pipeline>,
     bind_group: wgpu::BindGroup,
     workgroups: [u32; 3],
+    /// Into how many launches it can be divided, each of which begins at a workgroup that stands here in the uniform.
+    divisible_by: u32,
+    first_workgroup: u64,
 }
 
 impl Step {
     pub(super) fn record(&self, pass: &mut wgpu::ComputePass<'_>) {
+        self.record_some(pass, self.workgroups);
+    }
+
+    fn record_some(&self, pass: &mut wgpu::ComputePass<'_>, [x, y, z]: [u32; 3]) {
         pass.set_pipeline(&self.pipeline.program);
         pass.set_bind_group(0, &self.bind_group, &[]);
-        let [x, y, z] = self.workgroups;
         pass.dispatch_workgroups(x, y, z);
     }
 }
@@ -136,11 +142,13 @@ impl Plan {
             uniform,
             staging,
             steps: Vec::new(),
-            pace: Pace::new(std::iter::empty(), options.longest_submit),
+            pace: Pace::new(&[], options.longest_submit),
             turn: Mutex::default(),
         };
         plan.steps = plan.resolve()?;
-        plan.pace = Pace::new(plan.work()?.into_iter(), options.longest_submit);
+        let work = plan.work()?.into_iter().zip(&plan.steps);
+        let work = work.map(|((flops, bytes), step)| Work { flops, bytes, divisible_by: step.divisible_by });
+        plan.pace = Pace::new(&work.collect::<Vec<_>>(), options.longest_submit);
         plan.write_constants(options.guarded)?;
         plan.gpu.check()?;
         Ok(plan)
@@ -192,6 +200,8 @@ impl Plan {
             let words: Vec<u32> = dispatch.params.iter().map(|(_, param)| param.to_bits()).collect();
             let bytes: &[u8] = bytemuck::cast_slice(&words);
             params[offset as usize..][..bytes.len()].copy_from_slice(bytes);
+            // The last of the params, where there is one.
+            let first_workgroup = (offset + bytes.len() as u64).saturating_sub(4);
             let bindings = dispatch.bindings.iter().map(|&binding| self.binding(node, binding));
             let mut resources = bindings.collect::<Result<Vec<wgpu::BufferBinding<'_>>>>()?;
             if let Some(size) = wgpu::BufferSize::new(bytes.len() as u64) {
@@ -213,7 +223,8 @@ impl Plan {
                     entries: &entries,
                 })
             })?;
-            steps.push(Step { pipeline, bind_group, workgroups: dispatch.workgroups });
+            let (workgroups, divisible_by) = (dispatch.workgroups, dispatch.divisible_by());
+            steps.push(Step { pipeline, bind_group, workgroups, divisible_by, first_workgroup });
         }
         self.gpu.write(&self.uniform, 0, &params)?;
         Ok(steps)
@@ -388,21 +399,22 @@ impl Plan {
 
     /// Computes everything once: no allocation, no compilation, and one submit, or several where one would keep the device for longer
     /// than [`PlanOptions::longest_submit`]. Returns without waiting, but for the first run of a plan that would take a slow device longer
-    /// than that: it measures how long its parts take. A single dispatch is never cut.
+    /// than that: it measures how long its parts take. Single dispatches are cut where they are those of convolutions and their gradients,
+    /// which are the long ones.
     ///
     /// # Errors
     /// When the device has failed.
     pub fn run(&self) -> Result<()> {
         let _turn = self.turn();
         if let Some(pieces) = self.pace.settled() {
-            pieces.iter().try_for_each(|piece| self.submit(&self.steps[piece.clone()]))?;
+            pieces.iter().try_for_each(|piece| self.submit(piece))?;
             return self.gpu.check();
         }
         self.gpu.wait()?;
         let mut taken = Vec::new();
         for piece in self.pace.estimated() {
             let start = Instant::now();
-            self.submit(&self.steps[piece])?;
+            self.submit(&piece)?;
             self.gpu.wait()?;
             taken.push(start.elapsed());
         }
@@ -410,8 +422,22 @@ impl Plan {
         Ok(())
     }
 
-    fn submit(&self, steps: &[Step]) -> Result<()> {
-        self.gpu.submit("a run", |encoder| record(steps, encoder))
+    fn submit(&self, piece: &Piece) -> Result<()> {
+        let (dispatch, workgroups) = match piece {
+            Piece::Dispatches(dispatches) => {
+                return self.gpu.submit("a run", |encoder| record(&self.steps[dispatches.clone()], encoder));
+            }
+            Piece::Workgroups(dispatch, workgroups) => (*dispatch, workgroups),
+        };
+        let step = &self.steps[dispatch];
+        let begin_at = |first: u32| self.gpu.write(&self.uniform, step.first_workgroup, &first.to_ne_bytes());
+        begin_at(workgroups.start)?;
+        self.gpu.submit("a run", |encoder| {
+            let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+            step.record_some(&mut pass, workgroup_grid(workgroups.len()));
+        })?;
+        // Whoever records all of it begins at the first.
+        if workgroups.end == step.divisible_by { begin_at(0) } else { Ok(()) }
     }
 
     /// Waits for all runs to finish.
@@ -613,6 +639,53 @@ fn decoded(TensorType { dtype, shape }: TensorType, words: Vec<u32>) -> Tensor<f
 mod tests {
     use super::*;
     use crate::models::{Training, UNet, Variant};
+    use crate::op::Fill;
+    use crate::random::Random;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn dispatches_in_many_launches_give_the_same_bits() {
+        let gpu = Gpu::any().unwrap_or_else(|error| panic!("{error}"));
+        // The widths at which every kernel that can be divided is a candidate.
+        let net =
+            UNet { variant: Variant::Unet, in_channels: 1, classes: 2, base_channels: 16, depth: 1, dropout: 0.0 };
+        let side = net.legal_above(net.shrink() + 4);
+        let step = net.build(1, [side; 2]).unwrap().training_step(&Training::default()).unwrap();
+        let mut divided = BTreeSet::new();
+        for candidate in 0..3 {
+            let plan = |longest_submit| {
+                let options = PlanOptions { candidate: Some(candidate), longest_submit, ..PlanOptions::default() };
+                let plan = Plan::new(&gpu, &step.graph, options).unwrap();
+                plan.write_bank(Bank::Parameters, &step.graph.initial_parameters(3)).unwrap();
+                let mut random = Random::new(5, 0);
+                for node in step.graph.inputs() {
+                    let fill = if node == step.rates { Fill::Constant(0.01) } else { Fill::Positive };
+                    plan.write(node, &fill.draw(&step.graph.node(node).tensor_type, &mut random)).unwrap();
+                }
+                plan
+            };
+            let bits = |plan: &Plan| {
+                let banks = [Bank::Gradients, Bank::Parameters].map(|bank| plan.read_bank(bank).unwrap());
+                banks.map(|values| values.into_iter().map(f32::to_bits).collect::<Vec<_>>())
+            };
+            let longest = Duration::from_micros(10);
+            let (whole, cut) = (plan(LONGEST_SUBMIT), plan(longest));
+            // As if each piece had taken three times as long as it may.
+            cut.pace.settle(&vec![3 * longest; cut.pace.estimated().len()]);
+            whole.run().unwrap();
+            cut.run().unwrap();
+            assert_eq!(bits(&cut), bits(&whole), "candidate {candidate}");
+            whole.run().unwrap();
+            gpu.submit("a host's", |encoder| cut.record_into(encoder)).unwrap();
+            assert_eq!(bits(&cut), bits(&whole), "candidate {candidate}, recorded by a host");
+            let kernels: Vec<&str> = cut.dispatches().map(|(_, dispatch)| dispatch.kernel.path).collect();
+            divided.extend(cut.pace.settled().unwrap().iter().filter_map(|piece| match piece {
+                Piece::Workgroups(dispatch, _) => Some(kernels[*dispatch]),
+                Piece::Dispatches(_) => None,
+            }));
+        }
+        assert!(divided.len() >= 8, "{divided:?}");
+    }
 
     #[test]
     fn running_creates_and_compiles_nothing() {

@@ -2,7 +2,7 @@
 
 use super::loops::{Side, Window};
 use crate::kernel;
-use crate::op::{Binding, Candidate, DeviceProfile, Dispatch, Kernel, workgroup_grid};
+use crate::op::{Binding, Candidate, DeviceProfile, Dispatch, FIRST_WORKGROUP, Kernel, Param, workgroup_grid};
 use crate::shape::TensorType;
 
 /// A convolution in the words of its forward pass: everything that its kernels need to know.
@@ -72,12 +72,11 @@ impl Geometry {
             ("out_width", self.out_extents[1]),
             ("out_channels", self.out_channels),
         ];
-        let params = own.iter().chain(params).map(|&(name, value)| (name, value.into())).collect();
         Dispatch {
             kernel,
             constants: self.constants(constants),
             bindings,
-            params,
+            params: divisible(own.iter().chain(params)),
             workgroups: workgroup_grid(workgroups),
         }
     }
@@ -126,6 +125,11 @@ impl Geometry {
         let workgroups = parts * blocks * coarse.div_ceil(2 * lanes);
         Some(gradient.in_parts(parts, kernel!("conv2d/grad_weight_subgroup"), &constants, workgroups))
     }
+}
+
+/// The params of a kernel whose launches can be divided.
+fn divisible<'a>(params: impl IntoIterator<Item = &'a (&'static str, usize)>) -> Vec<(&'static str, Param)> {
+    params.into_iter().map(|&(name, value)| (name, value.into())).chain([FIRST_WORKGROUP]).collect()
 }
 
 /// One of the images of a sum: which input of the op it is, unless it is the result, and its extents.
@@ -209,7 +213,7 @@ impl<'a> Correlation<'a> {
                 mask.unwrap_or(weight),
                 Binding::Output,
             ],
-            params: params.map(|(name, value)| (name, value.into())).into(),
+            params: divisible(&params),
             workgroups: workgroup_grid(workgroups),
         }
     }
@@ -263,7 +267,7 @@ impl<'a> WeightGradient<'a> {
             kernel,
             constants: geometry.constants(&[&[("TURNED", usize::from(self.turned))], constants].concat()),
             bindings: vec![Binding::Input(fine.input), Binding::Input(coarse.input), partial],
-            params: params.map(|(name, value)| (name, value.into())).into(),
+            params: divisible(&params),
             workgroups: workgroup_grid(workgroups),
         })
     }
