@@ -57,7 +57,7 @@ fn cases() -> tilewise::Result<BTreeMap<&'static str, Vec<Case>>> {
             let types = inputs.iter().map(|&input| graph.node(input).tensor_type.clone());
             let inputs: Vec<_> = types
                 .map(|tensor_type| match tensor_type.dtype {
-                    DType::F32 => (tensor_type, Fill::Positive),
+                    DType::F32 | DType::F16 => (tensor_type, Fill::Positive),
                     DType::U32 => (tensor_type, Fill::Labels { classes: 2, ignore: None }),
                 })
                 .collect();

@@ -1,6 +1,7 @@
 //! Host tensors, generic over the precision of the reference.
 
 use crate::shape::{DType, Shape, TensorType};
+use half::f16;
 use std::fmt::Debug;
 use std::iter::Sum;
 use std::ops::{AddAssign, MulAssign, SubAssign};
@@ -70,7 +71,7 @@ pub enum Tensor<T> {
 }
 
 impl<T: Real> Tensor<T> {
-    /// Element type and shape; floats of any precision stand for the device's `f32`.
+    /// Element type and shape; floats of any precision stand for the device's `f32`, of which some are stored as `f16`.
     pub fn tensor_type(&self) -> TensorType {
         match self {
             Self::Float(array) => TensorType { dtype: DType::F32, shape: array.shape.clone() },
@@ -106,6 +107,15 @@ impl<T: Real> Tensor<T> {
             Self::Uint(array) => array,
             Self::Float(_) => unreachable!("the shape rule admits only integers here"),
         }
+    }
+
+    /// The values as a tensor of this type stores them: each the nearest that there is, which is infinite past the largest.
+    #[must_use]
+    pub fn stored_as(mut self, dtype: DType) -> Self {
+        if let (Self::Float(array), DType::F16) = (&mut self, dtype) {
+            array.data.iter_mut().for_each(|value| *value = T::from_f64(f16::from_f64(value.as_f64()).to_f64()));
+        }
+        self
     }
 
     /// The same values in another precision.

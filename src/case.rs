@@ -46,6 +46,13 @@ pub enum Fill {
 }
 
 impl Case {
+    /// Whether a tensor is stored as `f16`, which not every device can.
+    pub fn stores_half(&self) -> bool {
+        let types: Vec<TensorType> = self.inputs.iter().map(|(tensor_type, _)| tensor_type.clone()).collect();
+        let output = self.op.output(&types);
+        types.iter().chain(&output).any(|tensor_type| tensor_type.dtype == DType::F16)
+    }
+
     /// The inputs, each drawn from its own stream of the seed.
     pub fn draw(&self, seed: u32) -> Vec<Tensor<f32>> {
         let inputs = self.inputs.iter().zip(0..);
@@ -59,10 +66,10 @@ impl Fill {
         let shape = tensor_type.shape.clone();
         let count = shape.elements();
         match tensor_type.dtype {
-            DType::F32 => {
+            DType::F32 | DType::F16 => {
                 let places = (0..shape.channels()).cycle().take(count);
                 let data = places.map(|place| self.at(place).float(random)).collect();
-                Tensor::Float(Array { shape, data })
+                Tensor::Float(Array { shape, data }).stored_as(tensor_type.dtype)
             }
             DType::U32 => Tensor::Uint(Array { shape, data: (0..count).map(|_| self.uint(random)).collect() }),
         }

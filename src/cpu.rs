@@ -1,9 +1,11 @@
-//! The CPU executor: every op's reference, in order. The definition of correct, in `f32` or `f64`.
+//! The CPU executor: every op's reference, in order. The definition of correct, in `f32` or `f64`; results that are stored as `f16` are
+//! rounded to that.
 
 use crate::array::{Array, Real, Tensor};
 use crate::error::{Error, Result};
 use crate::graph::{Bank, Graph, NodeId, NodeKind, Placement};
 use crate::op::AnyOp;
+use crate::shape::DType;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
@@ -82,7 +84,10 @@ pub fn evaluate<T: Precision>(
                     problem: format!("expected a tensor {}, got nothing", node.tensor_type),
                 })?;
                 graph.check_input(NodeId(index), value)?;
-                Some(Cow::Borrowed(value))
+                Some(match node.tensor_type.dtype {
+                    DType::F16 => Cow::Owned(value.clone().stored_as(DType::F16)),
+                    _ => Cow::Borrowed(value),
+                })
             }
             NodeKind::Constant(value) => {
                 let value = T::from_f64(f64::from(*value));
@@ -101,7 +106,7 @@ pub fn evaluate<T: Precision>(
                     }
                 }
                 if op.writes().is_empty() {
-                    let result = results.swap_remove(0);
+                    let result = results.swap_remove(0).stored_as(node.tensor_type.dtype);
                     if let Placement::Bank(bank, offset) = placements[index] {
                         let data = &result.float().data;
                         banks.entry(bank).and_modify(|bank| bank[offset..][..data.len()].copy_from_slice(data));

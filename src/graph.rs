@@ -161,7 +161,7 @@ impl Graph {
             return fail("only inputs can be written".into());
         }
         let (found, expected) = (value.tensor_type(), &node.tensor_type);
-        if found != *expected {
+        if found.shape != expected.shape || found.dtype.is_float() != expected.dtype.is_float() {
             return fail(format!("expected a tensor {expected}, got {found}"));
         }
         if value.elements() != expected.shape.elements() {

@@ -406,7 +406,7 @@ fn extents(tensor_type: &TensorType) -> Vec<usize> {
 /// An input or output of a model. Integers have 64 bits in ONNX, as those that its operators make.
 fn described(name: &str, tensor_type: &TensorType, dynamic_batch: bool) -> ValueInfoProto {
     let elem_type = match tensor_type.dtype {
-        DType::F32 => data_type::FLOAT,
+        DType::F32 | DType::F16 => data_type::FLOAT,
         DType::U32 => data_type::INT64,
     };
     let dim = extents(tensor_type).into_iter().enumerate().map(|(axis, extent)| {

@@ -7,7 +7,8 @@ use crate::array::{Real, Tensor};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, NodeId};
 use crate::onnx::{Translation, Value};
-use crate::shape::TensorType;
+use crate::shape::{DType, TensorType};
+use half::f16;
 use std::any::Any;
 use std::convert::Infallible;
 use std::fmt::{self, Debug};
@@ -88,7 +89,33 @@ pub trait AnyOp: Op {
     fn reference_f64(&self, inputs: &[&Tensor<f64>]) -> Vec<Tensor<f64>>;
     /// The op as a value whose type can be asked for.
     fn as_any(&self) -> &dyn Any;
+
+    /// [`Op::candidates`] for tensors as they are stored: where some are `f16`, those whose kernels can read and write that, so
+    /// specialised.
+    fn offered(&self, inputs: &[TensorType], output: &TensorType, device: &DeviceProfile) -> Vec<Candidate> {
+        let mut candidates = self.candidates(inputs, output, device);
+        let half = |binding: &Binding| match *binding {
+            Binding::Input(index) => inputs.get(index).is_some_and(|input| input.dtype == DType::F16),
+            Binding::Output => output.dtype == DType::F16,
+            Binding::Workspace(_) => false,
+        };
+        let binds_half = |dispatch: &Dispatch| dispatch.bindings.iter().any(half);
+        candidates.retain(|candidate| {
+            candidate
+                .dispatches
+                .iter()
+                .all(|dispatch| dispatch.kernel.is_of_either_precision() || !binds_half(dispatch))
+        });
+        let dispatches = candidates.iter_mut().flat_map(|candidate| &mut candidate.dispatches);
+        for dispatch in dispatches.filter(|dispatch| binds_half(dispatch)) {
+            dispatch.constants.push((STORED, "f16".into()));
+        }
+        candidates
+    }
 }
+
+/// The alias in a kernel's text for the type of the elements of activations, which is `f32` unless it is replaced.
+const STORED: &str = "Stored";
 
 impl<O: Op> AnyOp for O {
     fn reference_f32(&self, inputs: &[&Tensor<f32>]) -> Vec<Tensor<f32>> {
@@ -142,6 +169,13 @@ pub struct Kernel {
     pub source: &'static str,
 }
 
+impl Kernel {
+    /// Whether the text says of the activations that it reads and writes that they are `Stored`, so that they can be `f16`.
+    fn is_of_either_precision(&self) -> bool {
+        self.source.lines().any(|line| line.strip_prefix("alias ").is_some_and(|line| line.starts_with(STORED)))
+    }
+}
+
 /// The [`Kernel`] at a path under `shaders`.
 #[macro_export]
 macro_rules! kernel {
@@ -158,7 +192,7 @@ macro_rules! kernel {
 pub struct Dispatch {
     /// The program.
     pub kernel: Kernel,
-    /// New right-hand sides of the kernel's top-level `const` lines, by name, as WGSL text.
+    /// New right-hand sides of the kernel's top-level `const` and `alias` lines, by name, as WGSL text.
     pub constants: Vec<(&'static str, String)>,
     /// What is bound at `@group(0) @binding(0)`, `@binding(1)`, …; the uniform `params`, if any, follows as the last binding.
     pub bindings: Vec<Binding>,
@@ -260,11 +294,13 @@ pub struct DeviceProfile {
     pub subgroup_size: Option<u32>,
     /// Whether kernels may use integers of 64 bits.
     pub int64: bool,
+    /// Whether kernels may read and write floats of 16 bits. A graph that stores some is refused where they may not, so ops need not ask.
+    pub f16: bool,
 }
 
 impl DeviceProfile {
     /// The profile that every device satisfies.
-    pub const PORTABLE: Self = Self { software: false, subgroup_size: None, int64: false };
+    pub const PORTABLE: Self = Self { software: false, subgroup_size: None, int64: false, f16: false };
 }
 
 /// How far a result in `f32` may lie from the reference in `f64`.
@@ -325,6 +361,23 @@ impl Bound {
             }
             Self::Elements(bounds) => bounds.clone(),
         })
+    }
+}
+
+/// What a result is held against that is stored in this type, from its reference and bounds before: stored as `f16`, it is rounded once
+/// more, by 2⁻¹¹ of its magnitude, or 2⁻²⁵ where that is more, unless it is known exactly and is an `f16` already; and it is infinite past
+/// the largest.
+pub(crate) fn stored(dtype: DType, reference: &mut Tensor<f64>, bounds: &mut [f64]) {
+    const HALF_ULP: f64 = 1.0 / 2048.0;
+    const LEAST: f64 = 1.0 / 33_554_432.0;
+    let (Tensor::Float(reference), DType::F16) = (reference, dtype) else { return };
+    for (value, bound) in reference.data.iter_mut().zip(bounds) {
+        let rounded = f16::from_f64(*value).to_f64();
+        if rounded.is_infinite() {
+            *value = rounded;
+        } else if *bound > 0.0 || rounded.to_bits() != value.to_bits() {
+            *bound += HALF_ULP * (value.abs() + *bound) + LEAST;
+        }
     }
 }
 

@@ -5,6 +5,7 @@ mod add;
 mod argmax;
 mod augment;
 mod batch_norm;
+mod cast;
 mod clip_grad_norm;
 mod conv2d;
 mod conv_transpose2d;
@@ -32,6 +33,7 @@ pub use batch_norm::{
     BatchNormMomentsGrad, BatchNormParameters, BatchNormSettings, BatchNormStack, BatchNormStore, BatchNormTrack, Over,
     Statistic,
 };
+pub use cast::Cast;
 pub use clip_grad_norm::{ClipGradNorm, ClipGradNormTotal};
 pub use conv_transpose2d::{ConvTranspose2d, ConvTranspose2dGradInput, ConvTranspose2dGradWeight};
 pub(crate) use conv2d::launch::in_parts;
@@ -52,8 +54,9 @@ pub use softmax::{Softmax, SoftmaxGrad};
 pub use unpack::Unpack;
 
 use crate::array::{Array, Real, Tensor};
-use crate::op::{Binding, Candidate, Case, DeviceProfile, Dispatch, Kernel, Op, Param, workgroup_grid};
+use crate::op::{Binding, Candidate, Case, DeviceProfile, Dispatch, Fill, Kernel, Op, Param, workgroup_grid};
 use crate::shape::{DType, TensorType};
+use std::sync::Arc;
 
 /// What the project knows of an op: tests and `selftest` walk this list.
 #[derive(Clone, Copy, Debug)]
@@ -73,6 +76,7 @@ pub const REGISTRY: &[Entry] = &[
     Entry { name: "argmax", page: include_str!("../docs/ops/argmax.md"), cases: argmax::cases },
     Entry { name: "augment", page: include_str!("../docs/ops/augment.md"), cases: augment::cases },
     Entry { name: "batch_norm", page: include_str!("../docs/ops/batch_norm.md"), cases: batch_norm::cases },
+    Entry { name: "cast", page: include_str!("../docs/ops/cast.md"), cases: cast::cases },
     Entry { name: "clip_grad_norm", page: include_str!("../docs/ops/clip_grad_norm.md"), cases: clip_grad_norm::cases },
     Entry { name: "conv2d", page: include_str!("../docs/ops/conv2d.md"), cases: conv2d::cases },
     Entry {
@@ -141,12 +145,52 @@ pub(crate) fn image(tensor_type: &TensorType) -> [usize; 4] {
     tensor_type.shape.image().unwrap_or_else(|_| unreachable!("the shape rule admits only images here"))
 }
 
-/// The one input of an op that takes floats.
+/// The one input of an op that takes floats of 32 bits.
 pub(crate) fn one_float(inputs: &[TensorType]) -> Result<&TensorType, String> {
     match inputs {
         [x] if x.dtype == DType::F32 => Ok(x),
+        _ => Err(format!("expected one tensor of f32, got {inputs:?}")),
+    }
+}
+
+/// The one input of an op that takes activations, however they are stored.
+pub(crate) fn one_activation(inputs: &[TensorType]) -> Result<&TensorType, String> {
+    match inputs {
+        [x] if x.dtype.is_float() => Ok(x),
         _ => Err(format!("expected one float tensor, got {inputs:?}")),
     }
+}
+
+/// The cases, and each again as [`halved`] has it.
+pub(crate) fn in_both_precisions(mut cases: Vec<Case>) -> Vec<Case> {
+    let halves: Vec<Case> = cases.iter().filter_map(halved).collect();
+    cases.extend(halves);
+    cases
+}
+
+/// A case with as many of its inputs stored as `f16` as the op takes; `None` if it takes none so, and where values are such that `f16` has
+/// none, or so many that they say nothing new.
+pub(crate) fn halved(case: &Case) -> Option<Case> {
+    let large = |fill: &Fill| matches!(fill, Fill::Normal(deviation) if *deviation > 1e3);
+    if case.inputs.iter().any(|(tensor_type, fill)| large(fill) || tensor_type.shape.elements() > 1 << 19) {
+        return None;
+    }
+    let with = |halves: u32| -> Vec<TensorType> {
+        let stored = |((tensor_type, _), place): (&(TensorType, Fill), u32)| match tensor_type.dtype {
+            DType::F32 if halves >> place & 1 == 1 => {
+                TensorType { dtype: DType::F16, shape: tensor_type.shape.clone() }
+            }
+            _ => tensor_type.clone(),
+        };
+        case.inputs.iter().zip(0..).map(stored).collect()
+    };
+    let subsets = 1..1_u32 << case.inputs.len();
+    let taken = subsets.map(with).filter(|types| case.op.output(types).is_ok());
+    let types = taken.max_by_key(|types| types.iter().filter(|tensor_type| tensor_type.dtype == DType::F16).count())?;
+    let inputs: Vec<_> = types.into_iter().zip(case.inputs.iter().map(|&(_, fill)| fill)).collect();
+    let stores_half = inputs.iter().any(|(tensor_type, _)| tensor_type.dtype == DType::F16);
+    let name = format!("{}, f16", case.name);
+    stores_half.then(|| Case { name, op: Arc::clone(&case.op), inputs })
 }
 
 /// The shape rule of a gradient that takes the result, and the result's gradient, and is like both.

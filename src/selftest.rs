@@ -8,10 +8,10 @@ use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Plan, PlanOptions};
 use crate::graph::{BANK_ALIGNMENT, Bank, Graph, Init, NodeId, NodeKind};
 use crate::models::{Loss, Optimizer, Tiles, Training, UNet, Variant};
-use crate::op::{AnyOp, Case, Dispatch, Fill};
+use crate::op::{AnyOp, Case, Dispatch, Fill, stored};
 use crate::ops::{AdamSettings, CrossEntropySettings, DiceSettings, REGISTRY, Reduction};
 use crate::random::Random;
-use crate::shape::TensorType;
+use crate::shape::{DType, TensorType};
 use rayon::prelude::*;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -177,8 +177,9 @@ impl Trial {
     pub(crate) fn expected(&self) -> Expected {
         let inputs: Vec<Tensor<f64>> = self.values.iter().map(Tensor::cast).collect();
         let inputs: Vec<&Tensor<f64>> = inputs.iter().collect();
-        let bounded = |(result, reference): (usize, Tensor<f64>)| {
-            let bounds = self.op.bound(&inputs, &reference, result).elements(self.op.as_ref(), &inputs, &reference);
+        let bounded = |(result, mut reference): (usize, Tensor<f64>)| {
+            let mut bounds = self.op.bound(&inputs, &reference, result).elements(self.op.as_ref(), &inputs, &reference);
+            stored(self.dtype(), &mut reference, &mut bounds);
             (reference, bounds)
         };
         Expected(self.op.reference_f64(&inputs).into_iter().enumerate().map(bounded).collect())
@@ -192,12 +193,14 @@ impl Trial {
         let inputs: Vec<Tensor<f64>> = self.values.iter().map(Tensor::cast).collect();
         let inputs: Vec<&Tensor<f64>> = inputs.iter().collect();
         let bounded = |(result, computed): (usize, &Tensor<f32>)| {
-            let computed = computed.cast();
+            let mut computed = computed.cast();
             let on_magnitudes = |magnitudes: Vec<Tensor<f64>>| {
                 let magnitudes: Vec<Tensor<f32>> = magnitudes.iter().map(Tensor::cast).collect();
                 Ok::<_, Error>(self.run(&plan, &magnitudes)?.swap_remove(0).cast())
             };
-            let bounds = self.op.bound(&inputs, &computed, result).elements_by(&inputs, &computed, on_magnitudes)?;
+            let mut bounds =
+                self.op.bound(&inputs, &computed, result).elements_by(&inputs, &computed, on_magnitudes)?;
+            stored(self.dtype(), &mut computed, &mut bounds);
             Ok((computed, bounds))
         };
         Ok(Expected(results.iter().enumerate().map(bounded).collect::<Result<_>>()?))
@@ -230,6 +233,11 @@ impl Trial {
         worst.ok_or_else(|| fail("there is no result to compare".into()))
     }
 
+    /// How the result is stored.
+    fn dtype(&self) -> DType {
+        self.graph.node(self.node).tensor_type.dtype
+    }
+
     fn write(&self, plan: &Plan, values: &[Tensor<f32>]) -> Result<()> {
         self.inputs.iter().zip(values).try_for_each(|(&node, value)| match (self.graph.bank_of(node), value) {
             (Some(bank), Tensor::Float(array)) => plan.write_bank(bank, &array.data),
@@ -252,7 +260,7 @@ impl Trial {
     }
 }
 
-/// Every candidate of every case of every op; `progress` hears the number of cases done and in total.
+/// Every candidate of every case of every op, but for those that store tensors as `f16` where the device cannot; `progress` hears the number of cases done and in total.
 ///
 /// # Errors
 /// When a case cannot be built. What does not hold is in the reports.
@@ -261,6 +269,7 @@ pub fn run(gpu: &Gpu, seed: u32, progress: &mut (dyn FnMut(usize, usize) + Send)
     for entry in REGISTRY {
         cases.extend((entry.cases)().map_err(Error::Usage)?);
     }
+    cases.retain(|case| gpu.profile().f16 || !case.stores_half());
     let total = cases.len();
     let counter = Mutex::new((0, progress));
     // Most of the time goes into compiling kernels and computing references, which different cases can do side by side.
@@ -307,7 +316,7 @@ pub fn candidates(gpu: &Gpu, case: &Case) -> Result<Vec<Vec<Dispatch>>> {
         node: case.name.clone(),
         problem,
     })?;
-    let candidates = case.op.candidates(&types, &output, gpu.profile());
+    let candidates = case.op.offered(&types, &output, gpu.profile());
     Ok(candidates.into_iter().map(|candidate| candidate.dispatches).collect())
 }
 
@@ -361,10 +370,11 @@ pub fn each_op(
     let check = |(node, actual): (&NodeId, &Tensor<f64>)| {
         let NodeKind::Op { op, inputs } = &ordinary.node(*node).kind else { return None };
         let inputs: Vec<&Tensor<f64>> = inputs.iter().filter_map(|input| values.get(input)).collect();
-        let reference = op.reference_f64(&inputs).swap_remove(0);
+        let mut reference = op.reference_f64(&inputs).swap_remove(0);
         let own = op.candidate_bound(plan.candidate(*node)?, &inputs, &reference, 0);
         let bound = own.unwrap_or_else(|| op.bound(&inputs, &reference, 0));
-        let bounds = bound.elements(op.as_ref(), &inputs, &reference);
+        let mut bounds = bound.elements(op.as_ref(), &inputs, &reference);
+        stored(ordinary.node(*node).tensor_type.dtype, &mut reference, &mut bounds);
         let outcome = compare_tensors(&actual.cast(), &reference, &bounds);
         Some(outcome.map_err(|problem| format!("{} ({}): {problem}", ordinary.node(*node).name, op.name())))
     };

@@ -71,13 +71,26 @@ impl fmt::Display for Shape {
     }
 }
 
-/// What the elements of a tensor are. Every element takes four bytes.
+/// What the elements of a tensor are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum DType {
     /// 32-bit floating point.
     F32,
+    /// 16-bit floating point: how activations and their gradients may be stored. All arithmetic is in [`DType::F32`].
+    F16,
     /// 32-bit unsigned integer: class labels, generator states.
     U32,
+}
+
+impl DType {
+    /// Whether the elements are numbers that ops compute with, however they are stored.
+    pub fn is_float(self) -> bool {
+        self != Self::U32
+    }
+
+    fn size_bytes(self) -> u64 {
+        if self == Self::F16 { 2 } else { 4 }
+    }
 }
 
 /// Element type and shape of one tensor.
@@ -98,6 +111,22 @@ impl TensorType {
         Ok(Self { dtype: DType::F32, shape: Shape::new(extents)? })
     }
 
+    /// A tensor of floats that are stored in 16 bits.
+    ///
+    /// # Errors
+    /// As [`Shape::new`].
+    pub fn f16(extents: impl Into<Vec<usize>>) -> Result<Self, String> {
+        Ok(Self { dtype: DType::F16, shape: Shape::new(extents)? })
+    }
+
+    /// A tensor of these extents, stored as this one is.
+    ///
+    /// # Errors
+    /// As [`Shape::new`].
+    pub fn with_extents(&self, extents: impl Into<Vec<usize>>) -> Result<Self, String> {
+        Ok(Self { dtype: self.dtype, shape: Shape::new(extents)? })
+    }
+
     /// A tensor of unsigned integers.
     ///
     /// # Errors
@@ -106,9 +135,9 @@ impl TensorType {
         Ok(Self { dtype: DType::U32, shape: Shape::new(extents)? })
     }
 
-    /// The bytes the tensor takes on a device.
+    /// The bytes the tensor takes on a device, which copies words of four.
     pub fn size_bytes(&self) -> u64 {
-        4 * self.shape.elements() as u64
+        (self.dtype.size_bytes() * self.shape.elements() as u64).next_multiple_of(4)
     }
 }
 
@@ -116,6 +145,7 @@ impl fmt::Display for TensorType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.dtype {
             DType::F32 => write!(f, "{}", self.shape),
+            DType::F16 => write!(f, "{} f16", self.shape),
             DType::U32 => write!(f, "{} u32", self.shape),
         }
     }

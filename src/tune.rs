@@ -77,7 +77,7 @@ fn subjects(gpu: &Gpu, graphs: &[&Graph]) -> (Vec<Subject>, usize) {
         for (node, _) in graph.nodes().iter().zip(graph.needed()).filter(|(_, needed)| *needed) {
             let NodeKind::Op { op, inputs } = &node.kind else { continue };
             let types: Vec<TensorType> = inputs.iter().map(|&id| graph.node(id).tensor_type.clone()).collect();
-            let candidates = op.candidates(&types, &node.tensor_type, gpu.profile());
+            let candidates = op.offered(&types, &node.tensor_type, gpu.profile());
             let Question { op: name, inputs, candidates: checksum } = Question::new(op.as_ref(), &types, &candidates);
             if candidates.len() < 2 || !seen.insert((name.clone(), inputs.clone())) {
                 continue;
@@ -91,7 +91,7 @@ fn subjects(gpu: &Gpu, graphs: &[&Graph]) -> (Vec<Subject>, usize) {
                 kernels.map(|kernels| Timed { kernels, seconds: None, rounds: 0, problem: None }).collect();
             let flops = op.flops(&types, &node.tensor_type);
             let filled = |tensor_type: TensorType| match tensor_type.dtype {
-                DType::F32 => (tensor_type, Fill::Normal(1.0)),
+                DType::F32 | DType::F16 => (tensor_type, Fill::Normal(1.0)),
                 DType::U32 => (tensor_type, Fill::Labels { classes: 2, ignore: None }),
             };
             let inputs_of_case = types.into_iter().map(filled).collect();

@@ -40,7 +40,7 @@ fn profiles() -> Vec<DeviceProfile> {
     let mut profiles = Vec::new();
     for software in [false, true] {
         for subgroup_size in [None, Some(8), Some(32), Some(64)] {
-            profiles.extend([false, true].map(|int64| DeviceProfile { software, subgroup_size, int64 }));
+            profiles.extend([false, true].map(|int64| DeviceProfile { software, subgroup_size, int64, f16: true }));
         }
     }
     profiles
@@ -62,7 +62,7 @@ fn offers() -> Vec<Offer> {
             let output = case.op.output(&types).unwrap();
             let mut candidates: Vec<Candidate> = Vec::new();
             for profile in profiles() {
-                let offered = case.op.candidates(&types, &output, &profile);
+                let offered = case.op.offered(&types, &output, &profile);
                 assert!(!offered.is_empty(), "{} ({}) offers nothing for {profile:?}", case.op.name(), case.name);
                 for candidate in offered {
                     if !candidates.contains(&candidate) {
@@ -246,7 +246,8 @@ fn bindings_and_params_are_what_the_dispatch_says() {
         for dispatch in &candidate.dispatches {
             let path = dispatch.kernel.path;
             let name = format!("{path} for {name}");
-            let module = naga::front::wgsl::parse_str(dispatch.kernel.source).unwrap();
+            let wgsl = compose(path, dispatch.kernel.source, &dispatch.constants).unwrap();
+            let module = naga::front::wgsl::parse_str(&wgsl).unwrap();
             let mut variables: Vec<_> = module.global_variables.iter().map(|(_, variable)| variable).collect();
             variables.retain(|variable| variable.binding.is_some());
             variables.sort_by_key(|variable| variable.binding.map(|binding| binding.binding));
@@ -298,6 +299,7 @@ fn bindings_and_params_are_what_the_dispatch_says() {
                         let bits = [naga::Scalar::F32, naga::Scalar::U64];
                         assert!(scalar.is_some_and(|scalar| bits.contains(&scalar)), "{name}: {binding:?}");
                     }
+                    Some(DType::F16) => assert_eq!(scalar, Some(naga::Scalar::F16), "{name}: {binding:?}"),
                     Some(DType::U32) => assert_eq!(scalar, Some(naga::Scalar::U32), "{name}: {binding:?}"),
                     None => {}
                 }

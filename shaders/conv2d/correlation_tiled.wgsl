@@ -40,6 +40,8 @@ const TAPS_Y = (KERNEL_HEIGHT + PHASES_Y - 1u) / PHASES_Y;
 const TAPS_X = (KERNEL_WIDTH + PHASES_X - 1u) / PHASES_X;
 const STEP_Y = STRIDE_Y / PHASES_Y;
 const STEP_X = STRIDE_X / PHASES_X;
+alias Stored = f32; // how activations are stored; f16 halves the bytes that they move
+alias Stored4 = vec4<Stored>;
 
 struct Params {
     batch: u32,
@@ -52,11 +54,11 @@ struct Params {
     first_workgroup: u32,
 }
 
-@group(0) @binding(0) var<storage, read> source: array<vec4f>; // [batch, source_height, source_width, source_channels / 4]
+@group(0) @binding(0) var<storage, read> source: array<Stored4>; // [batch, source_height, source_width, source_channels / 4]
 @group(0) @binding(1) var<storage, read> weight: array<vec4f>; // [KERNEL_HEIGHT, KERNEL_WIDTH, ..., channels / 4]
 @group(0) @binding(2) var<storage, read> bias: array<vec4f>; // [channels / 4]
-@group(0) @binding(3) var<storage, read> mask: array<vec4f>; // [batch, height, width, channels / 4]
-@group(0) @binding(4) var<storage, read_write> result: array<vec4f>; // [batch, height, width, channels / 4]
+@group(0) @binding(3) var<storage, read> mask: array<Stored4>; // [batch, height, width, channels / 4]
+@group(0) @binding(4) var<storage, read_write> result: array<Stored4>; // [batch, height, width, channels / 4]
 @group(0) @binding(5) var<uniform> params: Params;
 
 // Indices that only the code varies come first or last, so that few have to be held against the bounds.
@@ -72,7 +74,7 @@ fn finished(sum: vec4f, at: u32) -> vec4f {
         value = select(value, vec4f(), value <= vec4f());
     }
     if MASK == 1u {
-        value = select(value, vec4f(), mask[at] <= vec4f());
+        value = select(value, vec4f(), vec4f(mask[at]) <= vec4f());
     }
     return value;
 }
@@ -146,7 +148,7 @@ fn main(
                 let inside = (y < params.source_height) & (x < params.source_width) & (source_quad < source_quads);
                 let line = source_image[l] * params.source_height + min(y, params.source_height - 1u);
                 let pixel = line * params.source_width + min(x, params.source_width - 1u);
-                let value = source[pixel * source_quads + min(source_quad, source_quads - 1u)];
+                let value = vec4f(source[pixel * source_quads + min(source_quad, source_quads - 1u)]);
                 loaded_source[l] = select(vec4f(), value, inside);
             }
             for (var l = 0u; l < WEIGHT_LOADS; l++) { // unroll
@@ -224,7 +226,7 @@ fn main(
             let quad = first_quad + b * LANES + lane;
             if image < params.batch && y < params.height && x < params.width && quad < quads {
                 let at = ((image * params.height + y) * params.width + x) * quads + quad;
-                result[at] = finished(sum[p * BLOCKS + b], at);
+                result[at] = Stored4(finished(sum[p * BLOCKS + b], at));
             }
         }
     }

@@ -14,6 +14,7 @@ const LANES = 32u;
 const OUTPUTS = 2u;
 const TILE_WIDTH = 8u;
 const WINDOW = (TILE_WIDTH - 1u) * STRIDE_X + KERNEL_WIDTH;
+alias Stored = f32; // how activations are stored; f16 halves the bytes that they move
 
 struct Params {
     batch: u32,
@@ -26,10 +27,10 @@ struct Params {
     first_workgroup: u32,
 }
 
-@group(0) @binding(0) var<storage, read> x: array<f32>; // [batch, in_height, in_width, in_channels]
+@group(0) @binding(0) var<storage, read> x: array<Stored>; // [batch, in_height, in_width, in_channels]
 @group(0) @binding(1) var<storage, read> weight: array<f32>; // [KERNEL_HEIGHT, KERNEL_WIDTH, in_channels, out_channels]
 @group(0) @binding(2) var<storage, read> bias: array<f32>; // [out_channels]
-@group(0) @binding(3) var<storage, read_write> y: array<f32>; // [batch, out_height, out_width, out_channels]
+@group(0) @binding(3) var<storage, read_write> y: array<Stored>; // [batch, out_height, out_width, out_channels]
 @group(0) @binding(4) var<uniform> params: Params;
 
 // x at a position counted from the corner of the padding. What lies before the image wraps around to large numbers.
@@ -39,7 +40,7 @@ fn padded(image: u32, row: u32, column: u32, channel: u32) -> f32 {
     let inside = (r < params.in_height) & (c < params.in_width);
     let line = image * params.in_height + min(r, params.in_height - 1u);
     let pixel = line * params.in_width + min(c, params.in_width - 1u);
-    return select(0.0, x[pixel * params.in_channels + channel], inside);
+    return select(0.0, f32(x[pixel * params.in_channels + channel]), inside);
 }
 
 @compute @workgroup_size(LANES)
@@ -90,7 +91,7 @@ fn main(
             if left + c < params.out_width && o + b * LANES < params.out_channels {
                 let pixel = (image * params.out_height + top) * params.out_width + left + c;
                 let value = sum[b * TILE_WIDTH + c];
-                y[pixel * params.out_channels + o + b * LANES] = select(value, 0.0, (RELU == 1u) & (value <= 0.0));
+                y[pixel * params.out_channels + o + b * LANES] = Stored(select(value, 0.0, (RELU == 1u) & (value <= 0.0)));
             }
         }
     }

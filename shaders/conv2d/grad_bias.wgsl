@@ -2,6 +2,7 @@
 // Part s is the pixels s * pixels_per_part onwards of all images.
 // One invocation owns one o, a workgroup LANES of them. Bytes moved: 4 per element of grad_output and of partial.
 const LANES = 32u;
+alias Stored = f32; // how activations are stored; f16 halves the bytes that they move
 
 struct Params {
     pixels: u32,
@@ -9,7 +10,7 @@ struct Params {
     pixels_per_part: u32,
 }
 
-@group(0) @binding(0) var<storage, read> grad_output: array<f32>; // [pixels, channels]
+@group(0) @binding(0) var<storage, read> grad_output: array<Stored>; // [pixels, channels]
 @group(0) @binding(1) var<storage, read_write> partial: array<f32>; // [parts, channels]
 @group(0) @binding(2) var<uniform> params: Params;
 
@@ -27,7 +28,7 @@ fn main(
     if start < params.pixels && o < params.channels {
         var sum = 0.0;
         for (var p = start; p < min(start + params.pixels_per_part, params.pixels); p++) {
-            sum += grad_output[p * params.channels + o];
+            sum += f32(grad_output[p * params.channels + o]);
         }
         partial[part * params.channels + o] = sum;
     }

@@ -12,6 +12,7 @@ const PADDING_X = 0u;
 const LANES = 32u;
 const OUTPUTS = 2u;
 const CHANNELS = 4u;
+alias Stored = f32; // how activations are stored; f16 halves the bytes that they move
 
 struct Params {
     batch: u32,
@@ -25,8 +26,8 @@ struct Params {
     first_workgroup: u32,
 }
 
-@group(0) @binding(0) var<storage, read> x: array<f32>; // [batch, in_height, in_width, in_channels]
-@group(0) @binding(1) var<storage, read> grad_output: array<f32>; // [batch, out_height, out_width, out_channels]
+@group(0) @binding(0) var<storage, read> x: array<Stored>; // [batch, in_height, in_width, in_channels]
+@group(0) @binding(1) var<storage, read> grad_output: array<Stored>; // [batch, out_height, out_width, out_channels]
 @group(0) @binding(2) var<storage, read_write> partial: array<f32>; // [parts, elements of the weight]
 @group(0) @binding(3) var<uniform> params: Params;
 
@@ -37,7 +38,7 @@ fn padded(image: u32, row: u32, column: u32, channel: u32) -> f32 {
     let inside = (r < params.in_height) & (c < params.in_width) & (channel < params.in_channels);
     let line = image * params.in_height + min(r, params.in_height - 1u);
     let pixel = line * params.in_width + min(c, params.in_width - 1u);
-    return select(0.0, x[pixel * params.in_channels + min(channel, params.in_channels - 1u)], inside);
+    return select(0.0, f32(x[pixel * params.in_channels + min(channel, params.in_channels - 1u)]), inside);
 }
 
 @compute @workgroup_size(LANES)
@@ -80,7 +81,7 @@ fn main(
             for (var b = 0u; b < OUTPUTS; b++) { // unroll
                 // A lane past the last channel computes that one again and stores nothing.
                 let readable_o = min(o + b * LANES, params.out_channels - 1u);
-                let gradient = grad_output[(line * params.out_width + column) * params.out_channels + readable_o];
+                let gradient = f32(grad_output[(line * params.out_width + column) * params.out_channels + readable_o]);
                 for (var kx = 0u; kx < KERNEL_WIDTH; kx++) { // unroll
                     for (var j = 0u; j < CHANNELS; j++) { // unroll
                         sum[(kx * CHANNELS + j) * OUTPUTS + b] += gradient * window[kx * CHANNELS + j];

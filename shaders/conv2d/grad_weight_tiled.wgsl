@@ -23,6 +23,8 @@ const BLOCKS = CHANNELS / 4u; // of four channels that an invocation owns on eit
 const TILE_QUADS = TILE / 4u;
 const SHARERS = INVOCATIONS / DEPTH; // invocations that load one pixel
 const LOADS = TILE_QUADS / SHARERS;
+alias Stored = f32; // how activations are stored; f16 halves the bytes that they move
+alias Stored4 = vec4<Stored>;
 
 struct Params {
     batch: u32,
@@ -36,8 +38,8 @@ struct Params {
     first_workgroup: u32,
 }
 
-@group(0) @binding(0) var<storage, read> fine: array<vec4f>; // [batch, fine_height, fine_width, fine_channels / 4]
-@group(0) @binding(1) var<storage, read> coarse: array<vec4f>; // [batch, coarse_height, coarse_width, coarse_channels / 4]
+@group(0) @binding(0) var<storage, read> fine: array<Stored4>; // [batch, fine_height, fine_width, fine_channels / 4]
+@group(0) @binding(1) var<storage, read> coarse: array<Stored4>; // [batch, coarse_height, coarse_width, coarse_channels / 4]
 @group(0) @binding(2) var<storage, read_write> partial: array<vec4f>; // [parts, elements of the weight / 4]
 @group(0) @binding(3) var<uniform> params: Params;
 
@@ -91,8 +93,8 @@ fn main(
             for (var l = 0u; l < LOADS; l++) { // unroll
                 // A channel past the last is computed as that one and not stored.
                 let quad = invocation % SHARERS + l * SHARERS;
-                let fine_value = fine[fine_at + min(first_fine + quad, fine_quads - 1u)];
-                let coarse_value = coarse[coarse_at + min(first_coarse + quad, coarse_quads - 1u)];
+                let fine_value = vec4f(fine[fine_at + min(first_fine + quad, fine_quads - 1u)]);
+                let coarse_value = vec4f(coarse[coarse_at + min(first_coarse + quad, coarse_quads - 1u)]);
                 loaded_fine[l] = select(vec4f(), fine_value, inside);
                 loaded_coarse[l] = select(vec4f(), coarse_value, inside);
             }

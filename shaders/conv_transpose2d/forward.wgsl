@@ -17,6 +17,7 @@ const TILE_WIDTH = 8u;
 const TAPS_Y = (KERNEL_HEIGHT + STRIDE_Y - 1u) / STRIDE_Y;
 const TAPS_X = (KERNEL_WIDTH + STRIDE_X - 1u) / STRIDE_X;
 const WINDOW = TILE_WIDTH + TAPS_X - 1u;
+alias Stored = f32; // how activations are stored; f16 halves the bytes that they move
 
 struct Params {
     batch: u32,
@@ -29,10 +30,10 @@ struct Params {
     first_workgroup: u32,
 }
 
-@group(0) @binding(0) var<storage, read> x: array<f32>; // [batch, in_height, in_width, in_channels]
+@group(0) @binding(0) var<storage, read> x: array<Stored>; // [batch, in_height, in_width, in_channels]
 @group(0) @binding(1) var<storage, read> weight: array<f32>; // [KERNEL_HEIGHT, KERNEL_WIDTH, in_channels, out_channels]
 @group(0) @binding(2) var<storage, read> bias: array<f32>; // [out_channels]
-@group(0) @binding(3) var<storage, read_write> y: array<f32>; // [batch, out_height, out_width, out_channels]
+@group(0) @binding(3) var<storage, read_write> y: array<Stored>; // [batch, out_height, out_width, out_channels]
 @group(0) @binding(4) var<uniform> params: Params;
 
 // x, or zero outside of it. What lies before row or column 0 has wrapped around to large numbers.
@@ -40,7 +41,7 @@ fn value_at(image: u32, row: u32, column: u32, channel: u32) -> f32 {
     let inside = (row < params.in_height) & (column < params.in_width);
     let line = image * params.in_height + min(row, params.in_height - 1u);
     let pixel = line * params.in_width + min(column, params.in_width - 1u);
-    return select(0.0, x[pixel * params.in_channels + channel], inside);
+    return select(0.0, f32(x[pixel * params.in_channels + channel]), inside);
 }
 
 @compute @workgroup_size(LANES)
@@ -102,7 +103,7 @@ fn main(
             let column = (left + c) * STRIDE_X + phase_x;
             if column < params.out_width && o + b * LANES < params.out_channels {
                 let pixel = (image * params.out_height + row) * params.out_width + column;
-                y[pixel * params.out_channels + o + b * LANES] = sum[b * TILE_WIDTH + c];
+                y[pixel * params.out_channels + o + b * LANES] = Stored(sum[b * TILE_WIDTH + c]);
             }
         }
     }

@@ -13,6 +13,7 @@ const LANES = 32u;
 const OUTPUTS = 2u;
 const TILE_WIDTH = 8u;
 const WINDOW = (TILE_WIDTH - 1u) * STRIDE_X + KERNEL_WIDTH;
+alias Stored = f32; // how activations are stored; f16 halves the bytes that they move
 
 struct Params {
     batch: u32,
@@ -25,10 +26,10 @@ struct Params {
     first_workgroup: u32,
 }
 
-@group(0) @binding(0) var<storage, read> grad_output: array<f32>; // [batch, out_height, out_width, out_channels]
+@group(0) @binding(0) var<storage, read> grad_output: array<Stored>; // [batch, out_height, out_width, out_channels]
 @group(0) @binding(1) var<storage, read> weight: array<f32>; // [KERNEL_HEIGHT, KERNEL_WIDTH, in_channels, out_channels]
-@group(0) @binding(2) var<storage, read> mask: array<f32>; // [batch, in_height, in_width, in_channels]
-@group(0) @binding(3) var<storage, read_write> grad_input: array<f32>; // [batch, in_height, in_width, in_channels]
+@group(0) @binding(2) var<storage, read> mask: array<Stored>; // [batch, in_height, in_width, in_channels]
+@group(0) @binding(3) var<storage, read_write> grad_input: array<Stored>; // [batch, in_height, in_width, in_channels]
 @group(0) @binding(4) var<uniform> params: Params;
 
 // grad_output at a position counted from the corner of the padding. What lies before it wraps around to large numbers.
@@ -38,7 +39,7 @@ fn padded(image: u32, row: u32, column: u32, channel: u32) -> f32 {
     let inside = (r < params.out_height) & (c < params.out_width);
     let line = image * params.out_height + min(r, params.out_height - 1u);
     let pixel = line * params.out_width + min(c, params.out_width - 1u);
-    return select(0.0, grad_output[pixel * params.out_channels + channel], inside);
+    return select(0.0, f32(grad_output[pixel * params.out_channels + channel]), inside);
 }
 
 @compute @workgroup_size(LANES)
@@ -86,9 +87,9 @@ fn main(
                 let at = pixel * params.in_channels + i + b * LANES;
                 var value = sum[b * TILE_WIDTH + c];
                 if MASK == 1u {
-                    value = select(value, 0.0, mask[at] <= 0.0);
+                    value = select(value, 0.0, f32(mask[at]) <= 0.0);
                 }
-                grad_input[at] = value;
+                grad_input[at] = Stored(value);
             }
         }
     }

@@ -11,6 +11,7 @@ const PADDING_Y = 0u;
 const PADDING_X = 0u;
 const LANES = 32u;
 const CHANNELS = 8u;
+alias Stored = f32; // how activations are stored; f16 halves the bytes that they move
 
 struct Params {
     batch: u32,
@@ -24,8 +25,8 @@ struct Params {
     first_workgroup: u32,
 }
 
-@group(0) @binding(0) var<storage, read> x: array<f32>; // [batch, in_height, in_width, in_channels]
-@group(0) @binding(1) var<storage, read> grad_output: array<f32>; // [batch, out_height, out_width, out_channels]
+@group(0) @binding(0) var<storage, read> x: array<Stored>; // [batch, in_height, in_width, in_channels]
+@group(0) @binding(1) var<storage, read> grad_output: array<Stored>; // [batch, out_height, out_width, out_channels]
 @group(0) @binding(2) var<storage, read_write> partial: array<f32>; // [parts, elements of the weight]
 @group(0) @binding(3) var<uniform> params: Params;
 
@@ -36,7 +37,7 @@ fn padded(image: u32, row: u32, column: u32, channel: u32) -> f32 {
     let inside = (r < params.out_height) & (c < params.out_width);
     let line = image * params.out_height + min(r, params.out_height - 1u);
     let pixel = line * params.out_width + min(c, params.out_width - 1u);
-    return select(0.0, grad_output[pixel * params.out_channels + channel], inside);
+    return select(0.0, f32(grad_output[pixel * params.out_channels + channel]), inside);
 }
 
 @compute @workgroup_size(LANES)
@@ -68,7 +69,7 @@ fn main(
             }
             for (var j = 0u; j < CHANNELS; j++) { // unroll
                 let readable_i = min(i + j, params.in_channels - 1u);
-                let value = x[(line * params.in_width + column) * params.in_channels + readable_i];
+                let value = f32(x[(line * params.in_width + column) * params.in_channels + readable_i]);
                 for (var kx = 0u; kx < KERNEL_WIDTH; kx++) { // unroll
                     sum[kx * CHANNELS + j] += value * gradient[kx];
                 }

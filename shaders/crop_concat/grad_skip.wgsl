@@ -1,5 +1,7 @@
 // grad_skip[n, y, x, c] = grad_output[n, y - top, x - left, c] inside the crop, else 0
 // One invocation owns one element of grad_skip, one workgroup 64 neighbours a turn. Bytes moved: 4 per element, 8 in the crop.
+alias Stored = f32; // how activations are stored; f16 halves the bytes that they move
+
 struct Params {
     count: u32,
     height: u32,
@@ -12,8 +14,8 @@ struct Params {
     left: u32,
 }
 
-@group(0) @binding(0) var<storage, read> grad_output: array<f32>; // [n, height, width, channels]
-@group(0) @binding(1) var<storage, read_write> grad_skip: array<f32>; // [n, skip_height, skip_width, skip_channels]
+@group(0) @binding(0) var<storage, read> grad_output: array<Stored>; // [n, height, width, channels]
+@group(0) @binding(1) var<storage, read_write> grad_skip: array<Stored>; // [n, skip_height, skip_width, skip_channels]
 @group(0) @binding(2) var<uniform> params: Params; // count: elements of grad_skip
 
 @compute @workgroup_size(64)
@@ -35,7 +37,7 @@ fn main(
         // Left of and above the crop these wrap around to huge numbers, which are outside as well.
         let column = pixel % params.skip_width - params.left;
         let line = row % params.skip_height - params.top;
-        var grad = 0.0;
+        var grad = Stored();
         if line < params.height && column < params.width {
             grad = grad_output[((n * params.height + line) * params.width + column) * params.channels + c];
         }

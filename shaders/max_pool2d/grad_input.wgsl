@@ -3,6 +3,8 @@
 // pooled, and cropped and concatenated as a skip.
 // One invocation owns one channel of one window of x, cut windows at the lower and right edge included, whose gradient
 // is 0; one workgroup 64 neighbours a turn. Bytes moved: 8 per element of x, 4 per element of grad_output and of the crop.
+alias Stored = f32; // how activations are stored; f16 halves the bytes that they move
+
 struct Params {
     count: u32,
     in_height: u32,
@@ -20,10 +22,10 @@ struct Params {
 const KERNEL_SIZE = 2u;
 const SKIP = 0u; // 0: any buffer stands in the place of grad_concat
 
-@group(0) @binding(0) var<storage, read> x: array<f32>; // [n, in_height, in_width, channels]
-@group(0) @binding(1) var<storage, read> grad_output: array<f32>; // [n, out_height, out_width, channels]
-@group(0) @binding(2) var<storage, read> grad_concat: array<f32>; // [n, crop_height, crop_width, crop_channels]
-@group(0) @binding(3) var<storage, read_write> grad_input: array<f32>; // [n, in_height, in_width, channels]
+@group(0) @binding(0) var<storage, read> x: array<Stored>; // [n, in_height, in_width, channels]
+@group(0) @binding(1) var<storage, read> grad_output: array<Stored>; // [n, out_height, out_width, channels]
+@group(0) @binding(2) var<storage, read> grad_concat: array<Stored>; // [n, crop_height, crop_width, crop_channels]
+@group(0) @binding(3) var<storage, read_write> grad_input: array<Stored>; // [n, in_height, in_width, channels]
 @group(0) @binding(4) var<uniform> params: Params; // count: n * ceil(in_height / k) * ceil(in_width / k) * channels
 
 @compute @workgroup_size(64)
@@ -52,11 +54,11 @@ fn main(
         var grad = 0.0;
         var winner = 0u;
         if oy < params.out_height && ox < params.out_width {
-            grad = grad_output[((n * params.out_height + oy) * params.out_width + ox) * params.channels + c];
-            var best = x[first];
+            grad = f32(grad_output[((n * params.out_height + oy) * params.out_width + ox) * params.channels + c]);
+            var best = f32(x[first]);
             for (var r = 0u; r < KERNEL_SIZE; r++) {
                 for (var s = 0u; s < KERNEL_SIZE; s++) {
-                    let value = x[first + (r * params.in_width + s) * params.channels];
+                    let value = f32(x[first + (r * params.in_width + s) * params.channels]);
                     if value > best {
                         best = value;
                         winner = r * KERNEL_SIZE + s;
@@ -72,13 +74,13 @@ fn main(
                 var sum = select(0.0, grad, r * KERNEL_SIZE + s == winner);
                 if SKIP == 1u && line < params.crop_height && column < params.crop_width {
                     let pixel = (n * params.crop_height + line) * params.crop_width + column;
-                    sum += grad_concat[pixel * params.crop_channels + c];
+                    sum += f32(grad_concat[pixel * params.crop_channels + c]);
                 }
                 let here = first + (r * params.in_width + s) * params.channels;
                 if SKIP == 1u {
-                    sum = select(sum, 0.0, x[here] <= 0.0);
+                    sum = select(sum, 0.0, f32(x[here]) <= 0.0);
                 }
-                grad_input[here] = sum;
+                grad_input[here] = Stored(sum);
             }
         }
     }

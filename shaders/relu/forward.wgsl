@@ -1,9 +1,11 @@
 // y[i] = max(0, x[i]), NaN staying NaN
 // One invocation owns one element a turn. Bytes moved: 8 per element.
+alias Stored = f32; // how activations are stored; f16 halves the bytes that they move
+
 struct Params { count: u32 }
 
-@group(0) @binding(0) var<storage, read> x: array<f32>; // [count]
-@group(0) @binding(1) var<storage, read_write> y: array<f32>; // [count]
+@group(0) @binding(0) var<storage, read> x: array<Stored>; // [count]
+@group(0) @binding(1) var<storage, read_write> y: array<Stored>; // [count]
 @group(0) @binding(2) var<uniform> params: Params;
 
 @compute @workgroup_size(64)

@@ -1,10 +1,12 @@
 // grad_input[i] = 0 where y[i] <= 0, else grad_output[i]
 // One invocation owns one element a turn. Bytes moved: 12 per element.
+alias Stored = f32; // how activations are stored; f16 halves the bytes that they move
+
 struct Params { count: u32 }
 
-@group(0) @binding(0) var<storage, read> y: array<f32>; // [count]
-@group(0) @binding(1) var<storage, read> grad_output: array<f32>; // [count]
-@group(0) @binding(2) var<storage, read_write> grad_input: array<f32>; // [count]
+@group(0) @binding(0) var<storage, read> y: array<Stored>; // [count]
+@group(0) @binding(1) var<storage, read> grad_output: array<Stored>; // [count]
+@group(0) @binding(2) var<storage, read_write> grad_input: array<Stored>; // [count]
 @group(0) @binding(3) var<uniform> params: Params;
 
 @compute @workgroup_size(64)

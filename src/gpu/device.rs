@@ -255,7 +255,10 @@ impl fmt::Debug for Gpu {
 
 /// Features that kernels or profiles use where an adapter has them.
 pub(super) const USED: wgpu::Features =
-    wgpu::Features::SUBGROUP.union(wgpu::Features::SHADER_INT64).union(wgpu::Features::TIMESTAMP_QUERY);
+    wgpu::Features::SUBGROUP.union(wgpu::Features::SHADER_INT64).union(wgpu::Features::TIMESTAMP_QUERY).union(HALF);
+
+/// What a device needs for tensors that are stored as `f16`.
+pub(super) const HALF: wgpu::Features = wgpu::Features::SHADER_F16;
 
 /// What ops may know of a device with these features.
 pub(super) fn profile_of(info: &wgpu::AdapterInfo, features: wgpu::Features) -> DeviceProfile {
@@ -265,6 +268,7 @@ pub(super) fn profile_of(info: &wgpu::AdapterInfo, features: wgpu::Features) -> 
         software: info.device_type == wgpu::DeviceType::Cpu,
         subgroup_size: subgroups.then_some(info.subgroup_min_size),
         int64: features.contains(wgpu::Features::SHADER_INT64),
+        f16: features.contains(HALF),
     }
 }
 

@@ -97,7 +97,7 @@ impl MemoryPlan {
                     last_use[input.index()] = index;
                 }
                 let types: Vec<TensorType> = inputs.iter().map(|&id| graph.node(id).tensor_type.clone()).collect();
-                let mut candidates = op.candidates(&types, &node.tensor_type, device);
+                let mut candidates = op.offered(&types, &node.tensor_type, device);
                 let Some(choice) = choices.among(op.as_ref(), &types, &candidates) else {
                     let problem = "no kernel fits this device".to_owned();
                     return Err(Error::Graph { op: op.name().into(), node: node.name.clone(), problem });

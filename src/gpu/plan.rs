@@ -5,7 +5,7 @@ use super::device::Gpu;
 use super::kernel::Pipeline;
 use super::memory::{Buffer, MemoryPlan, STAGING_BYTES, UNIFORM_ALIGNMENT};
 use super::pace::{LONGEST_SUBMIT, Pace, Piece, Work};
-use super::requirements::of_buffers;
+use super::requirements::{half_of, of_buffers};
 use crate::array::{Array, Tensor};
 use crate::error::{Error, Result};
 use crate::fuse::Fusions;
@@ -13,7 +13,9 @@ use crate::graph::{Bank, Graph, Node, NodeId, NodeKind};
 use crate::op::{Binding, Candidate, Dispatch, workgroup_grid};
 use crate::shape::{DType, TensorType};
 use futures_channel::oneshot;
+use half::f16;
 use rayon::prelude::*;
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -39,12 +41,12 @@ impl Default for PlanOptions {
     }
 }
 
-/// The bit pattern that guarded plans fill memory with: a NaN that no kernel computes.
-const POISON: u32 = 0x7fc0_dead;
+/// The bit pattern that guarded plans fill memory with: a NaN that no kernel computes, and two of 16 bits.
+const POISON: u32 = 0x7fde_7ead;
 
 /// The same for inputs of floats: another NaN, so that copying it into a result's guard is noticed. Around integers there are
 /// zeros instead, because most kernels would act on the label 0 that they should not have read, and few on a huge one.
-const INPUT_POISON: u32 = 0x7fc0_beef;
+const INPUT_POISON: u32 = 0x7fde_7eef;
 
 /// Banks are written in pieces of this size.
 const WRITE_BYTES: usize = 8 << 20;
@@ -107,6 +109,9 @@ impl Plan {
         let computed = graph.fused_by(options.fusions);
         let nth = options.candidate.map(Choices::nth);
         let memory = MemoryPlan::new(&computed, gpu.profile(), nth.as_ref().unwrap_or(gpu.choices()), options.guarded)?;
+        if let Some(lacking) = half_of(&computed).filter(|_| !gpu.profile().f16) {
+            return Err(Error::Device(format!("{}: {lacking}", gpu.adapter())));
+        }
         let advice = "use a smaller tile, batch, base or depth, or `--device cpu`";
         if let Some(lacking) = gpu.lacks(&of_buffers(&computed, &memory), advice) {
             return Err(Error::Memory(lacking));
@@ -290,7 +295,7 @@ impl Plan {
             }
             for (node, buffer) in self.computed.nodes().iter().zip(&self.memory.nodes) {
                 if let Some(Buffer::Input(index)) = buffer {
-                    let floats = node.tensor_type.dtype == DType::F32;
+                    let floats = node.tensor_type.dtype.is_float();
                     fill(&self.inputs[*index], if floats { INPUT_POISON } else { 0 })?;
                 }
             }
@@ -350,12 +355,9 @@ impl Plan {
         let Some((buffer, offset, _)) = self.location(node.index()) else {
             return Ok(()); // Nothing depends on this input.
         };
-        let bytes: &[u8] = match value {
-            Tensor::Float(array) => bytemuck::cast_slice(&array.data),
-            Tensor::Uint(array) => bytemuck::cast_slice(&array.data),
-        };
+        let bytes = encoded(self.computed.node(node).tensor_type.dtype, value);
         let _turn = self.turn();
-        self.gpu.write(buffer, offset, bytes)?;
+        self.gpu.write(buffer, offset, &bytes)?;
         self.gpu.check()
     }
 
@@ -627,10 +629,29 @@ fn pieces(bytes: u64, size: u64) -> impl Iterator<Item = (u64, u64)> {
     (0..bytes).step_by(size as usize).map(move |start| (start, size.min(bytes - start)))
 }
 
+/// The words of a tensor of this type.
+fn encoded(dtype: DType, value: &Tensor<f32>) -> Cow<'_, [u8]> {
+    match value {
+        Tensor::Float(array) if dtype == DType::F16 => {
+            let mut halves: Vec<f16> = array.data.iter().map(|&value| f16::from_f32(value)).collect();
+            // What follows an odd one is no element.
+            halves.resize(halves.len().next_multiple_of(2), f16::NAN);
+            Cow::Owned(bytemuck::cast_slice(&halves).to_vec())
+        }
+        Tensor::Float(array) => Cow::Borrowed(bytemuck::cast_slice(&array.data)),
+        Tensor::Uint(array) => Cow::Borrowed(bytemuck::cast_slice(&array.data)),
+    }
+}
+
 /// A tensor of these words.
 fn decoded(TensorType { dtype, shape }: TensorType, words: Vec<u32>) -> Tensor<f32> {
     match dtype {
         DType::F32 => Tensor::Float(Array { shape, data: words.into_iter().map(f32::from_bits).collect() }),
+        DType::F16 => {
+            let halves = bytemuck::cast_slice::<u32, f16>(&words).iter();
+            let data = halves.take(shape.elements()).map(|&half| half.to_f32()).collect();
+            Tensor::Float(Array { shape, data })
+        }
         DType::U32 => Tensor::Uint(Array { shape, data: words }),
     }
 }

@@ -1,12 +1,13 @@
 //! What a graph asks of a device: known before there is one, so that a host program can request it.
 
 use super::choices::Choices;
-use super::device::{USED, profile_of};
+use super::device::{HALF, USED, profile_of};
 use super::kernel::Interface;
 use super::memory::MemoryPlan;
 use super::source::compose;
-use crate::error::Result;
-use crate::graph::Graph;
+use crate::error::{Error, Result};
+use crate::graph::{Graph, Node};
+use crate::shape::DType;
 use std::collections::BTreeSet;
 
 macro_rules! limits {
@@ -91,8 +92,8 @@ pub struct Need {
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Requirements {
-    /// Features of the adapter that make kernels faster, and timestamps to [profile](super::Plan::profile) them. A device without them
-    /// runs the graph, too.
+    /// Features of the adapter that make kernels faster, and timestamps to [profile](super::Plan::profile) them; a device without these
+    /// runs the graph, too. Besides, where the graph stores tensors as `f16`, the feature for that, which is needed.
     pub features: wgpu::Features,
     /// The least of each limit, with what needs it.
     pub needs: Vec<Need>,
@@ -102,10 +103,18 @@ impl Requirements {
     /// What `graph` asks of a device of this adapter with [`Requirements::features`].
     ///
     /// # Errors
-    /// When an op offers no kernel for the adapter, or a kernel's text cannot be read.
+    /// When an op offers no kernel for the adapter, the graph stores tensors as `f16` and the adapter lacks the feature for that, or a
+    /// kernel's text cannot be read.
     pub fn of(graph: &Graph, adapter: &wgpu::Adapter) -> Result<Self> {
-        let features = adapter.features() & USED;
         let computed = graph.fused();
+        let mut features = adapter.features() & USED;
+        match half_of(&computed) {
+            Some(lacking) if !features.contains(HALF) => {
+                return Err(Error::Device(format!("{}: {lacking}", adapter.get_info().name)));
+            }
+            Some(_) => {}
+            None => features.remove(HALF),
+        }
         let memory =
             MemoryPlan::new(&computed, &profile_of(&adapter.get_info(), features), &Choices::default(), false)?;
         let mut needs = of_buffers(&computed, &memory);
@@ -137,6 +146,15 @@ impl Requirements {
         }
         limits
     }
+}
+
+/// What to say of the first tensor stored as `f16` where there is no such feature; none if there is no such tensor.
+pub(super) fn half_of(graph: &Graph) -> Option<String> {
+    let (nodes, needed) = (graph.nodes().iter(), graph.needed());
+    let half = nodes.zip(needed).find(|(node, needed)| *needed && node.tensor_type.dtype == DType::F16);
+    half.map(|(Node { name, tensor_type, .. }, _)| {
+        format!("`{name}` ({tensor_type}) needs 16-bit floats, the feature SHADER_F16, which is not there; use `--precision f32`")
+    })
 }
 
 /// What buffers, bindings and grids of a planned graph need.

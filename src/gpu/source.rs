@@ -2,8 +2,9 @@
 //!
 //! A kernel file is valid WGSL as it stands. Two things happen to it before it is compiled:
 //!
-//! 1. *Specialisation.* A top-level line `const TILE_PIXELS = 8u;` is a tunable: what stands
-//!    between `=` and `;` is replaced, nothing else. A name that the file does not have is an error.
+//! 1. *Specialisation.* A top-level line `const TILE_PIXELS = 8u;` is a tunable, and so is `alias Stored = f32;`: what stands
+//!    between `=` and `;` is replaced, nothing else. A name that the file does not have is an error. Where a type becomes `f16`, the
+//!    text begins with `enable f16;`.
 //! 2. *Unrolling.* A loop whose first line ends in `// unroll` is written out once per value of its counter. After that
 //!    an array in a function that is only ever indexed by constants is split into scalars, because no driver keeps a
 //!    dynamically indexed array in registers:
@@ -46,10 +47,12 @@ const MAX_COPIES: i64 = 256;
 /// ```
 pub fn compose(path: &str, text: &str, constants: &[(&str, String)]) -> Result<String> {
     let specialised = specialise(path, text, constants)?;
-    unroll(path, &specialised)
+    let unrolled = unroll(path, &specialised)?;
+    let half = constants.iter().any(|(_, value)| value == "f16");
+    Ok(if half { format!("enable f16;\n{unrolled}") } else { unrolled })
 }
 
-/// Returns `text` with the right-hand sides of the named top-level `const` lines replaced.
+/// Returns `text` with the right-hand sides of the named top-level `const` and `alias` lines replaced.
 ///
 /// # Errors
 ///
@@ -96,7 +99,7 @@ fn problem(path: &str, problem: String) -> Error {
 
 /// The name that a top-level line declares; lines inside functions are indented and thereby excluded.
 fn declared_name(line: &str) -> Option<&str> {
-    let rest = line.strip_prefix("const ")?;
+    let rest = line.strip_prefix("const ").or_else(|| line.strip_prefix("alias "))?;
     let end = rest.find(|c: char| !c.is_ascii_alphanumeric() && c != '_')?;
     Some(&rest[..end])
 }
@@ -486,6 +489,14 @@ mod tests {
         let replaced = specialise("k", text, &[("TILE_X", "1u".into())]).unwrap();
         assert!(replaced.contains("const TILE_X: u32 = 1u;"));
         assert_eq!(specialise("k", text, &[]).unwrap(), text);
+    }
+
+    #[test]
+    fn a_type_that_becomes_f16_is_enabled() {
+        let text = "alias Stored = f32;\nalias Stored4 = vec4<Stored>;\n";
+        let replaced = compose("k", text, &[("Stored", "f16".into())]).unwrap();
+        assert_eq!(replaced, "enable f16;\nalias Stored = f16;\nalias Stored4 = vec4<Stored>;\n");
+        assert_eq!(compose("k", text, &[]).unwrap(), text);
     }
 
     #[test]

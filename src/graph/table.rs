@@ -53,7 +53,7 @@ impl Graph {
                 row.backward_bytes += bytes;
                 continue;
             }
-            let candidates = op.candidates(&types, &node.tensor_type, &DeviceProfile::PORTABLE);
+            let candidates = op.offered(&types, &node.tensor_type, &DeviceProfile::PORTABLE);
             let kernel = candidates.first().and_then(|candidate| candidate.dispatches.first());
             let parameters: Vec<&&Node> =
                 inputs.iter().filter(|input| matches!(input.kind, NodeKind::Parameter { .. })).collect();

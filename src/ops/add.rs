@@ -6,8 +6,8 @@ use crate::graph::{Graph, NodeId};
 use crate::kernel;
 use crate::onnx::{Translation, Value};
 use crate::op::{Backward, Binding, Bound, Candidate, Case, DeviceProfile, Fill, Op};
-use crate::ops::elementwise;
-use crate::shape::{DType, TensorType};
+use crate::ops::{elementwise, in_both_precisions};
+use crate::shape::TensorType;
 use rayon::prelude::*;
 use std::sync::Arc;
 
@@ -32,8 +32,8 @@ impl Op for Add {
 
     fn output(&self, inputs: &[TensorType]) -> Result<TensorType, String> {
         match inputs {
-            [a, b] if a == b && a.dtype == DType::F32 => Ok(a.clone()),
-            _ => Err(format!("expected two float tensors of one shape, got {inputs:?}")),
+            [a, b] if a == b && a.dtype.is_float() => Ok(a.clone()),
+            _ => Err(format!("expected two float tensors of one type, got {inputs:?}")),
         }
     }
 
@@ -67,11 +67,12 @@ impl Op for Add {
 }
 
 pub(super) fn cases() -> Result<Vec<Case>, String> {
-    [[1, 1, 1, 1], [1, 1, 1, 64], [1, 5, 13, 1], [2, 7, 5, 3], [1, 1021, 1031, 4]]
+    let cases = [[1, 1, 1, 1], [1, 1, 1, 64], [1, 5, 13, 1], [2, 7, 5, 3], [1, 1021, 1031, 4]]
         .into_iter()
         .map(|extents| {
             let input = (TensorType::f32(extents)?, Fill::Normal(1.0));
             Ok(Case { name: format!("{extents:?}"), op: Arc::new(Add), inputs: vec![input.clone(), input] })
         })
-        .collect()
+        .collect::<Result<_, String>>()?;
+    Ok(in_both_precisions(cases))
 }

@@ -21,8 +21,8 @@ use crate::graph::{Graph, NodeId};
 use crate::kernel;
 use crate::onnx::{Translation, Value};
 use crate::op::{Backward, Binding, Bound, Candidate, Case, DeviceProfile, Dispatch, Fill, Op, workgroup_grid};
-use crate::ops::one_float;
-use crate::shape::{Shape, TensorType};
+use crate::ops::{halved, one_activation};
+use crate::shape::{DType, Shape, TensorType};
 use rayon::prelude::*;
 use std::sync::Arc;
 
@@ -133,7 +133,7 @@ impl Op for Conv2d {
         let window = self.window_of(weight);
         window.check()?;
         let [height, width] = window.coarse([x[1], x[2]])?;
-        TensorType::f32([x[0], height, width, weight.channels()])
+        inputs[0].with_extents([x[0], height, width, weight.channels()])
     }
 
     fn reference<T: Real>(&self, inputs: &[&Tensor<T>]) -> Vec<Tensor<T>> {
@@ -209,13 +209,13 @@ impl Op for Conv2dGradInput {
         let window = self.conv.window([kh, kw]);
         window.check()?;
         let [height, width] = self.in_extents;
-        if window.coarse(self.in_extents)? != [h, w] || c != c_out {
+        if window.coarse(self.in_extents)? != [h, w] || c != c_out || inputs[0].dtype != DType::F32 {
             return Err(format!(
                 "no convolution of [{n}, {height}, {width}, {c_in}] with {} gives {}",
                 inputs[0], inputs[1]
             ));
         }
-        TensorType::f32([n, height, width, c_in])
+        inputs[1].with_extents([n, height, width, c_in])
     }
 
     fn reference<T: Real>(&self, inputs: &[&Tensor<T>]) -> Vec<Tensor<T>> {
@@ -270,7 +270,7 @@ impl ThroughRelu for Conv2dGradInput {
         let geometry = Geometry::new(self.conv.window_of(&inputs[0].shape), output, &inputs[1]);
         let Geometry { batch, in_extents, in_channels, .. } = geometry;
         let tile = Tile::plain(in_channels, device);
-        let bindings = vec![Binding::Input(1), Binding::Input(0), mask.unwrap_or(Binding::Input(0)), Binding::Output];
+        let bindings = vec![Binding::Input(1), Binding::Input(0), mask.unwrap_or(Binding::Input(1)), Binding::Output];
         let workgroups = tile.workgroups(batch, in_extents, self.conv.stride, in_channels);
         let constants = [tile.constants(), vec![("MASK", usize::from(mask.is_some()))]].concat();
         let plain = geometry.dispatch(kernel!("conv2d/grad_input"), &constants, bindings, &[], workgroups);
@@ -290,7 +290,7 @@ impl Op for Conv2dGradWeight {
         let ([n, height, width, c_in], [n_out, h, w, c_out]) = two_of_rank_4(inputs)?;
         let window = self.conv.window(self.kernel_size);
         window.check()?;
-        if window.coarse([height, width])? != [h, w] || n != n_out {
+        if window.coarse([height, width])? != [h, w] || n != n_out || inputs[0].dtype != inputs[1].dtype {
             let kernel_size = self.kernel_size;
             return Err(format!("no convolution of {} with a weight {kernel_size:?} gives {}", inputs[0], inputs[1]));
         }
@@ -341,7 +341,7 @@ impl Op for Conv2dGradBias {
     }
 
     fn output(&self, inputs: &[TensorType]) -> Result<TensorType, String> {
-        TensorType::f32([one_float(inputs)?.shape.channels()])
+        TensorType::f32([one_activation(inputs)?.shape.channels()])
     }
 
     fn reference<T: Real>(&self, inputs: &[&Tensor<T>]) -> Vec<Tensor<T>> {
@@ -389,6 +389,16 @@ impl Op for Conv2dGradBias {
         Bound::Terms(grad_output.elements() / grad_output.channels())
     }
 }
+
+/// The cases that are computed from `f16`, too: kernels differ by loads and stores only, and each takes a driver long to compile.
+const HALVED: [&str; 6] = [
+    "one element",
+    "one over",
+    "primes, batch 2",
+    "stride 2, padding 1",
+    "pairs, exactly one tile",
+    "tiles, exact, gradient in two parts",
+];
 
 /// The forward pass of an op with weight, and its three gradients, at these shapes.
 pub(super) fn cases() -> Result<Vec<Case>, String> {
@@ -451,7 +461,9 @@ pub(super) fn cases() -> Result<Vec<Case>, String> {
     }
     let wide = (TensorType::f32([1, 1, 1, 530_000])?, Fill::Normal(1.0));
     cases.push(Case { name: "past 65,535 workgroups".into(), op: Arc::new(Conv2dGradBias), inputs: vec![wide] });
-    Ok(cases)
+    let halves: Vec<Case> =
+        cases.iter().filter(|case| HALVED.contains(&case.name.as_str())).filter_map(halved).collect();
+    Ok([cases, halves].concat())
 }
 
 #[cfg(test)]

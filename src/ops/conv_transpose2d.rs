@@ -13,7 +13,8 @@ use crate::graph::{Graph, NodeId};
 use crate::kernel;
 use crate::onnx::{Translation, Value};
 use crate::op::{AnyOp, Backward, Binding, Bound, Candidate, Case, DeviceProfile, Fill, Op};
-use crate::shape::{Shape, TensorType};
+use crate::ops::halved;
+use crate::shape::{DType, Shape, TensorType};
 use std::sync::Arc;
 
 /// `y[n, stride · p + q − padding, o] = bias[o] + Σ weight[q, i, o] · x[n, p, i]`, where several (p, q) meet their sum; inputs x
@@ -81,7 +82,7 @@ impl Op for ConvTranspose2d {
         let window = self.window_of(weight);
         window.check()?;
         let [height, width] = window.fine([x[1], x[2]])?;
-        TensorType::f32([x[0], height, width, weight.channels()])
+        inputs[0].with_extents([x[0], height, width, weight.channels()])
     }
 
     fn reference<T: Real>(&self, inputs: &[&Tensor<T>]) -> Vec<Tensor<T>> {
@@ -154,10 +155,10 @@ impl Op for ConvTranspose2dGradInput {
         let window = self.conv.window([kh, kw]);
         window.check()?;
         let [height, width] = window.coarse([h, w])?;
-        if window.fine([height, width])? != [h, w] || c != c_out {
+        if window.fine([height, width])? != [h, w] || c != c_out || inputs[0].dtype != DType::F32 {
             return Err(format!("no transposed convolution with {} gives {}", inputs[0], inputs[1]));
         }
-        TensorType::f32([n, height, width, c_in])
+        inputs[1].with_extents([n, height, width, c_in])
     }
 
     fn reference<T: Real>(&self, inputs: &[&Tensor<T>]) -> Vec<Tensor<T>> {
@@ -199,7 +200,7 @@ impl ThroughRelu for ConvTranspose2dGradInput {
         let geometry = Geometry::new(self.conv.window_of(&inputs[0].shape), output, &inputs[1]);
         let Geometry { batch, in_extents, in_channels, .. } = geometry;
         let tile = Tile::plain(in_channels, device);
-        let bindings = vec![Binding::Input(1), Binding::Input(0), mask.unwrap_or(Binding::Input(0)), Binding::Output];
+        let bindings = vec![Binding::Input(1), Binding::Input(0), mask.unwrap_or(Binding::Input(1)), Binding::Output];
         let constants = [tile.constants(), vec![("MASK", usize::from(mask.is_some()))]].concat();
         let workgroups = tile.workgroups(batch, in_extents, [1, 1], in_channels);
         let kernel = kernel!("conv_transpose2d/grad_input");
@@ -219,7 +220,7 @@ impl Op for ConvTranspose2dGradWeight {
         let ([n, height, width, c_in], [n_out, h, w, c_out]) = two_of_rank_4(inputs)?;
         let window = self.conv.window(self.kernel_size);
         window.check()?;
-        if window.fine([height, width])? != [h, w] || n != n_out {
+        if window.fine([height, width])? != [h, w] || n != n_out || inputs[0].dtype != inputs[1].dtype {
             let (kernel_size, x, y) = (self.kernel_size, &inputs[0], &inputs[1]);
             return Err(format!("no transposed convolution of {x} with a weight {kernel_size:?} gives {y}"));
         }
@@ -262,6 +263,9 @@ impl Op for ConvTranspose2dGradWeight {
         Bound::Terms(x.elements() / x.channels())
     }
 }
+
+/// The cases that are computed from `f16`, too: kernels differ by loads and stores only, and each takes a driver long to compile.
+const HALVED: [&str; 5] = ["one element", "one over", "primes, batch 2", "overlap, cut off", "tiles, one over"];
 
 /// The forward pass and its gradients but for the bias's, which is `conv2d`'s.
 pub(super) fn cases() -> Result<Vec<Case>, String> {
@@ -306,7 +310,9 @@ pub(super) fn cases() -> Result<Vec<Case>, String> {
             push(Arc::new(ConvTranspose2dGradWeight { conv, kernel_size }), vec![x, grad_output]);
         }
     }
-    Ok(cases)
+    let halves: Vec<Case> =
+        cases.iter().filter(|case| HALVED.contains(&case.name.as_str())).filter_map(halved).collect();
+    Ok([cases, halves].concat())
 }
 
 #[cfg(test)]

@@ -6,8 +6,8 @@ use crate::graph::{Graph, NodeId};
 use crate::kernel;
 use crate::onnx::{Attribute, Translation, Value};
 use crate::op::{Backward, Binding, Bound, Candidate, Case, DeviceProfile, Fill, Op};
-use crate::ops::{Pad, image, turns, zeros};
-use crate::shape::{DType, TensorType};
+use crate::ops::{Pad, image, in_both_precisions, turns, zeros};
+use crate::shape::TensorType;
 use rayon::prelude::*;
 use std::sync::Arc;
 
@@ -53,13 +53,15 @@ impl Op for CropConcat {
     fn output(&self, inputs: &[TensorType]) -> Result<TensorType, String> {
         let [skip, up] = inputs else { return Err(format!("expected two tensors, got {inputs:?}")) };
         let ([n, height, width, c1], [n2, h, w, c2]) = (skip.shape.image()?, up.shape.image()?);
-        if skip.dtype != DType::F32 || up.dtype != DType::F32 || n != n2 {
-            return Err(format!("expected two batches of float images of one length, got {skip} and {up}"));
+        if !skip.dtype.is_float() || up.dtype != skip.dtype || n != n2 {
+            return Err(format!(
+                "expected two batches of float images of one length and precision, got {skip} and {up}"
+            ));
         }
         if h > height || w > width {
             return Err(format!("the skip of {height}×{width} pixels is smaller than the upsampled map of {h}×{w}"));
         }
-        TensorType::f32([n, h, w, c1 + c2])
+        skip.with_extents([n, h, w, c1 + c2])
     }
 
     fn reference<T: Real>(&self, inputs: &[&Tensor<T>]) -> Vec<Tensor<T>> {
@@ -132,10 +134,10 @@ impl Op for CropConcatGradSkip {
     fn output(&self, inputs: &[TensorType]) -> Result<TensorType, String> {
         let [grad] = inputs else { return Err(format!("expected one tensor, got {inputs:?}")) };
         let [n, h, w, c] = grad.shape.image()?;
-        if grad.dtype != DType::F32 || h > self.height || w > self.width || c <= self.channels {
+        if !grad.dtype.is_float() || h > self.height || w > self.width || c <= self.channels {
             return Err(format!("the gradient {grad} is not that of a concatenation with {self:?}"));
         }
-        TensorType::f32([n, self.height, self.width, self.channels])
+        grad.with_extents([n, self.height, self.width, self.channels])
     }
 
     fn reference<T: Real>(&self, inputs: &[&Tensor<T>]) -> Vec<Tensor<T>> {
@@ -189,10 +191,10 @@ impl Op for CropConcatGradUp {
     fn output(&self, inputs: &[TensorType]) -> Result<TensorType, String> {
         let [grad] = inputs else { return Err(format!("expected one tensor, got {inputs:?}")) };
         let [n, h, w, c] = grad.shape.image()?;
-        if grad.dtype != DType::F32 || c <= self.channels {
+        if !grad.dtype.is_float() || c <= self.channels {
             return Err(format!("the gradient {grad} is not that of a concatenation with {self:?}"));
         }
-        TensorType::f32([n, h, w, self.channels])
+        grad.with_extents([n, h, w, self.channels])
     }
 
     fn reference<T: Real>(&self, inputs: &[&Tensor<T>]) -> Vec<Tensor<T>> {
@@ -244,7 +246,7 @@ pub(super) fn cases() -> Result<Vec<Case>, String> {
         let op = Arc::new(CropConcatGradUp { channels: c2 });
         cases.push(Case { name, op, inputs: grad });
     }
-    Ok(cases)
+    Ok(in_both_precisions(cases))
 }
 
 #[cfg(test)]

@@ -5,9 +5,9 @@ use crate::error::Result;
 use crate::graph::{Graph, NodeId};
 use crate::kernel;
 use crate::op::{Backward, Binding, Bound, Candidate, Case, DeviceProfile, Fill, Op, Param, UNIT_ROUNDOFF};
-use crate::ops::turns;
+use crate::ops::{in_both_precisions, turns};
 use crate::random::{hash, pcg3d};
-use crate::shape::{DType, TensorType};
+use crate::shape::TensorType;
 use rayon::prelude::*;
 use std::sync::Arc;
 
@@ -55,7 +55,7 @@ impl Op for Dropout {
             return Err(format!("the rate must be at least 0 and below 1, got {}", self.rate));
         }
         match inputs {
-            [x, state] if x.dtype == DType::F32 && *state == TensorType::u32([2])? => Ok(x.clone()),
+            [x, state] if x.dtype.is_float() && *state == TensorType::u32([2])? => Ok(x.clone()),
             _ => Err(format!("expected a float tensor, and seed and step as u32 [2], got {inputs:?}")),
         }
     }
@@ -110,7 +110,7 @@ pub(super) fn cases() -> Result<Vec<Case>, String> {
             cases.push(Case { name: format!("{name}, stream {stream}"), op, inputs });
         }
     }
-    Ok(cases)
+    Ok(in_both_precisions(cases))
 }
 
 #[cfg(test)]

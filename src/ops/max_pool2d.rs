@@ -8,8 +8,8 @@ use crate::onnx::{Attribute, Translation, Value};
 use crate::op::{
     Backward, Binding, Bound, Candidate, Case, DeviceProfile, Dispatch, Fill, Kernel, Op, Param, UNIT_ROUNDOFF,
 };
-use crate::ops::{Add, CropConcatGradSkip, ReluGrad, image, turns, zeros};
-use crate::shape::{DType, TensorType};
+use crate::ops::{Add, CropConcatGradSkip, ReluGrad, image, in_both_precisions, turns, zeros};
+use crate::shape::TensorType;
 use rayon::prelude::*;
 use std::sync::Arc;
 
@@ -50,13 +50,13 @@ impl Graph {
 /// The type of the pooled images.
 fn pooled(x: &TensorType, kernel_size: usize) -> Result<TensorType, String> {
     let [n, h, w, c] = x.shape.image()?;
-    if x.dtype != DType::F32 {
+    if !x.dtype.is_float() {
         return Err(format!("expected images of floats, got {x}"));
     }
     if kernel_size == 0 || h < kernel_size || w < kernel_size {
         return Err(format!("a window of {kernel_size}×{kernel_size} pixels does not fit into images of {h}×{w}"));
     }
-    TensorType::f32([n, h / kernel_size, w / kernel_size, c])
+    x.with_extents([n, h / kernel_size, w / kernel_size, c])
 }
 
 /// One invocation per element of [n, rows, columns, c], where rows and columns count windows; `params` are added to those that all
@@ -288,7 +288,7 @@ pub(super) fn cases() -> Result<Vec<Case>, String> {
             cases.push(Case { name, op: Arc::new(MaxPool2dGradSkip { pool, skip }), inputs });
         }
     }
-    Ok(cases)
+    Ok(in_both_precisions(cases))
 }
 
 #[cfg(test)]

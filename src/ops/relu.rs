@@ -6,7 +6,7 @@ use crate::graph::{Graph, NodeId};
 use crate::kernel;
 use crate::onnx::{Translation, Value};
 use crate::op::{Backward, Binding, Bound, Candidate, Case, DeviceProfile, Fill, Op};
-use crate::ops::{elementwise, like_the_result, one_float};
+use crate::ops::{elementwise, in_both_precisions, one_activation};
 use crate::shape::TensorType;
 use rayon::prelude::*;
 use std::sync::Arc;
@@ -35,7 +35,7 @@ impl Op for Relu {
     }
 
     fn output(&self, inputs: &[TensorType]) -> Result<TensorType, String> {
-        one_float(inputs).cloned()
+        one_activation(inputs).cloned()
     }
 
     fn reference<T: Real>(&self, inputs: &[&Tensor<T>]) -> Vec<Tensor<T>> {
@@ -73,7 +73,10 @@ impl Op for ReluGrad {
     }
 
     fn output(&self, inputs: &[TensorType]) -> Result<TensorType, String> {
-        like_the_result(inputs)
+        match inputs {
+            [y, grad] if y == grad && y.dtype.is_float() => Ok(y.clone()),
+            _ => Err(format!("expected the result and its gradient, of one type, got {inputs:?}")),
+        }
     }
 
     fn reference<T: Real>(&self, inputs: &[&Tensor<T>]) -> Vec<Tensor<T>> {
@@ -111,5 +114,5 @@ pub(super) fn cases() -> Result<Vec<Case>, String> {
         cases.push(Case { name: name.clone(), op: Arc::new(Relu), inputs: vec![input.clone()] });
         cases.push(Case { name, op: Arc::new(ReluGrad), inputs: vec![input.clone(), input] });
     }
-    Ok(cases)
+    Ok(in_both_precisions(cases))
 }

@@ -6,7 +6,6 @@ use crate::checkpoint::Weights;
 use crate::error::Result;
 use crate::executor::Device;
 use crate::graph::{Bank, Graph, NodeId, NodeKind};
-use crate::shape::DType;
 use std::fmt;
 use std::ops::ControlFlow;
 
@@ -202,7 +201,7 @@ fn examine(trainer: &Trainer, device: &Device, place: Place, parameters: &[f32])
     let is_computed = |id: &NodeId| {
         let node = graph.node(*id);
         let computed = matches!(node.kind, NodeKind::Input | NodeKind::Op { .. });
-        computed && needed[id.index()] && node.tensor_type.dtype == DType::F32
+        computed && needed[id.index()] && node.tensor_type.dtype.is_float()
     };
     let nodes: Vec<NodeId> = (0..graph.nodes().len()).map(NodeId).filter(is_computed).collect();
     let mut largest = vec![0.0_f32; graph.nodes().len()];
@@ -238,7 +237,7 @@ fn origin(trainer: &Trainer, graph: &Graph, id: NodeId, found: Found, parameters
         let samples = trainer.samples().iter().filter(|sample| spoilt(&sample.pixels) || spoilt(&sample.weights));
         return Origin::Input { name, found, samples: samples.map(|sample| sample.name.clone()).collect() };
     };
-    let inputs = inputs.iter().filter(|&&input| graph.node(input).tensor_type.dtype == DType::F32).map(|&input| {
+    let inputs = inputs.iter().filter(|&&input| graph.node(input).tensor_type.dtype.is_float()).map(|&input| {
         let node = graph.node(input);
         let largest = match node.kind {
             NodeKind::Parameter { index } => magnitude(graph.bank_slice(parameters, &graph.parameters()[index])),

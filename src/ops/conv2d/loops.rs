@@ -278,8 +278,11 @@ pub(in crate::ops) fn check_inputs(inputs: &[TensorType]) -> Result<(), String> 
     let ([x, weight] | [x, weight, _]) = inputs else {
         return Err(format!("expected an input, a weight and perhaps a bias, got {} tensors", inputs.len()));
     };
-    if let Some(integers) = inputs.iter().find(|input| input.dtype != DType::F32) {
-        return Err(format!("expected float tensors, got {integers}"));
+    if let Some(other) = inputs[1..].iter().find(|input| input.dtype != DType::F32) {
+        return Err(format!("expected a weight and a bias of f32, got {other}"));
+    }
+    if !x.dtype.is_float() {
+        return Err(format!("expected float tensors, got {x}"));
     }
     let (&[_, _, _, channels], &[_, _, c_in, c_out]) = (x.shape.extents(), weight.shape.extents()) else {
         let (x, weight) = (&x.shape, &weight.shape);
@@ -296,11 +299,11 @@ pub(in crate::ops) fn check_inputs(inputs: &[TensorType]) -> Result<(), String> 
     }
 }
 
-/// The extents of the inputs of a gradient op: two float tensors of rank 4.
+/// The extents of the inputs of a gradient op: two float tensors of rank 4, the first of `f32` or stored as the second.
 pub(in crate::ops) fn two_of_rank_4(inputs: &[TensorType]) -> Result<([usize; 4], [usize; 4]), String> {
     if let [a, b] = inputs
-        && a.dtype == DType::F32
-        && b.dtype == DType::F32
+        && [DType::F32, b.dtype].contains(&a.dtype)
+        && b.dtype.is_float()
         && let (Ok(a), Ok(b)) = (a.shape.extents().try_into(), b.shape.extents().try_into())
     {
         return Ok((a, b));

@@ -422,7 +422,7 @@ mod tests {
 
     #[test]
     fn it_comes_first_where_it_is_known_to_be_faster() {
-        let software = DeviceProfile { software: true, subgroup_size: Some(8), int64: true };
+        let software = DeviceProfile { software: true, subgroup_size: Some(8), int64: true, f16: false };
         let first = |side: usize, channels: [usize; 2], device: &DeviceProfile| {
             let geometry = Geometry {
                 window: Window { kernel_size: [3, 3], stride: [1, 1], padding: [0, 0] },
