@@ -31,7 +31,7 @@ fn graphs() -> tilewise::Result<Vec<Graph>> {
         loss: Loss::Both(cross_entropy, DiceSettings { smoothing: 1.0 }),
         clip_norm: Some(1.0),
         optimizer: Optimizer::Adam(AdamSettings::default()),
-        memory: None,
+        ..Training::default()
     };
     let small = Variant::ALL.into_iter().map(|variant| {
         let dropout = if variant == Variant::Unet { 0.25 } else { 0.0 };

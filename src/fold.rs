@@ -6,6 +6,7 @@
 
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Init, NodeId, NodeKind};
+use crate::models::Network;
 use crate::ops::{BatchNorm, BatchNormStack, Conv2d, ConvTranspose2d, Over};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -30,6 +31,20 @@ impl Folded {
     /// What stands for an input or an output, which are never folded away.
     pub(crate) fn kept(&self, original: NodeId) -> NodeId {
         self.node(original).unwrap_or_else(|| unreachable!("inputs and outputs are kept"))
+    }
+}
+
+impl Network {
+    /// The network with its batch norms [folded](Graph::folded), and its parameters.
+    ///
+    /// # Errors
+    /// As [`Graph::folded`].
+    pub fn folded(&self, parameters: &[f32]) -> Result<(Self, Vec<f32>)> {
+        let mut original = self.graph.clone();
+        original.mark_output("logits", self.logits)?;
+        let folded = original.folded(parameters)?;
+        let [image, logits] = [self.image, self.logits].map(|node| folded.kept(node));
+        Ok((Self { graph: folded.graph, image, generator: None, logits }, folded.parameters))
     }
 }
 

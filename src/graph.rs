@@ -74,6 +74,8 @@ pub enum Init {
     Zeros,
     /// All of this value.
     Constant(f32),
+    /// The first of this value, the others zero.
+    First(f32),
     /// Normal with mean 0 and this standard deviation.
     Normal(f32),
     /// Uniform between the negative of this and this.
@@ -122,7 +124,7 @@ pub enum Placement {
 pub struct Graph {
     pub(crate) nodes: Vec<Node>,
     pub(crate) parameters: Vec<Parameter>,
-    outputs: Vec<(String, NodeId)>,
+    pub(crate) outputs: Vec<(String, NodeId)>,
     bank_elements: usize,
     banks_frozen: bool,
 }
@@ -442,6 +444,7 @@ impl Graph {
             match parameter.init {
                 Init::Zeros => {}
                 Init::Constant(value) => slice.fill(value),
+                Init::First(value) => slice[0] = value,
                 Init::Normal(deviation) => slice.fill_with(|| deviation * random.normal()),
                 Init::Uniform(limit) => slice.fill_with(|| random.between(-limit, limit)),
             }

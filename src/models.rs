@@ -5,6 +5,7 @@ mod brain;
 mod builder;
 mod milesial;
 mod paper;
+mod precision;
 mod release;
 mod semseg;
 mod training;
@@ -12,6 +13,7 @@ pub mod unet;
 mod variant;
 
 pub use augmentation::{Augmented, Tiles};
+pub use precision::Precision;
 pub use training::{Loss, Optimizer, Training, TrainingStep};
 pub use unet::UNet;
 pub use variant::Variant;

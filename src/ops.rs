@@ -13,6 +13,7 @@ mod crop_concat;
 mod cross_entropy;
 mod dice;
 mod dropout;
+mod loss_scale;
 mod max_pool2d;
 mod mirror;
 mod pad;
@@ -42,6 +43,7 @@ pub use crop_concat::{CropConcat, CropConcatGradSkip, CropConcatGradUp};
 pub use cross_entropy::{CrossEntropy, CrossEntropyGrad, CrossEntropyScale, CrossEntropySettings, Reduction};
 pub use dice::{Dice, DiceGrad, DiceSettings};
 pub use dropout::Dropout;
+pub use loss_scale::{LossScale, LossScaleNext, LossScaleOverflows, LossScaleState, LossScaleUnscale};
 pub use max_pool2d::{MaxPool2d, MaxPool2dGrad, MaxPool2dGradSkip};
 pub use mirror::Mirror;
 pub use pad::Pad;
@@ -88,6 +90,7 @@ pub const REGISTRY: &[Entry] = &[
     Entry { name: "cross_entropy", page: include_str!("../docs/ops/cross_entropy.md"), cases: cross_entropy::cases },
     Entry { name: "dice", page: include_str!("../docs/ops/dice.md"), cases: dice::cases },
     Entry { name: "dropout", page: include_str!("../docs/ops/dropout.md"), cases: dropout::cases },
+    Entry { name: "loss_scale", page: include_str!("../docs/ops/loss_scale.md"), cases: loss_scale::cases },
     Entry { name: "max_pool2d", page: include_str!("../docs/ops/max_pool2d.md"), cases: max_pool2d::cases },
     Entry { name: "mirror", page: include_str!("../docs/ops/mirror.md"), cases: mirror::cases },
     Entry { name: "pad", page: include_str!("../docs/ops/pad.md"), cases: pad::cases },

@@ -417,7 +417,7 @@ pub fn training_step(gpu: &Gpu, seed: u32) -> Result<KernelReport> {
     let loss = Loss::Both(cross_entropy, DiceSettings { smoothing: 1.0 });
     // A large epsilon, for small gradients have no digits left that their sign alone could be told by.
     let adam = AdamSettings { epsilon: 0.1, weight_decay: 0.01, decoupled: true, ..AdamSettings::default() };
-    let other = Training { loss, clip_norm: Some(0.5), optimizer: Optimizer::Adam(adam), memory: None };
+    let other = Training { loss, clip_norm: Some(0.5), optimizer: Optimizer::Adam(adam), ..Training::default() };
     let mut report = KernelReport::new("training step");
     for (what, training) in [("paper", Training::default()), ("other", other)] {
         check_training(gpu, seed, what, &training, &mut report)?;

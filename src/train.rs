@@ -41,7 +41,7 @@ pub use divergence::{Divergence, Found, Origin};
 pub use events::EVENTS;
 pub use job::{Event, Job, Observer, train};
 pub use preview::{Example, Preview, preview};
-pub use record::{Best, Metric, Progress, Record, Scored, Status, Summary};
+pub use record::{Best, Metric, Progress, Record, Scaling, Scored, Status, Summary};
 pub use schedule::Schedule;
 pub use trainer::Trainer;
 pub use validation::{Validated, Validator};

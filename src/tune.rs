@@ -20,7 +20,6 @@ use crate::executor::{Device, Executor};
 use crate::gpu::choices::Question;
 use crate::gpu::{Gpu, MemoryPlan, Plan, PlanOptions, Spread};
 use crate::graph::{Graph, NodeId, NodeKind};
-use crate::models::Training;
 use crate::op::{Case, Fill};
 use crate::selftest::Trial;
 use crate::shape::{DType, TensorType};
@@ -218,7 +217,7 @@ pub fn ops(
 pub fn run(gpu: &Gpu, workloads: &[Workload], settings: Settings, watch: &mut Watch<'_>) -> Result<Report> {
     let mut steps = Vec::new();
     for workload in workloads {
-        let step = workload.network()?.training_step(&Training::default())?;
+        let step = workload.training_step()?;
         let inference = workload.inference(&step.graph.initial_parameters(settings.seed))?;
         steps.push((workload, inference, step));
     }

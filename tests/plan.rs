@@ -259,7 +259,7 @@ fn state_that_an_update_overwrites_is_read_alike_on_both_executors() {
     let loss = graph.add("loss", w, w).unwrap();
     let (mut graph, gradients) = graph.gradients(loss, &[w]).unwrap();
     let rate = graph.input("learning_rate", TensorType::f32([1]).unwrap());
-    graph.sgd("update", rate, SgdSettings { momentum: 0.5, weight_decay: 0.0 }).unwrap();
+    graph.sgd("update", rate, SgdSettings { momentum: 0.5, weight_decay: 0.0 }, None).unwrap();
     let after = graph.add("after", w, gradients[0].unwrap()).unwrap();
     let outputs = [("w", w), ("loss", loss), ("after", after), ("gradient", gradients[0].unwrap())];
     for (name, node) in outputs {
@@ -286,7 +286,8 @@ fn graphs_whose_state_would_be_read_and_written_at_once_or_too_early_are_refused
     early.bank(Bank::Gradients).unwrap();
     let message = early.gradients(loss, &[]).unwrap_err().to_string();
     assert!(message.contains("before the gradients"), "{message}");
-    let message = graph.sgd("update", w, SgdSettings { momentum: 0.5, weight_decay: 0.0 }).unwrap_err().to_string();
+    let message =
+        graph.sgd("update", w, SgdSettings { momentum: 0.5, weight_decay: 0.0 }, None).unwrap_err().to_string();
     assert!(message.contains("input 3 lives in the bank Parameters, which input 0 overwrites"), "{message}");
 }
 

@@ -297,7 +297,7 @@ fn normalisation_equals_pytorch() {
         for node in [y, loss, grad_x] {
             graph.mark_output("output", node).unwrap();
         }
-        graph.store_tracked("running").unwrap();
+        graph.store_tracked("running", None).unwrap();
         let mut banks = cpu::banks::<f64>(&graph, &vec![0.0; graph.bank_elements()]);
         banks.insert(Bank::Parameters, golden.bank(&graph, &|parameter| name(&parameter.name)));
         let inputs = BTreeMap::from([(x, image), (labels, truth)]);
@@ -469,7 +469,7 @@ fn optimisers_equal_pytorch() {
     let [momentum, weight_decay] = ["momentum", "weight_decay"].map(|name| number(settings, name) as f32);
     let sgd = SgdSettings { momentum, weight_decay };
     let states = Optimizer::Sgd(sgd).state();
-    let update = |graph: &mut Graph, rates| graph.sgd("update", rates, sgd);
+    let update = |graph: &mut Graph, rates| graph.sgd("update", rates, sgd, None);
     optimiser_equals_pytorch("sgd", update, |_| vec![number(settings, "lr")], states);
     for (case, decoupled) in [("adam", false), ("adamw", true)] {
         let settings = &golden.settings["cases"][case];
@@ -477,7 +477,7 @@ fn optimisers_equal_pytorch() {
         let [epsilon, weight_decay] = ["eps", "weight_decay"].map(|name| number(settings, name) as f32);
         let adam = AdamSettings { beta1: beta1 as f32, beta2: beta2 as f32, epsilon, weight_decay, decoupled };
         let states = Optimizer::Adam(adam).state();
-        let update = |graph: &mut Graph, rates| graph.adam("update", rates, adam);
+        let update = |graph: &mut Graph, rates| graph.adam("update", rates, adam, None);
         let rates = |step| vec![number(settings, "lr"), 1.0 - beta1.powi(step), 1.0 - beta2.powi(step)];
         optimiser_equals_pytorch(case, update, rates, states);
     }
@@ -565,7 +565,8 @@ fn the_unet_on_a_device_equals_pytorch_and_trains_like_it() {
     let small = SmallUNet::new();
     let golden = &small.golden;
     let loss = Loss::CrossEntropy(SmallUNet::loss(Reduction::MeanOverPixels));
-    let training = Training { loss, clip_norm: None, optimizer: Optimizer::Sgd(small.sgd()), memory: None };
+    let training =
+        Training { loss, clip_norm: None, optimizer: Optimizer::Sgd(small.sgd()), memory: None, ..Training::default() };
     let network = small.net.build(small.batch, [small.side; 2]).unwrap();
     let mut step = network.training_step(&training).unwrap();
     step.graph.mark_output("logits", step.logits).unwrap();
@@ -676,7 +677,7 @@ fn the_reference_of_every_published_network_equals_pytorch() {
         for node in [network.logits, loss, grad_input] {
             graph.mark_output("output", node).unwrap();
         }
-        graph.store_tracked("running").unwrap();
+        graph.store_tracked("running", None).unwrap();
         let inputs = BTreeMap::from([
             (network.image, golden.activation("input").into()),
             (labels, golden.labels("labels")),
@@ -741,7 +742,13 @@ fn every_published_network_on_a_device_equals_pytorch() {
         let name = |what: &str| format!("{}: {what}", net.variant);
         let image: Tensor<f32> = Tensor::<f64>::from(golden.activation("input")).cast();
         let optimizer = Optimizer::Sgd(SgdSettings { momentum: 0.0, weight_decay: 0.5 });
-        let training = Training { loss: Loss::CrossEntropy(Published::LOSS), clip_norm: None, optimizer, memory: None };
+        let training = Training {
+            loss: Loss::CrossEntropy(Published::LOSS),
+            clip_norm: None,
+            optimizer,
+            memory: None,
+            ..Training::default()
+        };
         let network = net.build(*batch, *size).unwrap();
         let mut step = network.training_step(&training).unwrap();
         step.graph.mark_output("logits", step.logits).unwrap();
@@ -806,7 +813,7 @@ fn a_larger_unet_equals_pytorch() {
     let mut step = net
         .build(1, [124; 2])
         .unwrap()
-        .training_step(&Training { loss, clip_norm: None, optimizer, memory: None })
+        .training_step(&Training { loss, clip_norm: None, optimizer, memory: None, ..Training::default() })
         .unwrap();
     step.graph.mark_output("logits", step.logits).unwrap();
     let name = |prefix: &'static str| move |parameter: &Parameter| format!("{prefix}.{}", milesial(3, parameter));

@@ -17,12 +17,13 @@ use tilewise::executor::{Device, Executor};
 use tilewise::gpu::Gpu;
 use tilewise::graph::Graph;
 use tilewise::metrics::{Confusion, InstanceScores};
-use tilewise::models::{Augmented, Tiles, Variant};
+use tilewise::models::{Augmented, Precision, Tiles, Variant};
 use tilewise::ops::Reduction;
 use tilewise::predict::Predictor;
 use tilewise::random::Random;
 use tilewise::train::{
-    BorderUse, Config, Event, Job, LossKind, Metric, OptimizerKind, Record, Schedule, Status, Summary, Trainer, train,
+    BorderUse, Config, Event, Job, LossKind, Metric, OptimizerKind, Record, Scaling, Schedule, Status, Summary,
+    Trainer, train,
 };
 use tilewise::tune::{self, Settings, Tuned};
 use tilewise::{Error, Result};
@@ -85,6 +86,11 @@ fn other() -> Config {
 /// The same with a network that has running statistics, which weight decay must not touch.
 fn with_batch_norm() -> Config {
     Config { model: Variant::Milesial, dropout: 0.0, tile: Some(32), ..other() }
+}
+
+/// The same with activations stored as `f16`, and a scaled loss.
+fn mixed(config: Config) -> Config {
+    Config { precision: Precision::Mixed, ..config }
 }
 
 /// A call of [`train`], with `stop_when` deciding at each event whether the user asks to stop.
@@ -196,6 +202,7 @@ fn a_run_resumes_to_the_same_bytes_on_the_cpu() {
     resumes_exactly(&config, &Device::Cpu);
     resumes_exactly(&other, &Device::Cpu);
     resumes_exactly(&with_batch_norm, &Device::Cpu);
+    resumes_exactly(&|| mixed(config()), &Device::Cpu);
 }
 
 #[test]
@@ -203,6 +210,7 @@ fn a_run_resumes_to_the_same_bytes_on_a_device() {
     resumes_exactly(&config, &gpu());
     resumes_exactly(&other, &gpu());
     resumes_exactly(&with_batch_norm, &gpu());
+    resumes_exactly(&|| mixed(other()), &gpu());
 }
 
 #[test]
@@ -425,6 +433,38 @@ fn a_small_network_learns_on_a_device() {
     learns(&Config { learning_rate: Some(0.003), best_by: Metric::ForegroundIou, ..other() }, &gpu());
     let padded = Config { model: Variant::Milesial, tile: Some(32), ..config() };
     learns(&Config { learning_rate: Some(0.01), ..padded }, &gpu());
+}
+
+/// To within so much of a share, the loss of a run in mixed precision is that of the same run in `f32`.
+const LIKE_F32: f32 = 0.02;
+
+#[test]
+fn mixed_precision_learns_as_well_as_f32() {
+    let folder = tempfile::tempdir().unwrap();
+    let mean_of_last = |config: &Config, name: &str| {
+        let out = folder.path().join(name);
+        let summary = straight(config, &gpu(), &out);
+        let losses: Vec<f32> = records(&out).iter().map(|record| record.loss).collect();
+        (losses[50..].iter().sum::<f32>() / 50.0, summary)
+    };
+    let config = Config { steps: 100, base: 8, dropout: 0.0, warmup: 10, learning_rate: Some(0.01), ..config() };
+    let (single, summary) = mean_of_last(&config, "f32");
+    assert_eq!(summary.scaling, None);
+    let (half, summary) = mean_of_last(&mixed(config), "mixed");
+    assert!((half / single - 1.0).abs() < LIKE_F32, "the loss ends at {single} in f32, at {half} in mixed precision");
+    assert_eq!(summary.scaling, Some(Scaling { loss_scale: 65_536.0, overflows: 0, skipped: false }));
+    // What predicts needs nothing of the training.
+    let weights = Weights::load(folder.path().join("mixed/best.safetensors")).unwrap();
+    assert!(!weights.has("optim."));
+}
+
+#[test]
+fn a_loss_scale_that_has_fallen_to_the_least_ends_the_run_with_words() {
+    // What overflows is the forward pass, whatever the scale of the loss.
+    let diverging = Config { learning_rate: Some(1e6), warmup: 0, clip_norm: Some(0.0), ..mixed(config()) };
+    let config = Config { steps: 100, dropout: 0.0, save_every: 100, evaluate_every: 1000, ..diverging };
+    let message = diverges(&config, &gpu());
+    assert!(message.contains("no longer scaled") && message.contains("--precision f32"), "{message}");
 }
 
 #[test]

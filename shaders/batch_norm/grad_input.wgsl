@@ -1,11 +1,13 @@
 // grad_input[s, p, c] = grad_output[s, p, c] * weight[c] / sqrt(variance[s, g] + epsilon), c being in group g
 // One invocation owns one element, one workgroup 64 neighbours a turn. Bytes moved: 8 per element.
+alias Stored = f32; // how activations are stored; f16 halves the bytes that they move
+
 struct Params { count: u32, groups: u32, pixels: u32, channels: u32, epsilon: f32 }
 
 @group(0) @binding(0) var<storage, read> moments: array<f32>; // [sets, 2, groups]
 @group(0) @binding(1) var<storage, read> weight: array<f32>; // [channels]
-@group(0) @binding(2) var<storage, read> grad_output: array<f32>; // [sets, pixels, channels]
-@group(0) @binding(3) var<storage, read_write> grad_input: array<f32>; // [sets, pixels, channels]
+@group(0) @binding(2) var<storage, read> grad_output: array<Stored>; // [sets, pixels, channels]
+@group(0) @binding(3) var<storage, read_write> grad_input: array<Stored>; // [sets, pixels, channels]
 @group(0) @binding(4) var<uniform> params: Params; // count: elements
 
 @compute @workgroup_size(64)
@@ -23,6 +25,6 @@ fn main(
         let c = i % params.channels;
         let s = i / params.channels / params.pixels;
         let variance = moments[(s * 2u + 1u) * params.groups + c / (params.channels / params.groups)];
-        grad_input[i] = grad_output[i] * weight[c] * inverseSqrt(variance + params.epsilon);
+        grad_input[i] = Stored(f32(grad_output[i]) * weight[c] * inverseSqrt(variance + params.epsilon));
     }
 }

@@ -1,5 +1,7 @@
 // y[n, y, x, c] = x[n, y - top, x - left, c - front] inside x, else 0; top, left and front may be negative: then x is cropped
 // One invocation owns one element of y, one workgroup 64 neighbours a turn. Bytes moved: 4 per element, 8 inside x.
+alias Stored = f32; // how activations are stored; f16 halves the bytes that they move
+
 struct Params {
     count: u32,
     height: u32,
@@ -13,8 +15,8 @@ struct Params {
     front: u32,
 }
 
-@group(0) @binding(0) var<storage, read> x: array<f32>; // [n, in_height, in_width, in_channels]
-@group(0) @binding(1) var<storage, read_write> y: array<f32>; // [n, height, width, channels]
+@group(0) @binding(0) var<storage, read> x: array<Stored>; // [n, in_height, in_width, in_channels]
+@group(0) @binding(1) var<storage, read_write> y: array<Stored>; // [n, height, width, channels]
 @group(0) @binding(2) var<uniform> params: Params; // count: elements of y
 
 @compute @workgroup_size(64)
@@ -35,7 +37,7 @@ fn main(
         let channel = i % params.channels - params.front;
         let column = pixel % params.width - params.left;
         let line = row % params.height - params.top;
-        var value = 0.0;
+        var value = Stored();
         if channel < params.in_channels && column < params.in_width && line < params.in_height {
             let in_row = row / params.height * params.in_height + line;
             value = x[(in_row * params.in_width + column) * params.in_channels + channel];

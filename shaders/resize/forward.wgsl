@@ -1,6 +1,8 @@
 // y[n, i, j, c] = sum over the four pixels of x around the place of (i, j) of (1 - distance in y) * (1 - distance in x) * x
 // With NEAREST, y[n, i, j, c] = x at the pixel before that place. Places are fractions of integers, exact until they are divided.
 // One invocation owns one element of y, one workgroup 64 neighbours a turn. Bytes moved: 20 per element of y, x from the cache.
+alias Stored = f32; // how activations are stored; f16 halves the bytes that they move
+
 struct Params {
     count: u32,
     channels: u32,
@@ -20,8 +22,8 @@ struct Params {
 
 const NEAREST = false;
 
-@group(0) @binding(0) var<storage, read> x: array<f32>; // [n, in_height, in_width, channels]
-@group(0) @binding(1) var<storage, read_write> y: array<f32>; // [n, height, width, channels]
+@group(0) @binding(0) var<storage, read> x: array<Stored>; // [n, in_height, in_width, channels]
+@group(0) @binding(1) var<storage, read_write> y: array<Stored>; // [n, height, width, channels]
 @group(0) @binding(2) var<uniform> params: Params; // count: elements of y
 
 struct Position {
@@ -61,9 +63,9 @@ fn main(
         } else {
             let right = min(column.first + 1u, params.in_width - 1u) * params.channels + c;
             let bottom_row = (image + min(line.first + 1u, params.in_height - 1u)) * params.in_width * params.channels;
-            let top = (1.0 - column.fraction) * x[top_row + left] + column.fraction * x[top_row + right];
-            let bottom = (1.0 - column.fraction) * x[bottom_row + left] + column.fraction * x[bottom_row + right];
-            y[i] = (1.0 - line.fraction) * top + line.fraction * bottom;
+            let top = (1.0 - column.fraction) * f32(x[top_row + left]) + column.fraction * f32(x[top_row + right]);
+            let bottom = (1.0 - column.fraction) * f32(x[bottom_row + left]) + column.fraction * f32(x[bottom_row + right]);
+            y[i] = Stored((1.0 - line.fraction) * top + line.fraction * bottom);
         }
     }
 }

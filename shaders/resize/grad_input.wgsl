@@ -1,6 +1,8 @@
 // grad_input[n, i, j, c] = sum over the pixels of y whose place is near (i, j) of their share of x[n, i, j, c] * grad_output
 // One invocation owns one element of grad_input and gathers, row by row; one workgroup owns 64 neighbours a turn.
 // Bytes moved: 4 per element, and as many of grad_output as lie near, from the cache.
+alias Stored = f32; // how activations are stored; f16 halves the bytes that they move
+
 struct Params {
     count: u32,
     channels: u32,
@@ -20,8 +22,8 @@ struct Params {
 
 const NEAREST = false;
 
-@group(0) @binding(0) var<storage, read> grad_output: array<f32>; // [n, height, width, channels]
-@group(0) @binding(1) var<storage, read_write> grad_input: array<f32>; // [n, in_height, in_width, channels]
+@group(0) @binding(0) var<storage, read> grad_output: array<Stored>; // [n, height, width, channels]
+@group(0) @binding(1) var<storage, read_write> grad_input: array<Stored>; // [n, in_height, in_width, channels]
 @group(0) @binding(2) var<uniform> params: Params; // count: elements of grad_input
 
 struct Position {
@@ -99,9 +101,9 @@ fn main(
             for (var ox = left; ox < right; ox++) {
                 let in_column = position(ox, params.step_x, params.ahead_x, params.back_x, params.unit_x);
                 let column_share = share(in_column, column, params.in_width);
-                sum += line_share * column_share * grad_output[(first + ox) * params.channels + c];
+                sum += line_share * column_share * f32(grad_output[(first + ox) * params.channels + c]);
             }
         }
-        grad_input[i] = sum;
+        grad_input[i] = Stored(sum);
     }
 }

@@ -7,7 +7,7 @@ use crate::executor::{Device, Executor};
 use crate::gpu::profile::Row;
 use crate::gpu::{Gpu, Plan};
 use crate::graph::{Graph, NodeId, NodeKind};
-use crate::models::{Network, Training, TrainingStep, UNet, Variant};
+use crate::models::{Network, Precision, Training, TrainingStep, UNet, Variant};
 use crate::op::Fill;
 use crate::random::Random;
 use crate::selftest;
@@ -34,6 +34,9 @@ pub struct Workload {
     pub model: Variant,
     /// Images in a batch.
     pub batch: usize,
+    /// How activations are stored; results of before there was a choice are of `f32`.
+    #[serde(default)]
+    pub precision: Precision,
 }
 
 /// A network as it predicts: its batch norms are [folded](Graph::folded) away, and its logits are an output.
@@ -78,7 +81,7 @@ impl Workload {
             let names = Self::PRESETS.map(|preset| preset.0).join(", ");
             Error::Usage(format!("there is no preset {name:?}; there are {names}"))
         })?;
-        Ok(Self { name: name.into(), input, base, depth, model: Variant::Unet, batch: 1 })
+        Ok(Self { name: name.into(), input, base, depth, model: Variant::Unet, batch: 1, precision: Precision::F32 })
     }
 
     fn model(&self) -> UNet {
@@ -97,13 +100,14 @@ impl Workload {
     /// The network as it predicts with these parameters of its training step.
     ///
     /// # Errors
-    /// As [`Workload::network`]; [`Error::Usage`] when there are too many or too few parameters.
+    /// As [`Workload::network`]; [`Error::Usage`] when there are too few parameters.
     pub fn inference(&self, parameters: &[f32]) -> Result<Inference> {
-        let Network { mut graph, image, logits, .. } = self.model().inference(self.batch, [self.input; 2])?;
-        graph.mark_output("logits", logits)?;
-        let folded = graph.folded(parameters)?;
-        let [image, logits] = [image, logits].map(|node| folded.kept(node));
-        Ok(Inference { graph: folded.graph, parameters: folded.parameters, image, logits })
+        let network = self.model().inference(self.batch, [self.input; 2])?;
+        // Behind the network's own there may be what a training keeps for itself.
+        let own = &parameters[..parameters.len().min(network.graph.bank_elements())];
+        let (network, parameters) = network.folded(own)?;
+        let Network { graph, image, logits, .. } = network.stored_in(self.precision)?.0;
+        Ok(Inference { graph, parameters, image, logits })
     }
 
     /// The graphs of inference and of a training step.
@@ -111,14 +115,22 @@ impl Workload {
     /// # Errors
     /// As [`Workload::network`].
     pub fn graphs(&self) -> Result<[Graph; 2]> {
-        let step = self.network()?.training_step(&Training::default())?.graph;
+        let step = self.training_step()?.graph;
         Ok([self.inference(&step.initial_parameters(1))?.graph, step])
+    }
+
+    /// A training step of the paper's.
+    ///
+    /// # Errors
+    /// As [`Workload::network`].
+    pub(crate) fn training_step(&self) -> Result<TrainingStep> {
+        self.network()?.training_step(&Training { precision: self.precision, ..Training::default() })
     }
 
     /// What is checked in place of this network: itself, or if its reference would take too long, the smallest input of the same
     /// network, which has the same kernels, or if that is not enough, fewer channels.
     pub(super) fn checked(&self) -> Result<Self> {
-        let flops = |workload: &Self| Ok(flops(&workload.network()?.training_step(&Training::default())?.graph));
+        let flops = |workload: &Self| Ok(flops(&workload.training_step()?.graph));
         let mut checked = self.clone();
         if flops(&checked)? > CHECKED_FLOPS {
             (checked.input, checked.batch) = (self.model().smallest_side(), 1);
@@ -132,9 +144,10 @@ impl Workload {
 
 impl fmt::Display for Workload {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { name, input, base, depth, model, batch } = self;
+        let Self { name, input, base, depth, model, batch, precision } = self;
+        let mixed = if *precision == Precision::Mixed { ", mixed precision" } else { "" };
         let model = if *model == Variant::Unet { String::new() } else { format!("{model}, ") };
-        write!(f, "{name}: {model}{input}×{input}, base {base}, depth {depth}, batch {batch}")
+        write!(f, "{name}: {model}{input}×{input}, base {base}, depth {depth}, batch {batch}{mixed}")
     }
 }
 
@@ -242,7 +255,7 @@ impl Measured {
         roof: Option<&Roof>,
         progress: &mut dyn FnMut(&str),
     ) -> Result<Self> {
-        let step = workload.network()?.training_step(&Training::default())?;
+        let step = workload.training_step()?;
         let (parameters, inputs) = (step.graph.initial_parameters(settings.seed), inputs(&step, settings.seed));
         progress(&format!("{workload}: first step"));
         let (ready_seconds, first_step_seconds) = first_step(device, &step.graph, &parameters, &inputs)?;
@@ -349,7 +362,7 @@ fn pass(name: &str, executor: &mut Executor, batch: usize, repeats: usize) -> Re
 
 /// Holds every op of the training step of a network against its reference.
 pub(super) fn check(gpu: &Gpu, workload: Workload, seed: u32) -> Result<Checked> {
-    let step = workload.network()?.training_step(&Training::default())?;
+    let step = workload.training_step()?;
     let report = selftest::each_op(gpu, &step.graph, &step.graph.initial_parameters(seed), &inputs(&step, seed))?;
     if let Some(failure) = report.failures.first() {
         let count = report.failures.len();

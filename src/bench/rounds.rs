@@ -7,7 +7,6 @@ use crate::checkpoint::{Metadata, Section, atomic, save};
 use crate::error::{Error, Result};
 use crate::executor::{Device, Executor};
 use crate::graph::{Bank, Graph, NodeId, Parameter};
-use crate::models::Training;
 use crate::random::Random;
 use crate::shape::Shape;
 use safetensors::tensor::{Dtype, TensorView, serialize};
@@ -55,7 +54,7 @@ pub fn rounds(
     requests: impl BufRead,
     mut answers: impl Write,
 ) -> Result<()> {
-    let step = workload.network()?.training_step(&Training::default())?;
+    let step = workload.training_step()?;
     let mut random = Random::new(settings.seed, 0);
     let mut parameters = step.graph.initial_parameters(settings.seed);
     let is_bias = |parameter: &&Parameter| parameter.name.rsplit('.').next() == Some("bias");

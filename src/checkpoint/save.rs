@@ -1,5 +1,6 @@
 //! Writing weights files.
 
+use super::OPTIMIZER;
 use super::atomic::{self, Files};
 use super::layout::Layout;
 use super::metadata::Metadata;
@@ -73,10 +74,14 @@ pub(super) fn save_with(
     })
 }
 
-/// The parameters that have a tensor in the section named so: optimisers keep no state of buffers.
+/// The parameters that have a tensor in the section named so: optimisers keep no state of buffers, and what of a training's own state is
+/// such a buffer is not part of the network.
 pub(super) fn held<'a>(graph: &'a Graph, prefix: &str) -> impl Iterator<Item = &'a Parameter> + use<'a> {
-    let all = prefix.is_empty();
-    graph.parameters().iter().filter(move |parameter| all || parameter.trainable)
+    let network = prefix.is_empty();
+    graph
+        .parameters()
+        .iter()
+        .filter(move |parameter| parameter.trainable || network && !parameter.name.starts_with(OPTIMIZER))
 }
 
 /// Every tensor to write, in order.

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use tilewise::bench::{self, Comparison, Settings, Table, Workload};
 use tilewise::checkpoint::atomic;
 use tilewise::executor::Device;
-use tilewise::models::Variant;
+use tilewise::models::{Precision, Variant};
 use tilewise::{Error, Result};
 
 /// Which networks.
@@ -32,6 +32,9 @@ pub(crate) struct NetworkArguments {
     /// Images in a batch, of the presets too
     #[arg(long, value_name = "N", default_value_t = 1)]
     batch: usize,
+    /// How activations and their gradients are stored, of the presets too: f32, or mixed, as f16
+    #[arg(long, value_name = "f32|mixed", default_value_t)]
+    precision: Precision,
 }
 
 #[derive(Debug, Args)]
@@ -54,7 +57,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
     /// Measure nothing, and compare results that were saved: before and after, or one device and another
-    #[arg(long, value_name = "FILE", num_args = 1.., conflicts_with_all = ["preset", "input", "base", "depth", "model", "batch", "repeats", "json"])]
+    #[arg(long, value_name = "FILE", num_args = 1.., conflicts_with_all = ["preset", "input", "base", "depth", "model", "batch", "precision", "repeats", "json"])]
     compare: Vec<PathBuf>,
     /// Write the network and its results into a folder, then time it whenever a line of standard input asks: what benches/peers runs
     #[arg(long, value_name = "FOLDER", conflicts_with_all = ["compare", "save", "csv", "html", "markdown", "repeats"])]
@@ -115,16 +118,16 @@ fn open(global: &Global, arguments: &Arguments, workloads: &[Workload]) -> Resul
 impl NetworkArguments {
     /// The networks asked for.
     pub(crate) fn workloads(&self) -> Result<Vec<Workload>> {
-        let Self { input, base, depth, model, batch, .. } = *self;
+        let Self { input, base, depth, model, batch, precision, .. } = *self;
         let mut workloads = self.preset.clone();
         for workload in &mut workloads {
-            workload.batch = batch;
+            (workload.batch, workload.precision) = (batch, precision);
         }
         if let Some(input) = input {
-            workloads.push(Workload { name: "custom".into(), input, base, depth, model, batch });
+            workloads.push(Workload { name: "custom".into(), input, base, depth, model, batch, precision });
         }
         if workloads.is_empty() {
-            workloads.push(Workload { batch, ..Workload::preset("tiny")? });
+            workloads.push(Workload { batch, precision, ..Workload::preset("tiny")? });
         }
         Ok(workloads)
     }

@@ -11,7 +11,7 @@ use tilewise::executor::Device;
 use tilewise::fuse::Fusions;
 use tilewise::gpu::{DeviceChoice, MemoryPlan, Plan, PlanOptions};
 use tilewise::graph::Bank;
-use tilewise::models::{Network, Tiles, Training, TrainingStep, UNet, Variant};
+use tilewise::models::{Precision, Tiles, Training, TrainingStep, UNet, Variant};
 use tilewise::op::Fill;
 use tilewise::random::Random;
 use tilewise::recompute::MemoryBudget;
@@ -46,6 +46,9 @@ pub(crate) struct Arguments {
     /// Memory that the training step may take; where it would take more, tensors are computed again rather than kept [default: what it takes]
     #[arg(long, value_name = "MIB")]
     memory: Option<u64>,
+    /// How activations and their gradients are stored: f32, or mixed, as f16
+    #[arg(long, value_name = "f32|mixed", default_value_t)]
+    precision: Precision,
     /// Print the graph of a training step in the DOT language instead (for `dot -Tsvg`)
     #[arg(long)]
     dot: bool,
@@ -94,7 +97,7 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
         (choice, None) => global.with_kernels(Device::choose_within(choice, global.limits)?)?,
     };
     let memory = arguments.memory.map(|mebibytes| MemoryBudget::on(&device, mebibytes.saturating_mul(1 << 20)));
-    let training = Training { memory, ..Training::default() };
+    let training = Training { memory, precision: arguments.precision, ..Training::default() };
     if let Some(runs) = arguments.profile {
         let frame = [side; 2];
         let (batch, channels, augmentation) = (arguments.batch, net.in_channels, &Augmentation::RECIPE);
@@ -113,15 +116,15 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
         print(&step.graph.to_dot())?;
         return Ok(ExitCode::SUCCESS);
     }
-    let Network { graph: mut inference, logits, .. } = net.inference(arguments.batch, [side; 2])?;
-    inference.mark_output("logits", logits)?;
+    let mut inference = net.inference(arguments.batch, [side; 2])?;
     let (profile, choices) = device.kernels();
     let planned_for = device.gpu().map_or("any GPU".into(), |gpu| gpu.adapter().to_string());
     // As a predictor runs it.
-    let folded = inference.folded(&inference.initial_parameters(1))?.graph;
+    let folded = inference.folded(&inference.graph.initial_parameters(1))?.0.stored_in(arguments.precision)?.0.graph;
     let inference_memory = MemoryPlan::new(&folded.fused(), &profile, &choices, false)?;
     let memory = MemoryPlan::new(&step.graph.fused(), &profile, &choices, false)?;
-    let forward = inference.table();
+    inference.graph.mark_output("logits", inference.logits)?;
+    let forward = inference.graph.table();
     let table = step.graph.table();
     let (_, forward_flops, ..) = forward.totals();
     let (_, total_forward, _, backward_flops, _) = table.totals();

@@ -13,7 +13,7 @@ use tilewise::checkpoint::{Metadata, Weights};
 use tilewise::data::dataset::Options;
 use tilewise::data::{Augmentation, BorderMap, Dataset, Intensities, Sample, Sampling, Zoom};
 use tilewise::executor::Device;
-use tilewise::models::Variant;
+use tilewise::models::{Precision, Variant};
 use tilewise::report;
 use tilewise::train::{
     BorderUse, Config, Event, Job, LossKind, Metric, OptimizerKind, Progress, Schedule, Scored, Status, Summary,
@@ -97,6 +97,9 @@ pub(crate) struct Arguments {
     /// takes longer and changes no result [default: what it takes]
     #[arg(long, value_name = "MIB")]
     memory: Option<u64>,
+    /// How activations and their gradients are stored: f32, or mixed, as f16 with a scaled loss, in about half of the memory [default: f32]
+    #[arg(long, value_name = "f32|mixed")]
+    precision: Option<Precision>,
     /// sgd, adam or adamw [default: sgd]
     #[arg(long, value_name = "NAME", value_parser = parse::<OptimizerKind>)]
     optimizer: Option<OptimizerKind>,
@@ -205,6 +208,7 @@ impl Arguments {
         set(&mut config.foreground, self.foreground);
         set(&mut config.workers, self.workers);
         set_some(&mut config.memory, self.memory);
+        set(&mut config.precision, self.precision);
         set(&mut config.optimizer, self.optimizer);
         set_some(&mut config.learning_rate, self.learning_rate);
         set(&mut config.momentum, self.momentum);
@@ -441,7 +445,9 @@ impl View {
 
     fn step(&mut self, progress: &Progress) {
         let record = progress.record;
-        self.loss = Some(self.loss.map_or(record.loss, |loss| 0.9 * loss + 0.1 * record.loss));
+        if record.loss.is_finite() {
+            self.loss = Some(self.loss.map_or(record.loss, |loss| 0.9 * loss + 0.1 * record.loss));
+        }
         if record.scored.is_some() {
             self.scored = record.scored;
         }
@@ -464,6 +470,10 @@ impl View {
         let parts = [
             Some(format!("step {}/{}", progress.record.step, progress.steps)),
             self.loss.map(|loss| format!("loss {loss:.4}")),
+            progress
+                .record
+                .scaling
+                .map(|scaling| format!("scale {} ({} overflows)", scaling.loss_scale, scaling.overflows)),
             self.scored.and_then(|scored| scored.foreground_iou).map(|iou| format!("IoU {iou:.4}")),
             self.scored.and_then(|scored| scored.ap50).map(|precision| format!("AP50 {precision:.4}")),
             progress.steps_per_second.map(rate),
@@ -495,6 +505,12 @@ fn conclusion(summary: &Summary, arguments: &Arguments) -> String {
     let lines = [
         Some(end),
         summary.mean_loss.map(|loss| format!("mean loss {loss:.4}")),
+        summary.scaling.map(|scaling| {
+            format!(
+                "mixed precision: {} step(s) skipped as they overflowed, loss scaled by {}",
+                scaling.overflows, scaling.loss_scale
+            )
+        }),
         summary.waiting_for_data.map(|share| format!("the device waited for data {:.1} % of the time", 100.0 * share)),
         iou.map(|iou| format!("foreground IoU {iou:.4}")),
         mean_ap.zip(ap50).map(|(mean, half)| format!("objects: mean AP {mean:.4} (at IoU 0.5: {half:.4})")),

@@ -1,6 +1,6 @@
 //! From a network to one training step: loss, gradients, update.
 
-use super::Network;
+use super::{Network, Precision};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, NodeId};
 use crate::ops::{AdamSettings, CrossEntropySettings, DiceSettings, Reduction, SgdSettings};
@@ -20,6 +20,8 @@ pub struct Training {
     /// The memory that a step may take; where it would take more, tensors of the forward pass are computed again for the backward pass
     /// rather than kept.
     pub memory: Option<MemoryBudget>,
+    /// How activations are stored. In mixed precision the loss is scaled.
+    pub precision: Precision,
 }
 
 /// What is minimised.
@@ -51,6 +53,14 @@ impl Optimizer {
         }
     }
 
+    /// How much of Adam's moments stays from step to step; 0 where there are none.
+    fn betas(&self) -> [f32; 2] {
+        match self {
+            Self::Sgd(_) => [0.0; 2],
+            Self::Adam(settings) => [settings.beta1, settings.beta2],
+        }
+    }
+
     /// What the host writes to [`TrainingStep::rates`] for a step, counted from 0.
     pub fn rates(&self, learning_rate: f32, step: u32) -> Vec<f32> {
         match self {
@@ -69,6 +79,7 @@ impl Default for Training {
             clip_norm: None,
             optimizer: Optimizer::Sgd(SgdSettings { momentum: 0.99, weight_decay: 0.0 }),
             memory: None,
+            precision: Precision::F32,
         }
     }
 }
@@ -94,13 +105,17 @@ pub struct TrainingStep {
     pub loss: NodeId,
     /// The norm of the gradients before they were scaled down, `[1]`, an output; `None` if they are left as they are.
     pub grad_norm: Option<NodeId>,
+    /// Where the scaling of the loss stands after the step, `[6]`, an output to be read as a [`LossScaleState`](crate::ops::LossScaleState);
+    /// `None` if the loss is not scaled.
+    pub loss_scale: Option<NodeId>,
 }
 
 impl Network {
     /// The graph of one training step: loss, gradients, update.
     ///
     /// # Errors
-    /// When an op on the way has no gradient; [`Error::Memory`] when it does not fit the memory that it may take.
+    /// When an op on the way has no gradient, or takes no `f16` in mixed precision; [`Error::Memory`] when it does not fit the memory that it
+    /// may take.
     pub fn training_step(&self, training: &Training) -> Result<TrainingStep> {
         let mut network = self.clone();
         let logits = self.graph.find("training_step", "logits", self.logits)?;
@@ -115,8 +130,10 @@ impl Network {
     /// # Errors
     /// As [`Network::training_step`], and when labels or weights are not of the size of the scores.
     pub fn training_step_on(&self, labels: NodeId, weights: NodeId, training: &Training) -> Result<TrainingStep> {
-        let logits = self.logits;
-        let mut graph = self.graph.clone();
+        let (network, stands) = self.stored_in(training.precision)?;
+        let (labels, weights) = (stands[labels.index()], stands[weights.index()]);
+        let logits = network.logits;
+        let mut graph = network.graph.clone();
         let loss = match training.loss {
             Loss::CrossEntropy(settings) => graph.cross_entropy("loss", logits, labels, weights, settings)?,
             Loss::Dice(settings) => graph.dice("loss", logits, labels, weights, settings)?,
@@ -127,7 +144,12 @@ impl Network {
             }
         };
         graph.mark_output("loss", loss)?;
-        let build = |again: &BTreeSet<NodeId>| self.step_of(&graph, [labels, weights, loss], training, again);
+        let minimised = match training.precision {
+            Precision::F32 => loss,
+            Precision::Mixed => graph.scale_loss("scaled_loss", loss)?,
+        };
+        let build =
+            |again: &BTreeSet<NodeId>| network.step_of(&graph, [labels, weights, loss, minimised], training, again);
         let Some(memory) = &training.memory else { return build(&BTreeSet::new()) };
         // What is computed within a fused kernel is not there to be read.
         let within = graph.within_fused();
@@ -138,23 +160,32 @@ impl Network {
     fn step_of(
         &self,
         forward: &Graph,
-        [labels, weights, loss]: [NodeId; 3],
+        [labels, weights, loss, minimised]: [NodeId; 4],
         training: &Training,
         again: &BTreeSet<NodeId>,
     ) -> Result<TrainingStep> {
         let Self { image, generator, logits, .. } = *self;
-        let (mut graph, _) = forward.gradients_computing_again(loss, &[], again)?;
+        let (mut graph, _) = forward.gradients_computing_again(minimised, &[], again)?;
+        let scaling = match training.precision {
+            Precision::F32 => None,
+            Precision::Mixed => Some(graph.unscale_gradients("unscale", training.optimizer.betas())?),
+        };
         let grad_norm = training.clip_norm.map(|norm| graph.clip_grad_norm("clip", norm)).transpose()?;
         let count = training.optimizer.rates(0.0, 0).len();
         let rates = graph.input("rates", TensorType::f32([count]).map_err(Error::Usage)?);
         match training.optimizer {
-            Optimizer::Sgd(settings) => graph.sgd("update", rates, settings)?,
-            Optimizer::Adam(settings) => graph.adam("update", rates, settings)?,
+            Optimizer::Sgd(settings) => graph.sgd("update", rates, settings, scaling)?,
+            Optimizer::Adam(settings) => graph.adam("update", rates, settings, scaling)?,
         };
-        graph.store_tracked("running")?;
+        graph.store_tracked("running", scaling)?;
+        if let Some(scaling) = scaling {
+            graph.store_loss_scale("loss_scale", scaling)?;
+            graph.mark_output("loss_scale", scaling)?;
+        }
         if let Some(norm) = grad_norm {
             graph.mark_output("grad_norm", norm)?;
         }
-        Ok(TrainingStep { graph, image, labels, weights, rates, generator, logits, loss, grad_norm })
+        let loss_scale = scaling;
+        Ok(TrainingStep { graph, image, labels, weights, rates, generator, logits, loss, grad_norm, loss_scale })
     }
 }

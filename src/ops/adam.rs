@@ -5,6 +5,7 @@ use crate::error::Result;
 use crate::graph::{Bank, Graph, NodeId};
 use crate::kernel;
 use crate::op::{Binding, Bound, Candidate, Case, DeviceProfile, Dispatch, Fill, Op, UNIT_ROUNDOFF};
+use crate::ops::loss_scale::{corrections, is_state_or_none, scaled, skips, with_states};
 use crate::ops::softmax::FLUSHED;
 use crate::ops::turns;
 use crate::shape::{DType, TensorType};
@@ -43,7 +44,8 @@ impl AdamSettings {
 }
 
 /// With g ← g + λw, or w ← (1 − ηλ)w where decoupled: m ← β₁m + (1 − β₁)g, v ← β₂v + (1 − β₂)g², then
-/// w ← w − η (m/c₁) / (√(v/c₂) + ε), in place, as `PyTorch` has it; inputs: the banks of w, g, m and v, and η, c₁ and c₂, `[3]`.
+/// w ← w − η (m/c₁) / (√(v/c₂) + ε), in place, as `PyTorch` has it; inputs: the banks of w, g, m and v, and η, c₁ and c₂, `[3]`; and,
+/// where the loss is scaled, the state of the scale, which has the c to take instead, and may say that nothing is to change.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Adam {
     /// β₁, β₂, ε, λ.
@@ -52,16 +54,23 @@ pub struct Adam {
 
 impl Graph {
     /// Updates every parameter by its gradient; to be added after [`Graph::gradients`]. `rates` are those of
-    /// [`AdamSettings::rates`], `[3]`.
+    /// [`AdamSettings::rates`], `[3]`, and `scaling` what [`Graph::unscale_gradients`] told, if the loss is scaled.
     ///
     /// # Errors
-    /// When there are no parameters, a setting makes no sense, or `rates` has another type.
-    pub fn adam(&mut self, name: &str, rates: NodeId, settings: AdamSettings) -> Result<NodeId> {
+    /// When there are no parameters, a setting makes no sense, or `rates` or `scaling` has another type.
+    pub fn adam(
+        &mut self,
+        name: &str,
+        rates: NodeId,
+        settings: AdamSettings,
+        scaling: Option<NodeId>,
+    ) -> Result<NodeId> {
         let parameters = self.bank(Bank::Parameters)?;
         let gradients = self.bank(Bank::Gradients)?;
         let first = self.bank(Bank::OptimizerState(0))?;
         let second = self.bank(Bank::OptimizerState(1))?;
-        self.apply(name, Adam { settings }, &[parameters, gradients, first, second, rates])
+        let inputs: Vec<NodeId> = [parameters, gradients, first, second, rates].into_iter().chain(scaling).collect();
+        self.apply(name, Adam { settings }, &inputs)
     }
 }
 
@@ -80,12 +89,13 @@ struct Element<T> {
 
 impl Adam {
     /// Settings and rates in the precision of the reference: β₁, β₂, ε, λ for the gradient, λ for the parameter; η, c₁, c₂.
-    fn constants<T: Real>(&self, rates: &Tensor<T>) -> ([T; 5], [T; 3]) {
+    fn constants<T: Real>(&self, inputs: &[&Tensor<T>]) -> ([T; 5], [T; 3]) {
         let AdamSettings { beta1, beta2, epsilon, weight_decay, decoupled } = self.settings;
         let (coupled, shrink) = if decoupled { (0.0, weight_decay) } else { (weight_decay, 0.0) };
         let settings = [beta1, beta2, epsilon, coupled, shrink].map(|value| T::from_f64(f64::from(value)));
-        let rates = &rates.float().data;
-        (settings, [rates[0], rates[1], rates[2]])
+        let rates = &inputs[4].float().data;
+        let [first, second] = inputs.get(5).map_or([rates[1], rates[2]], |state| corrections(state));
+        (settings, [rates[0], first, second])
     }
 
     fn element<T: Real>(constants: &([T; 5], [T; 3]), [w, g, m, v]: [T; 4]) -> Element<T> {
@@ -124,10 +134,11 @@ impl Op for Adam {
             return Err(format!("the weight decay must be at least 0 and finite, got {weight_decay}"));
         }
         match inputs {
-            [w, g, m, v, rates]
+            [w, g, m, v, rates, state @ ..]
                 if [g, m, v].iter().all(|&bank| bank == w)
                     && w.dtype == DType::F32
-                    && *rates == TensorType::f32([3])? =>
+                    && *rates == TensorType::f32([3])?
+                    && is_state_or_none(state)? =>
             {
                 Ok(w.clone())
             }
@@ -136,7 +147,10 @@ impl Op for Adam {
     }
 
     fn reference<T: Real>(&self, inputs: &[&Tensor<T>]) -> Vec<Tensor<T>> {
-        let constants = self.constants(inputs[4]);
+        if skips(inputs.get(5)) {
+            return [0, 2, 3].map(|bank| inputs[bank].clone()).into();
+        }
+        let constants = self.constants(inputs);
         let shape = &inputs[0].float().shape;
         let mut results = [(); 3].map(|()| Vec::with_capacity(shape.elements()));
         for element in elements(inputs) {
@@ -150,13 +164,14 @@ impl Op for Adam {
         &[0, 2, 3]
     }
 
-    fn candidates(&self, _: &[TensorType], output: &TensorType, device: &DeviceProfile) -> Vec<Candidate> {
+    fn candidates(&self, inputs: &[TensorType], output: &TensorType, device: &DeviceProfile) -> Vec<Candidate> {
         let AdamSettings { beta1, beta2, epsilon, weight_decay, decoupled } = self.settings;
         let params = [("beta1", beta1), ("beta2", beta2), ("epsilon", epsilon), ("weight_decay", weight_decay)];
         let params = params.map(|(name, value)| (name, value.into()));
-        let bindings = (0..5).map(Binding::Input).collect();
+        let bindings = [0, 1, 2, 3, 4, inputs.len() - 1].map(Binding::Input).into();
         let update = turns(kernel!("adam/update"), bindings, output.shape.elements(), &params, device);
-        vec![Dispatch { constants: vec![("DECOUPLED", decoupled.to_string())], ..update }.into()]
+        let constants = [vec![("DECOUPLED", decoupled.to_string())], scaled(inputs.len() > 5)].concat();
+        vec![Dispatch { constants, ..update }.into()]
     }
 
     fn flops(&self, _: &[TensorType], output: &TensorType) -> u64 {
@@ -166,7 +181,10 @@ impl Op for Adam {
 
     fn bound(&self, inputs: &[&Tensor<f64>], _: &Tensor<f64>, result: usize) -> Bound {
         const U: f64 = UNIT_ROUNDOFF;
-        let constants = self.constants(inputs[4]);
+        if skips(inputs.get(5)) {
+            return Bound::Exact;
+        }
+        let constants = self.constants(inputs);
         let ([beta1, beta2, epsilon, coupled, shrink], [rate, correction1, correction2]) = constants;
         let bound = |[w, g, m, v]: [f64; 4]| {
             let new = Self::element(&constants, [w, g, m, v]);
@@ -224,7 +242,11 @@ pub(super) fn cases() -> Result<Vec<Case>, String> {
             (bank, second),
             (TensorType::f32([3])?, rates),
         ];
-        cases.push(Case { name: what.into(), op: Arc::new(Adam { settings }), inputs });
+        let op = Arc::new(Adam { settings });
+        if count == 128 {
+            cases.extend(with_states(what, op.clone(), &inputs)?);
+        }
+        cases.push(Case { name: what.into(), op, inputs });
     }
     Ok(cases)
 }
@@ -243,7 +265,7 @@ mod tests {
         let loss = graph.add("loss", w, w).unwrap();
         let (mut graph, _) = graph.gradients(loss, &[]).unwrap();
         let rates = graph.input("rates", TensorType::f32([3]).unwrap());
-        graph.adam("update", rates, settings).unwrap();
+        graph.adam("update", rates, settings, None).unwrap();
         (graph, rates)
     }
 
@@ -282,11 +304,11 @@ mod tests {
             (AdamSettings { epsilon: 0.0, ..default() }, "epsilon"),
             (AdamSettings { weight_decay: f32::INFINITY, ..default() }, "weight decay"),
         ] {
-            let error = graph.adam("update", rates, settings).unwrap_err().to_string();
+            let error = graph.adam("update", rates, settings, None).unwrap_err().to_string();
             assert!(error.contains(problem), "{error}");
         }
         let one = graph.input("one", TensorType::f32([1]).unwrap());
-        let error = graph.adam("update", one, default()).unwrap_err().to_string();
+        let error = graph.adam("update", one, default(), None).unwrap_err().to_string();
         assert!(error.contains("rates [3]"), "{error}");
     }
 }

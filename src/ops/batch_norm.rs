@@ -20,8 +20,8 @@ use crate::kernel;
 use crate::onnx::{Attribute, Translation, Value};
 use crate::op::{AnyOp, Backward, Binding, Bound, Candidate, Case, DeviceProfile, Fill, Op, Param, UNIT_ROUNDOFF};
 use crate::ops::softmax::{FLUSHED, compound};
-use crate::ops::{invocations, rounded, turns, zeros};
-use crate::shape::{DType, TensorType};
+use crate::ops::{in_both_precisions, invocations, rounded, turns, zeros};
+use crate::shape::TensorType;
 use rayon::prelude::*;
 use std::sync::Arc;
 
@@ -145,7 +145,7 @@ struct Extents {
 impl Extents {
     fn new(over: Over, x: &TensorType) -> Result<Self, String> {
         let [n, h, w, channels] = x.shape.image()?;
-        if x.dtype != DType::F32 {
+        if !x.dtype.is_float() {
             return Err(format!("expected images of floats, got {x}"));
         }
         match over {
@@ -427,7 +427,7 @@ fn cases_over(extents: [usize; 4], over: Over, what: &str) -> Result<Vec<Case>, 
     let parameter = |weight| Arc::new(BatchNormGradParameter { norm, weight });
     let name = format!("{extents:?} {over:?} {what}");
     let case = |op: Arc<dyn AnyOp>, inputs: Vec<(TensorType, Fill)>| Case { name: name.clone(), op, inputs };
-    Ok(vec![
+    Ok(in_both_precisions(vec![
         case(Arc::new(BatchNormMoments { over }), vec![offset]),
         Case { name: format!("{name}, all equal"), ..case(Arc::new(BatchNormMoments { over }), vec![constant]) },
         case(Arc::new(norm), vec![images.clone(), moments.clone(), channels.clone(), channels.clone()]),
@@ -437,7 +437,7 @@ fn cases_over(extents: [usize; 4], over: Over, what: &str) -> Result<Vec<Case>, 
         case(Arc::new(BatchNormGradMoments(norm)), vec![sums.clone(), moments.clone(), channels]),
         case(parameter(true), vec![sums.clone(), moments.clone()]),
         case(parameter(false), vec![sums, moments]),
-    ])
+    ]))
 }
 
 pub(super) fn cases() -> Result<Vec<Case>, String> {
@@ -482,7 +482,7 @@ mod tests {
         let values = vec![1.0, 10.0, 3.0, 10.0, 5.0, 10.0, 7.0, 10.0];
         let image: Tensor<f64> = Array::new(TensorType::f32([1, 2, 2, 2]).unwrap().shape, values).unwrap().into();
         let (mut graph, x, y) = graph(true);
-        graph.store_tracked("running").unwrap();
+        graph.store_tracked("running", None).unwrap();
         let mut state = banks::<f64>(&graph, &graph.initial_parameters(0));
         let outputs = evaluate(&graph, &BTreeMap::from([(x, image.clone())]), &mut state).unwrap();
         // Means 4 and 10, variances 5 and 0.

@@ -181,7 +181,7 @@ mod tests {
             let (mut graph, _) = graph.gradients(loss, &[]).unwrap();
             let norm = graph.clip_grad_norm("clip", max_norm).unwrap();
             let rate = graph.input("rate", TensorType::f32([1]).unwrap());
-            graph.sgd("update", rate, SgdSettings { momentum: 0.0, weight_decay: 0.0 }).unwrap();
+            graph.sgd("update", rate, SgdSettings { momentum: 0.0, weight_decay: 0.0 }, None).unwrap();
             graph.mark_output("norm", norm).unwrap();
             let one = Tensor::Float(crate::array::Array::filled(graph.shape(rate).clone(), 1.0));
             let mut banks = banks::<f64>(&graph, &graph.initial_parameters(0));

@@ -6,8 +6,8 @@ use crate::graph::{Graph, NodeId};
 use crate::kernel;
 use crate::onnx::{Translation, Value};
 use crate::op::{Backward, Binding, Bound, Candidate, Case, DeviceProfile, Fill, Op, Param};
-use crate::ops::{image, turns, zeros};
-use crate::shape::{DType, TensorType};
+use crate::ops::{image, in_both_precisions, turns, zeros};
+use crate::shape::TensorType;
 use rayon::prelude::*;
 use std::sync::Arc;
 
@@ -80,11 +80,11 @@ impl Op for Pad {
     fn output(&self, inputs: &[TensorType]) -> Result<TensorType, String> {
         let [x] = inputs else { return Err(format!("expected one tensor, got {inputs:?}")) };
         let [n, h, w, c] = x.shape.image()?;
-        if x.dtype != DType::F32 {
+        if !x.dtype.is_float() {
             return Err(format!("expected images of floats, got {x}"));
         }
         let extents = self.extents([h, w, c]).ok_or_else(|| format!("nothing is left of {x} with {self:?}"))?;
-        TensorType::f32([&[n], &extents[..]].concat())
+        x.with_extents([&[n], &extents[..]].concat())
     }
 
     fn reference<T: Real>(&self, inputs: &[&Tensor<T>]) -> Vec<Tensor<T>> {
@@ -163,7 +163,7 @@ impl Op for Pad {
 
 pub(super) fn cases() -> Result<Vec<Case>, String> {
     let pad = |before, after| Pad { before, after };
-    [
+    let cases = [
         ([1, 1, 1, 1], pad([0; 3], [0; 3]), "one pixel, no margin"),
         ([1, 1, 1, 1], pad([3, 2, 0], [4, 6, 0]), "one pixel becomes 64 and more"),
         ([2, 5, 7, 3], pad([1; 3], [1; 3]), "zeros on every side, batch 2"),
@@ -179,7 +179,8 @@ pub(super) fn cases() -> Result<Vec<Case>, String> {
         let inputs = vec![(TensorType::f32(extents)?, Fill::Normal(1.0))];
         Ok(Case { name: format!("{extents:?} {what}"), op: Arc::new(pad), inputs })
     })
-    .collect()
+    .collect::<Result<_, String>>()?;
+    Ok(in_both_precisions(cases))
 }
 
 #[cfg(test)]

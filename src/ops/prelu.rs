@@ -8,7 +8,7 @@ use crate::onnx::{Translation, Value};
 use crate::op::{Backward, Binding, Bound, Candidate, Case, DeviceProfile, Fill, Op, UNIT_ROUNDOFF};
 use crate::ops::cross_entropy::{Total, additions, partial_sums, sum_up};
 use crate::ops::softmax::{FLUSHED, compound};
-use crate::ops::{invocations, rounded, turns};
+use crate::ops::{in_both_precisions, invocations, rounded, turns};
 use crate::shape::{DType, Shape, TensorType};
 use rayon::prelude::*;
 use std::sync::Arc;
@@ -51,9 +51,7 @@ impl Graph {
 /// The number of slopes, where they fit x.
 fn slopes(x: &TensorType, slope: &TensorType) -> Result<usize, String> {
     match slope.shape.extents() {
-        &[slopes]
-            if x.dtype == DType::F32 && slope.dtype == DType::F32 && [1, x.shape.channels()].contains(&slopes) =>
-        {
+        &[slopes] if x.dtype.is_float() && slope.dtype == DType::F32 && [1, x.shape.channels()].contains(&slopes) => {
             Ok(slopes)
         }
         _ => Err(format!("expected floats […, c] and slopes [c] or [1], got {x} and {slope}")),
@@ -225,7 +223,7 @@ pub(super) fn cases() -> Result<Vec<Case>, String> {
         let inputs = vec![x.clone(), x];
         cases.push(Case { name, op: Arc::new(PreluGradSlope { slopes }), inputs });
     }
-    Ok(cases)
+    Ok(in_both_precisions(cases))
 }
 
 #[cfg(test)]

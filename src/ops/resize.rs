@@ -9,8 +9,8 @@ use crate::op::{
     Backward, Binding, Bound, Candidate, Case, DeviceProfile, Dispatch, Fill, Kernel, Op, Param, UNIT_ROUNDOFF,
 };
 use crate::ops::softmax::compound;
-use crate::ops::{image, turns, zeros};
-use crate::shape::{DType, TensorType};
+use crate::ops::{image, in_both_precisions, turns, zeros};
+use crate::shape::TensorType;
 use rayon::prelude::*;
 use std::sync::Arc;
 
@@ -130,7 +130,7 @@ impl Resize {
         let image = x.shape.image()?;
         let [_, h, w, _] = image;
         let [height, width] = self.extents;
-        if x.dtype != DType::F32 {
+        if !x.dtype.is_float() {
             return Err(format!("expected images of floats, got {x}"));
         }
         if [h, w, height, width].iter().any(|extent| !(1..=LARGEST_EXTENT).contains(extent)) {
@@ -178,7 +178,7 @@ impl Op for Resize {
     fn output(&self, inputs: &[TensorType]) -> Result<TensorType, String> {
         let [x] = inputs else { return Err(format!("expected one tensor, got {inputs:?}")) };
         let [n, _, _, c] = self.check(x)?;
-        TensorType::f32([n, self.extents[0], self.extents[1], c])
+        x.with_extents([n, self.extents[0], self.extents[1], c])
     }
 
     fn reference<T: Real>(&self, inputs: &[&Tensor<T>]) -> Vec<Tensor<T>> {
@@ -304,7 +304,7 @@ impl Op for ResizeGrad {
         if [h, w] != self.resize.extents {
             return Err(format!("the gradient {grad} is not that of {:?}", self.resize));
         }
-        let x = TensorType::f32([n, self.in_extents[0], self.in_extents[1], c])?;
+        let x = grad.with_extents([n, self.in_extents[0], self.in_extents[1], c])?;
         self.resize.check(&x).map(|_| x)
     }
 
@@ -361,7 +361,7 @@ pub(super) fn cases() -> Result<Vec<Case>, String> {
         |x: [usize; 4], extents| cases_of(&TensorType::f32(x)?, Resize { extents, mode }, "past 65,535 workgroups");
     cases.extend(large([1, 511, 515, 4], [1021, 1031])?.into_iter().take(1));
     cases.extend(large([1, 1021, 1031, 4], [511, 515])?.into_iter().skip(1));
-    Ok(cases)
+    Ok(in_both_precisions(cases))
 }
 
 /// Forward and backward.

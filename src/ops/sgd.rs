@@ -4,7 +4,8 @@ use crate::array::{Array, Real, Tensor};
 use crate::error::Result;
 use crate::graph::{Bank, Graph, NodeId};
 use crate::kernel;
-use crate::op::{Binding, Bound, Candidate, Case, DeviceProfile, Fill, Op, UNIT_ROUNDOFF};
+use crate::op::{Binding, Bound, Candidate, Case, DeviceProfile, Dispatch, Fill, Op, UNIT_ROUNDOFF};
+use crate::ops::loss_scale::{is_state_or_none, scaled, skips, with_states};
 use crate::ops::turns;
 use crate::shape::{DType, TensorType};
 use rayon::prelude::*;
@@ -21,7 +22,8 @@ pub struct SgdSettings {
     pub weight_decay: f32,
 }
 
-/// v ← μv + (g + λw), then w ← w − ηv, in place, in PyTorch's form; inputs: the banks of w, g and v, and η, `[1]`.
+/// v ← μv + (g + λw), then w ← w − ηv, in place, in PyTorch's form; inputs: the banks of w, g and v, and η, `[1]`; and, where the loss is
+/// scaled, the state of the scale, which may say that nothing is to change.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Sgd {
     /// μ and λ.
@@ -29,15 +31,24 @@ pub struct Sgd {
 }
 
 impl Graph {
-    /// Updates every parameter by its gradient; to be added after [`Graph::gradients`]. `learning_rate` is a float, `[1]`.
+    /// Updates every parameter by its gradient; to be added after [`Graph::gradients`]. `learning_rate` is a float, `[1]`, and `scaling` what
+    /// [`Graph::unscale_gradients`] told, if the loss is scaled.
     ///
     /// # Errors
-    /// When there are no parameters, a setting makes no sense, or `learning_rate` has another type.
-    pub fn sgd(&mut self, name: &str, learning_rate: NodeId, settings: SgdSettings) -> Result<NodeId> {
+    /// When there are no parameters, a setting makes no sense, or `learning_rate` or `scaling` has another type.
+    pub fn sgd(
+        &mut self,
+        name: &str,
+        learning_rate: NodeId,
+        settings: SgdSettings,
+        scaling: Option<NodeId>,
+    ) -> Result<NodeId> {
         let parameters = self.bank(Bank::Parameters)?;
         let gradients = self.bank(Bank::Gradients)?;
         let velocities = self.bank(Bank::OptimizerState(0))?;
-        self.apply(name, Sgd { settings }, &[parameters, gradients, velocities, learning_rate])
+        let inputs: Vec<NodeId> =
+            [parameters, gradients, velocities, learning_rate].into_iter().chain(scaling).collect();
+        self.apply(name, Sgd { settings }, &inputs)
     }
 }
 
@@ -58,7 +69,13 @@ impl Op for Sgd {
             return Err(format!("the weight decay must be at least 0 and finite, got {weight_decay}"));
         }
         match inputs {
-            [w, g, v, rate] if w == g && w == v && w.dtype == DType::F32 && *rate == TensorType::f32([1])? => {
+            [w, g, v, rate, state @ ..]
+                if w == g
+                    && w == v
+                    && w.dtype == DType::F32
+                    && *rate == TensorType::f32([1])?
+                    && is_state_or_none(state)? =>
+            {
                 Ok(w.clone())
             }
             _ => Err(format!("expected three banks of one length and a learning rate [1], got {inputs:?}")),
@@ -67,6 +84,9 @@ impl Op for Sgd {
 
     fn reference<T: Real>(&self, inputs: &[&Tensor<T>]) -> Vec<Tensor<T>> {
         let [w, g, v] = [0, 1, 2].map(|input| inputs[input].float());
+        if skips(inputs.get(4)) {
+            return vec![inputs[0].clone(), inputs[2].clone()];
+        }
         let rate = inputs[3].float().data[0];
         let [momentum, decay] =
             [self.settings.momentum, self.settings.weight_decay].map(|value| T::from_f64(f64::from(value)));
@@ -84,11 +104,12 @@ impl Op for Sgd {
         &[0, 2]
     }
 
-    fn candidates(&self, _: &[TensorType], output: &TensorType, device: &DeviceProfile) -> Vec<Candidate> {
+    fn candidates(&self, inputs: &[TensorType], output: &TensorType, device: &DeviceProfile) -> Vec<Candidate> {
         let SgdSettings { momentum, weight_decay } = self.settings;
         let params = [("momentum", momentum.into()), ("weight_decay", weight_decay.into())];
-        let bindings = (0..4).map(Binding::Input).collect();
-        vec![turns(kernel!("sgd/update"), bindings, output.shape.elements(), &params, device).into()]
+        let bindings = [0, 1, 2, 3, inputs.len() - 1].map(Binding::Input).into();
+        let update = turns(kernel!("sgd/update"), bindings, output.shape.elements(), &params, device);
+        vec![Dispatch { constants: scaled(inputs.len() > 4), ..update }.into()]
     }
 
     fn flops(&self, _: &[TensorType], output: &TensorType) -> u64 {
@@ -96,6 +117,9 @@ impl Op for Sgd {
     }
 
     fn bound(&self, inputs: &[&Tensor<f64>], output: &Tensor<f64>, result: usize) -> Bound {
+        if skips(inputs.get(4)) {
+            return Bound::Exact;
+        }
         let [w, g, v] = [0, 1, 2].map(|input| &inputs[input].float().data);
         let rate = inputs[3].float().data[0].abs();
         let [momentum, decay] = [self.settings.momentum, self.settings.weight_decay].map(f64::from);
@@ -137,7 +161,11 @@ pub(super) fn cases() -> Result<Vec<Case>, String> {
                 (TensorType::f32([1])?, rate),
             ];
             let name = format!("{what}, momentum {}, weight decay {}", settings.momentum, settings.weight_decay);
-            cases.push(Case { name, op: Arc::new(Sgd { settings }), inputs });
+            let op = Arc::new(Sgd { settings });
+            if count == 128 {
+                cases.extend(with_states(&name, op.clone(), &inputs)?);
+            }
+            cases.push(Case { name, op, inputs });
         }
     }
     Ok(cases)
@@ -187,7 +215,7 @@ mod tests {
         let loss = graph.add("loss", w, w).unwrap();
         let (mut graph, _) = graph.gradients(loss, &[]).unwrap();
         let rate = graph.input("learning_rate", TensorType::f32([1]).unwrap());
-        graph.sgd("update", rate, SgdSettings { momentum: 0.5, weight_decay: 0.0 }).unwrap();
+        graph.sgd("update", rate, SgdSettings { momentum: 0.5, weight_decay: 0.0 }, None).unwrap();
         let mut state = banks::<f64>(&graph, &graph.initial_parameters(0));
         let inputs = BTreeMap::from([(rate, Array::filled(graph.shape(rate).clone(), 0.25).into())]);
         for (w, v) in [(-0.5, 2.0), (-1.25, 3.0)] {
@@ -204,7 +232,8 @@ mod tests {
         graph.parameter("w", [1], Init::Zeros).unwrap();
         let rate = graph.input("learning_rate", TensorType::f32([1]).unwrap());
         for (momentum, weight_decay, problem) in [(1.0, 0.0, "momentum"), (0.9, -1.0, "weight decay")] {
-            let error = graph.sgd("update", rate, SgdSettings { momentum, weight_decay }).unwrap_err().to_string();
+            let error =
+                graph.sgd("update", rate, SgdSettings { momentum, weight_decay }, None).unwrap_err().to_string();
             assert!(error.contains(problem), "{error}");
         }
     }

@@ -10,7 +10,7 @@ use crate::data::{
 };
 use crate::error::{Error, Result};
 use crate::file;
-use crate::models::{Loss, Optimizer, Training, UNet, Variant};
+use crate::models::{Loss, Optimizer, Precision, Training, UNet, Variant};
 use crate::ops::{AdamSettings, CrossEntropySettings, DiceSettings, Reduction, SgdSettings};
 use serde::{Deserialize, Serialize};
 use std::num::NonZeroUsize;
@@ -78,6 +78,9 @@ pub struct Config {
     /// The memory that a training step may take, in MiB: tensors are computed again rather than kept until it does. Results are the same.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory: Option<u64>,
+    /// How activations and their gradients are stored: `f32` (default), or `mixed`, as `f16` and with a scaled loss, which takes about half of
+    /// the memory; weights, their gradients and all sums are `f32`. See docs/precision.md.
+    pub precision: Precision,
     /// How the weights follow their gradients: `sgd` (default, the paper's), `adam` or `adamw`.
     pub optimizer: OptimizerKind,
     /// The learning rate after the warm-up, for PyTorch's forms of the optimisers. Default: 0.03 for SGD, 0.001 for the others.
@@ -219,6 +222,7 @@ impl Default for Config {
             foreground: 0.0,
             workers: const { NonZeroUsize::new(2).unwrap() },
             memory: None,
+            precision: Precision::F32,
             optimizer: OptimizerKind::Sgd,
             learning_rate: None,
             schedule: Schedule::Constant,
@@ -452,7 +456,7 @@ impl Config {
         };
         let automatic = if reduction == Reduction::Sum { 0.0 } else { 1.0 };
         let clip_norm = Some(self.clip_norm.unwrap_or(automatic)).filter(|&norm| norm > 0.0);
-        Training { loss, clip_norm, optimizer, memory: None }
+        Training { loss, clip_norm, optimizer, memory: None, precision: self.precision }
     }
 
     /// The learning rate after the warm-up: the given one, or one that suits the optimiser.

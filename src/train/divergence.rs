@@ -157,8 +157,7 @@ pub(super) fn retrace(
         let (before, place) = (trainer.parameters()?, trainer.place());
         let record = trainer.step()?;
         let spoilt = first_of_state(trainer)?;
-        let fine = record.loss.is_finite() && record.grad_norm.is_none_or(f32::is_finite);
-        if fine && spoilt.is_none() {
+        if trainer.problem(&record).is_none() && spoilt.is_none() {
             continue;
         }
         let (origin, gradient) = examine(trainer, device, place, &before)?;

@@ -135,6 +135,8 @@ impl Events {
     pub(super) fn append(&mut self, record: &Record, shown: &mut Vec<Shown>) -> Result<()> {
         let scalars = [
             ("loss/training", Some(f64::from(record.loss))),
+            ("scale of the loss", record.scaling.map(|scaling| f64::from(scaling.loss_scale))),
+            ("overflows", record.scaling.map(|scaling| f64::from(scaling.overflows))),
             ("learning_rate", Some(f64::from(record.learning_rate))),
             ("gradient_norm", record.grad_norm.map(f64::from)),
         ];
@@ -179,7 +181,7 @@ mod tests {
             mean_ap: None,
         };
         let scored = step.is_multiple_of(2).then_some(scored);
-        Record { step, loss: 0.5, learning_rate: 0.25, grad_norm: Some(2.0), scored }
+        Record { step, loss: 0.5, learning_rate: 0.25, grad_norm: Some(2.0), scaling: None, scored }
     }
 
     fn events(path: &Path) -> Vec<Event> {

@@ -190,7 +190,7 @@ mod tests {
     use super::*;
 
     fn record(step: u32) -> Record {
-        Record { step, loss: 0.5, learning_rate: 0.01, grad_norm: None, scored: None }
+        Record { step, loss: 0.5, learning_rate: 0.01, grad_norm: None, scaling: None, scored: None }
     }
 
     #[test]

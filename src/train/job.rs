@@ -8,7 +8,7 @@ use super::events::{Events, Shown};
 use super::fingerprint::fingerprint;
 use super::folder::{Folder, Metrics};
 use super::maps::WeightMaps;
-use super::record::{Best, Progress, Record, Scored, Status, Summary};
+use super::record::{Best, Progress, Record, Scaling, Scored, Status, Summary};
 use super::trainer::Trainer;
 use super::validation::{Validated, Validator};
 use crate::checkpoint::{Metadata, Weights};
@@ -162,7 +162,7 @@ pub fn train(job: Job<'_>, observer: &mut Observer<'_>) -> Result<Summary> {
     let validator = if validation.is_empty() {
         None
     } else {
-        let parameters = trainer.parameters()?;
+        let parameters = trainer.weights()?;
         Some(Validator::new(job.device, job.config, model, tile, parameters, validation)?)
     };
     let metrics = Metrics::open(&folder.metrics, trainer.steps_done())?;
@@ -185,6 +185,7 @@ pub fn train(job: Job<'_>, observer: &mut Observer<'_>) -> Result<Summary> {
         scored: None,
         best_at_end: None,
         losses: VecDeque::new(),
+        scaling: None,
         clock,
         job: &job,
         observer,
@@ -302,6 +303,8 @@ struct Run<'a, 'o> {
     /// What was saved as the best weights for want of a scheduled evaluation.
     best_at_end: Option<Best>,
     losses: VecDeque<f32>,
+    /// Where the scaling of the loss stood after the last step.
+    scaling: Option<Scaling>,
     clock: Clock,
 }
 
@@ -348,16 +351,16 @@ impl Run<'_, '_> {
         let begun = Instant::now();
         let record = self.trainer.step()?;
         self.clock.add(begun.elapsed(), self.trainer.waited());
-        if !record.loss.is_finite() {
-            return Err(Error::Diverged(format!("the loss of step {} is {}", record.step, record.loss)));
+        if let Some(problem) = self.trainer.problem(&record) {
+            return Err(Error::Diverged(problem));
         }
-        if let Some(norm) = record.grad_norm.filter(|norm| !norm.is_finite()) {
-            return Err(Error::Diverged(format!("the norm of the gradients of step {} is {norm}", record.step)));
+        self.scaling = record.scaling;
+        if record.loss.is_finite() {
+            if self.losses.len() == RECENT {
+                self.losses.pop_front();
+            }
+            self.losses.push_back(record.loss);
         }
-        if self.losses.len() == RECENT {
-            self.losses.pop_front();
-        }
-        self.losses.push_back(record.loss);
         Ok(record)
     }
 
@@ -393,7 +396,7 @@ impl Run<'_, '_> {
     /// Scores the current weights; `None` when the observer breaks off.
     fn evaluate(&mut self) -> Result<Option<Scored>> {
         let Some(validator) = &mut self.validator else { return Ok(None) };
-        let parameters = self.trainer.parameters()?;
+        let parameters = self.trainer.weights()?;
         let (step, folder, shown) = (self.trainer.steps_done(), &self.folder, &mut self.shown);
         shown.clear();
         let validated = validator.score(
@@ -525,6 +528,7 @@ impl Run<'_, '_> {
             mean_loss: (count > 0).then(|| self.losses.iter().sum::<f32>() / count as f32),
             diagnosis: self.diagnosis.clone(),
             scored: self.scored.map(|(_, scored)| scored),
+            scaling: self.scaling,
             best: self.standing.best.or(self.best_at_end),
             model: *self.trainer.model(),
             parameters: self.trainer.graph().parameter_count(),

@@ -2,7 +2,7 @@
 
 use super::diagnosis::Diagnosis;
 use crate::models::UNet;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use std::fmt;
 use std::time::Duration;
 
@@ -11,16 +11,35 @@ use std::time::Duration;
 pub struct Record {
     /// The number of the step, from 1.
     pub step: u32,
-    /// The loss of its batch before the update.
+    /// The loss of its batch before the update. NaN, which JSON has as null, and infinite only in mixed precision at a step that was skipped.
+    #[serde(deserialize_with = "or_nan")]
     pub loss: f32,
     /// Its learning rate.
     pub learning_rate: f32,
     /// The norm of its gradients before they were scaled down, where they are.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub grad_norm: Option<f32>,
+    /// Where the scaling of the loss stands after it, in mixed precision.
+    #[serde(flatten)]
+    pub scaling: Option<Scaling>,
     /// The scores of the weights after it, at the steps that are evaluated.
     #[serde(flatten)]
     pub scored: Option<Scored>,
+}
+
+/// Where the scaling of a loss stands after a step.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Scaling {
+    /// By what the loss of the next step is multiplied.
+    pub loss_scale: f32,
+    /// The steps so far whose gradients were not finite, and that therefore changed nothing.
+    pub overflows: u32,
+    /// Whether this step was one of them.
+    pub skipped: bool,
+}
+
+fn or_nan<'de, D: Deserializer<'de>>(number: D) -> Result<f32, D::Error> {
+    Ok(Option::deserialize(number)?.unwrap_or(f32::NAN))
 }
 
 /// Scores on the validation images.
@@ -164,6 +183,9 @@ pub struct Summary {
     pub diagnosis: Option<Diagnosis>,
     /// The last evaluation; at the end of a run there is always one if there are validation images.
     pub scored: Option<Scored>,
+    /// In mixed precision, where the scaling of the loss stands.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scaling: Option<Scaling>,
     /// The weights in `best.safetensors`.
     pub best: Option<Best>,
     /// The network.
@@ -208,7 +230,7 @@ mod tests {
 
     #[test]
     fn a_line_has_scores_only_where_there_are_any() {
-        let plain = Record { step: 3, loss: 0.1, learning_rate: 0.01, grad_norm: None, scored: None };
+        let plain = Record { step: 3, loss: 0.1, learning_rate: 0.01, grad_norm: None, scaling: None, scored: None };
         assert_eq!(serde_json::to_string(&plain).unwrap(), r#"{"step":3,"loss":0.1,"learning_rate":0.01}"#);
         let scored = Scored {
             foreground_iou: Some(0.5),
@@ -222,6 +244,7 @@ mod tests {
         for record in [
             plain,
             Record { scored: Some(objects), ..plain },
+            Record { scaling: Some(Scaling { loss_scale: 65_536.0, overflows: 2, skipped: true }), ..plain },
             Record { scored: Some(scored), grad_norm: Some(2.5), ..plain },
         ] {
             let line = serde_json::to_string(&record).unwrap();

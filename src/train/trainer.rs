@@ -1,7 +1,7 @@
 //! The steps themselves: batch, graph run, loss.
 
 use super::config::Config;
-use super::record::Record;
+use super::record::{Record, Scaling};
 use crate::array::{Array, Tensor};
 use crate::checkpoint::{self, Metadata, Section, Weights, state_prefix};
 use crate::data::augmentation::Change;
@@ -12,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::executor::{Device, Executor};
 use crate::graph::{Bank, Graph, NodeId, Parameter};
 use crate::models::{Augmented, Tiles, Training, TrainingStep, UNet};
+use crate::ops::LossScaleState;
 use crate::recompute::MemoryBudget;
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -35,6 +36,8 @@ pub struct Trainer {
     /// Makes the batches of the steps to come, once there has been one.
     loader: Option<Loader<Inputs>>,
     place: Place,
+    /// Where the scaling of the loss stood after the last step; `None` if there is none, or was no step.
+    scaling: Option<LossScaleState>,
     /// How long the last step waited for its batch.
     waited: Duration,
 }
@@ -233,6 +236,7 @@ impl Trainer {
             batches: Arc::new(Batches { sampler, elements, changes }),
             loader: None,
             place: Place { step: 0, batch: 0, generator: [config.seed, 0] },
+            scaling: None,
             waited: Duration::ZERO,
         })
     }
@@ -280,6 +284,26 @@ impl Trainer {
         self.waited
     }
 
+    /// What of the last step is not as it should be, in words; nothing of a step that changed nothing because its scaled gradients overflowed,
+    /// unless the scale cannot fall any further.
+    pub(super) fn problem(&self, record: &Record) -> Option<String> {
+        let Record { step, loss, grad_norm, .. } = record;
+        if let Some(state) = self.scaling.filter(|state| state.skipped) {
+            return state.exhausted.then(|| {
+                format!(
+                    "the gradients of step {step} are not finite even though the loss is no longer scaled, after {} overflows: what \
+                     overflows is not the scaled gradients, but f16, or the training itself; --precision f32 tells which",
+                    state.overflows
+                )
+            });
+        }
+        if !loss.is_finite() {
+            return Some(format!("the loss of step {step} is {loss}"));
+        }
+        let norm = grad_norm.filter(|norm| !norm.is_finite())?;
+        Some(format!("the norm of the gradients of step {step} is {norm}"))
+    }
+
     /// One update. The loss in the record, and the norm of the gradients, may be infinite or NaN.
     ///
     /// # Errors
@@ -290,7 +314,7 @@ impl Trainer {
         self.waited = begun.elapsed();
         let Place { step, generator, .. } = self.place;
         let learning_rate = self.config.learning_rate_at(step);
-        let TrainingStep { rates, loss, grad_norm, .. } = self.nodes;
+        let TrainingStep { rates, loss, grad_norm, loss_scale, .. } = self.nodes;
         write_batch(&mut self.executor, &self.nodes, self.augmented.as_ref(), inputs, generator)?;
         let shape = self.nodes.graph.shape(rates).clone();
         let data = self.training.optimizer.rates(learning_rate, step);
@@ -298,8 +322,16 @@ impl Trainer {
         self.executor.run()?;
         let number = |node| Ok(self.executor.read(node)?.float().data.first().copied().unwrap_or(f32::NAN));
         let (loss, grad_norm) = (number(loss)?, grad_norm.map(number).transpose()?);
+        self.scaling = match loss_scale {
+            Some(state) => Some(LossScaleState::of(&self.executor.read(state)?.float().data)),
+            None => None,
+        };
         self.place = self.place.next();
-        Ok(Record { step: self.place.step, loss, learning_rate, grad_norm, scored: None })
+        let scaling = self.scaling.map(|state| {
+            let LossScaleState { scale: loss_scale, overflows, skipped, .. } = state;
+            Scaling { loss_scale, overflows, skipped }
+        });
+        Ok(Record { step: self.place.step, loss, learning_rate, grad_norm, scaling, scored: None })
     }
 
     /// What makes the batches from the next step on.
@@ -359,6 +391,16 @@ impl Trainer {
         self.executor.read_bank(Bank::Parameters)
     }
 
+    /// The parameters as the network has them that predicts: without what of a training's own state lies behind them.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn weights(&self) -> Result<Vec<f32>> {
+        let mut parameters = self.parameters()?;
+        parameters.truncate(self.loss_scale().map_or(parameters.len(), |scale| scale.offset));
+        Ok(parameters)
+    }
+
     /// Writes the parameters alone, with what prediction needs to know of them: [`Metadata::MODEL`], [`Metadata::TILE`],
     /// [`Metadata::INTENSITIES`] and [`Metadata::ZOOM`]. The last two are those by which the configuration [prepares](Config::prepared)
     /// samples, unless this metadata says otherwise.
@@ -384,7 +426,16 @@ impl Trainer {
     pub fn save(&self, path: &Path, metadata: &Metadata) -> Result<()> {
         let banks = self.banks()?;
         let sections: Vec<Section<'_>> = banks.iter().map(|(prefix, bank)| Section { prefix, bank }).collect();
-        checkpoint::save(path, self.graph(), &sections, &self.place.write(self.described(metadata)))
+        let mut metadata = self.place.write(self.described(metadata));
+        if let Some(scale) = self.loss_scale() {
+            metadata = metadata.with(LossScaleState::NAME, &self.graph().bank_slice(&banks[0].1, scale));
+        }
+        checkpoint::save(path, self.graph(), &sections, &metadata)
+    }
+
+    /// The buffer where the scaling of the loss stands, if it is scaled.
+    fn loss_scale(&self) -> Option<&Parameter> {
+        self.graph().parameters().iter().find(|parameter| parameter.name == LossScaleState::NAME)
     }
 
     /// The parameters and the optimiser's state, each with what its tensors' names begin with in a checkpoint.
@@ -460,7 +511,15 @@ impl Trainer {
                  with --out"
             )));
         }
-        let parameters = weights.bank_for(&self.nodes.graph)?;
+        let mut parameters = weights.bank_for(&self.nodes.graph)?;
+        if let Some(scale) = self.loss_scale() {
+            let numbers: Option<Vec<f32>> =
+                weights.metadata().get(LossScaleState::NAME).map_err(|problem| weights.error(problem))?;
+            let numbers = numbers.filter(|numbers| numbers.len() == scale.shape.elements()).ok_or_else(|| {
+                weights.error("it does not say where the scale of the loss stood; resume with --precision f32")
+            })?;
+            parameters[scale.offset..][..numbers.len()].copy_from_slice(&numbers);
+        }
         let mut banks = vec![(Bank::Parameters, parameters)];
         for (prefix, bank) in self.state() {
             banks.push((bank, weights.bank_with(&self.nodes.graph, &prefix)?));

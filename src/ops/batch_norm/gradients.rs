@@ -7,7 +7,7 @@ use crate::op::{Binding, Bound, Candidate, DeviceProfile, Dispatch, Op, UNIT_ROU
 use crate::ops::cross_entropy::{Total, additions, partial_sums, sum_up};
 use crate::ops::softmax::{FLUSHED, compound};
 use crate::ops::{invocations, rounded, turns, zeros};
-use crate::shape::TensorType;
+use crate::shape::{DType, TensorType};
 use rayon::prelude::*;
 
 /// dx = (d mean + 2 (x − mean) · d variance) / terms; inputs x, moments and their gradient.
@@ -45,7 +45,9 @@ pub struct BatchNormGradParameter {
 /// Numbers, `[sets, 2, c]`.
 fn sums_of(sums: &TensorType, moments: &TensorType) -> Result<Extents, String> {
     match (sums.shape.extents(), moments.shape.extents()) {
-        (&[sets, 2, channels], &[same, 2, groups]) if sets == same && channels.is_multiple_of(groups) => {
+        (&[sets, 2, channels], &[same, 2, groups])
+            if sets == same && channels.is_multiple_of(groups) && [sums.dtype, moments.dtype] == [DType::F32; 2] =>
+        {
             Ok(Extents { sets, pixels: 1, channels, groups })
         }
         _ => Err(format!("sums {sums} and moments {moments} do not fit each other")),

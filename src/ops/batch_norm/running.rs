@@ -5,10 +5,11 @@ use crate::error::{Error, Result};
 use crate::graph::{Bank, Graph, NodeId};
 use crate::kernel;
 use crate::onnx::{Translation, Value};
-use crate::op::{Binding, Bound, Candidate, Case, DeviceProfile, Fill, Op, UNIT_ROUNDOFF};
+use crate::op::{Binding, Bound, Candidate, Case, DeviceProfile, Dispatch, Fill, Op, UNIT_ROUNDOFF};
+use crate::ops::loss_scale::{is_state_or_none, scaled, skips, with_states};
 use crate::ops::softmax::FLUSHED;
 use crate::ops::{invocations, zeros};
-use crate::shape::TensorType;
+use crate::shape::{DType, TensorType};
 use std::sync::Arc;
 
 /// Which of the moments.
@@ -35,7 +36,8 @@ pub struct BatchNormTrack {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BatchNormStack;
 
-/// Writes tensors over slices of a bank; inputs the bank and one tensor for each slice.
+/// Writes tensors over slices of a bank; inputs the bank and one tensor for each slice, and, where the loss is scaled, the state of the
+/// scale, which may say that nothing is to change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BatchNormStore {
     /// Where in the bank each slice begins.
@@ -44,17 +46,18 @@ pub struct BatchNormStore {
 
 impl Graph {
     /// Gives every tracked buffer its new value; `None` where there is none. To be added after the optimiser, which knows nothing of
-    /// buffers: what its weight decay makes of them is overwritten.
+    /// buffers: what its weight decay makes of them is overwritten. `scaling` is what [`Graph::unscale_gradients`] told, if the loss is scaled.
     ///
     /// # Errors
     /// As [`Graph::apply`].
-    pub fn store_tracked(&mut self, name: &str) -> Result<Option<NodeId>> {
+    pub fn store_tracked(&mut self, name: &str, scaling: Option<NodeId>) -> Result<Option<NodeId>> {
         let tracked = self.parameters.iter().filter_map(|parameter| Some((parameter.offset, parameter.tracked?)));
         let (offsets, mut inputs): (Vec<usize>, Vec<NodeId>) = tracked.unzip();
         if offsets.is_empty() {
             return Ok(None);
         }
         inputs.insert(0, self.bank(Bank::Parameters)?);
+        inputs.extend(scaling);
         self.apply(name, BatchNormStore { offsets }, &inputs).map(Some)
     }
 }
@@ -88,7 +91,11 @@ impl Op for BatchNormTrack {
                 .into());
         }
         match inputs {
-            [running, moments] if *moments == TensorType::f32([1, 2, running.shape.elements()])? => Ok(running.clone()),
+            [running, moments]
+                if running.dtype == DType::F32 && *moments == TensorType::f32([1, 2, running.shape.elements()])? =>
+            {
+                Ok(running.clone())
+            }
             _ => Err(format!("expected a running statistic [c] and moments [1, 2, c], got {inputs:?}")),
         }
     }
@@ -132,7 +139,7 @@ impl Op for BatchNormStack {
 
     fn output(&self, inputs: &[TensorType]) -> Result<TensorType, String> {
         match inputs {
-            [mean, variance] if mean == variance && mean.shape.rank() == 1 => {
+            [mean, variance] if mean == variance && mean.shape.rank() == 1 && mean.dtype == DType::F32 => {
                 TensorType::f32([1, 2, mean.shape.elements()])
             }
             _ => Err(format!("expected a mean and a variance [c], got {inputs:?}")),
@@ -170,8 +177,11 @@ impl Op for BatchNormStore {
 
     fn output(&self, inputs: &[TensorType]) -> Result<TensorType, String> {
         let [bank, values @ ..] = inputs else { return Err("expected a bank and values".into()) };
-        let fits = |(&offset, value): (&usize, &TensorType)| offset + value.shape.elements() <= bank.shape.elements();
-        if values.len() != self.offsets.len() || !self.offsets.iter().zip(values).all(fits) {
+        let fits = |(&offset, value): (&usize, &TensorType)| {
+            value.dtype == DType::F32 && offset + value.shape.elements() <= bank.shape.elements()
+        };
+        let state = values.get(self.offsets.len()..).ok_or("expected a value for each slice")?;
+        if !is_state_or_none(state)? || !self.offsets.iter().zip(values).all(fits) {
             return Err(format!("the bank {bank} has no place for {values:?} at {:?}", self.offsets));
         }
         Ok(bank.clone())
@@ -179,6 +189,9 @@ impl Op for BatchNormStore {
 
     fn reference<T: Real>(&self, inputs: &[&Tensor<T>]) -> Vec<Tensor<T>> {
         let mut bank = inputs[0].float().clone();
+        if skips(inputs.get(self.offsets.len() + 1)) {
+            return vec![Tensor::Float(bank)];
+        }
         for (&offset, value) in self.offsets.iter().zip(&inputs[1..]) {
             let value = &value.float().data;
             bank.data[offset..][..value.len()].copy_from_slice(value);
@@ -192,9 +205,13 @@ impl Op for BatchNormStore {
 
     fn candidates(&self, inputs: &[TensorType], _: &TensorType, _: &DeviceProfile) -> Vec<Candidate> {
         let store = |(&first, input): (&usize, usize)| {
-            let bindings = vec![Binding::Input(input), Binding::Input(0)];
+            let state = self.offsets.len() + 1;
+            let is_scaled = inputs.len() > state;
+            let state_or_any = Binding::Input(if is_scaled { state } else { input });
+            let bindings = vec![Binding::Input(input), Binding::Input(0), state_or_any];
             let count = inputs[input].shape.elements();
-            invocations(kernel!("batch_norm/store"), bindings, count, &[("first", first.into())])
+            let store = invocations(kernel!("batch_norm/store"), bindings, count, &[("first", first.into())]);
+            Dispatch { constants: scaled(is_scaled), ..store }
         };
         let dispatches = self.offsets.iter().zip(1..).map(store).collect();
         vec![Candidate { dispatches, workspace: vec![] }]
@@ -237,8 +254,10 @@ pub(super) fn cases() -> Result<Vec<Case>, String> {
         let inputs = vec![running.clone(), running.clone()];
         cases.push(Case { name: name.clone(), op: Arc::new(BatchNormStack), inputs });
         let bank = (TensorType::f32([64 * 5])?, Fill::Normal(1.0));
-        let (op, inputs) = (BatchNormStore { offsets: vec![64, 192] }, vec![bank, running.clone(), running]);
-        cases.push(Case { name, op: Arc::new(op), inputs });
+        let op = Arc::new(BatchNormStore { offsets: vec![64, 192] });
+        let inputs = vec![bank, running.clone(), running];
+        cases.extend(with_states(&name, op.clone(), &inputs)?);
+        cases.push(Case { name, op, inputs });
     }
     Ok(cases)
 }
