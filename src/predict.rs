@@ -17,7 +17,7 @@ use crate::executor::{Device, Executor};
 use crate::gpu::MemoryPlan;
 use crate::graph::{Bank, Graph, NodeId};
 use crate::metrics::Confusion;
-use crate::models::{Network, UNet};
+use crate::models::{Network, Precision, UNet};
 use crate::op::Op;
 use crate::ops::{Argmax, Softmax};
 use crate::shape::Shape;
@@ -133,6 +133,7 @@ pub struct Predictor {
     zoom: Zoom,
     averaging: Averaging,
     threshold: Option<f32>,
+    precision: Precision,
     loaded: Option<Loaded>,
 }
 
@@ -228,8 +229,9 @@ impl Predictor {
         }
         let smallest = [smallest_tile(&net); 2];
         check_count(net.inference(1, smallest)?.graph.bank_elements(), parameters.len())?;
-        let (intensities, zoom, averaging) = Default::default();
-        Ok(Self { device, net, parameters, tile, intensities, zoom, averaging, threshold: None, loaded: None })
+        let (intensities, zoom, averaging, precision) = Default::default();
+        let threshold = None;
+        Ok(Self { device, net, parameters, tile, intensities, zoom, averaging, threshold, precision, loaded: None })
     }
 
     /// The predictor of a network that is given this of images.
@@ -254,6 +256,12 @@ impl Predictor {
     #[must_use]
     pub fn threshold(self, threshold: f32) -> Self {
         Self { threshold: Some(threshold), ..self }
+    }
+
+    /// The predictor with activations stored so.
+    #[must_use]
+    pub fn stored_in(self, precision: Precision) -> Self {
+        Self { precision, loaded: None, ..self }
     }
 
     /// Replaces the parameters, as training goes on.
@@ -312,7 +320,7 @@ impl Predictor {
 
     /// Whether the network with its batch norms fits, which takes no less than it does without them.
     fn fits(&self, tile: [usize; 2]) -> Result<bool> {
-        let (network, ..) = prediction_graph(&self.net, tile)?;
+        let (network, _) = prediction_graph(&self.net, tile)?.0.stored_in(self.precision)?;
         let (profile, choices) = self.device.kernels();
         let memory = MemoryPlan::new(&network.graph.fused(), &profile, &choices, false)?;
         let largest = network.graph.nodes().iter().map(|node| node.tensor_type.size_bytes()).max().unwrap_or(0);
@@ -493,9 +501,11 @@ impl Predictor {
                 let (network, probabilities, labels) = prediction_graph(&self.net, tile)?;
                 let Network { graph: original, image, logits, .. } = network;
                 let folded = original.folded(&self.parameters)?;
-                let executor = Executor::new(&self.device, &folded.graph, &folded.parameters)?;
-                let [image, logits, probabilities, labels] =
-                    [image, logits, probabilities, labels].map(|node| folded.kept(node));
+                let nodes = [image, logits, probabilities, labels].map(|node| folded.kept(node));
+                let network = Network { graph: folded.graph, image: nodes[0], generator: None, logits: nodes[1] };
+                let (network, stands) = network.stored_in(self.precision)?;
+                let executor = Executor::new(&self.device, &network.graph, &folded.parameters)?;
+                let [image, logits, probabilities, labels] = nodes.map(|node| stands[node.index()]);
                 Ok(empty.insert(Loaded { tile, original, executor, image, logits, probabilities, labels }))
             }
         }
@@ -651,6 +661,7 @@ mod tests {
                 zoom: Zoom::default(),
                 averaging: Averaging::default(),
                 threshold: None,
+                precision: Precision::F32,
                 loaded: None,
             };
             (predictor.tile_for(100, 2000), smallest_tile(&predictor.net))

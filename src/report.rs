@@ -173,7 +173,9 @@ fn scores(records: &[Record], name: &str, of: fn(&train::Scored) -> Option<f64>)
 }
 
 fn curve(records: &[Record]) -> Result<String> {
-    let loss = records.iter().map(|record| (f64::from(record.step), f64::from(record.loss)));
+    // In mixed precision a step that was skipped may have none.
+    let records_with_loss = records.iter().filter(|record| record.loss.is_finite());
+    let loss = records_with_loss.map(|record| (f64::from(record.step), f64::from(record.loss)));
     let mut losses = vec![Curve { name: "training loss".into(), points: loss.collect() }];
     losses.extend(scores(records, "validation loss", |scored| scored.validation_loss));
     let scores = [

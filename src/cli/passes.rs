@@ -6,6 +6,7 @@ use clap::Args;
 use tilewise::checkpoint::{Metadata, Weights};
 use tilewise::data::{Intensities, Zoom};
 use tilewise::executor::Device;
+use tilewise::models::Precision;
 use tilewise::predict::{Averaging, Blend, Predictor, Quantity, Views};
 
 /// Weights, tiles, and the passes over an image.
@@ -37,6 +38,9 @@ pub(crate) struct PassArguments {
     /// From which probability of being foreground a pixel is; less joins pixels, more parts objects [default: the most probable class]
     #[arg(long, value_name = "PROBABILITY", value_parser = probability)]
     threshold: Option<f32>,
+    /// How activations are stored: f32, or mixed, as f16 in half of the memory
+    #[arg(long, value_name = "f32|mixed", default_value_t)]
+    precision: Precision,
 }
 
 fn probability(text: &str) -> Result<f32, String> {
@@ -60,7 +64,7 @@ impl PassArguments {
 
     /// The network of these weights, compiled when the first image comes.
     pub(crate) fn predictor(&self, device: Device, weights: &Weights) -> tilewise::Result<Predictor> {
-        let Self { views, average: of, blend, .. } = *self;
+        let Self { views, average: of, blend, precision, .. } = *self;
         let mut predictor = Predictor::load(device, weights, self.tile.map(|Tile(tile)| tile))?;
         if let Some(intensities) = self.intensities {
             predictor = predictor.given(intensities);
@@ -77,7 +81,7 @@ impl PassArguments {
                 predictor.intensities()
             ));
         }
-        let predictor = predictor.averaging(Averaging { views, of, blend });
+        let predictor = predictor.averaging(Averaging { views, of, blend }).stored_in(precision);
         Ok(match self.threshold {
             Some(threshold) => predictor.threshold(threshold),
             None => predictor,

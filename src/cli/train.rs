@@ -473,7 +473,7 @@ impl View {
             progress
                 .record
                 .scaling
-                .map(|scaling| format!("scale {} ({} overflows)", scaling.loss_scale, scaling.overflows)),
+                .map(|scaling| format!("scale {} ({} overflowed)", scaling.loss_scale, scaling.overflows)),
             self.scored.and_then(|scored| scored.foreground_iou).map(|iou| format!("IoU {iou:.4}")),
             self.scored.and_then(|scored| scored.ap50).map(|precision| format!("AP50 {precision:.4}")),
             progress.steps_per_second.map(rate),

@@ -42,7 +42,7 @@ impl fmt::Display for Precision {
 
 impl Network {
     /// The network with activations stored so: in mixed precision the image is cast to `f16` before the first op that takes it, and the
-    /// scores are cast back. And what stands for each node; those before that op stay where they are.
+    /// scores are cast back for whatever takes these. And what stands for each node; those before that op stay where they are.
     ///
     /// # Errors
     /// When an op on the way takes no `f16`.
@@ -57,24 +57,24 @@ impl Network {
             graph.nodes.truncate(first);
             let image = graph.cast("image.f16", self.image, DType::F16)?;
             for node in &nodes[first..] {
-                stands.push(match &node.kind {
+                let stand = match &node.kind {
                     NodeKind::Op { op, inputs } => {
                         let stand = |&input: &NodeId| if input == self.image { image } else { stands[input.0] };
                         let inputs: Vec<NodeId> = inputs.iter().map(stand).collect();
                         graph.apply_shared(&node.name, op, &inputs)?
                     }
                     kind => graph.push(&node.name, kind.clone(), node.tensor_type.clone()),
-                });
+                };
+                let is_scores = stands.len() == self.logits.0;
+                stands.push(if is_scores { graph.cast("logits.f32", stand, DType::F32)? } else { stand });
             }
             for parameter in &mut graph.parameters {
                 parameter.node = stands[parameter.node.0];
                 parameter.tracked = parameter.tracked.map(|tracked| stands[tracked.0]);
             }
             network.generator = self.generator.map(|generator| stands[generator.0]);
-            network.logits = graph.cast("logits.f32", stands[self.logits.0], DType::F32)?;
-            for (_, output) in &mut graph.outputs {
-                *output = if *output == self.logits { network.logits } else { stands[output.0] };
-            }
+            network.logits = stands[self.logits.0];
+            graph.outputs.iter_mut().for_each(|(_, output)| *output = stands[output.0]);
         }
         Ok((network, stands))
     }

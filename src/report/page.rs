@@ -94,6 +94,11 @@ fn tiles(summary: &Value) -> Markup {
     let waiting =
         summary["waiting_for_data"].as_f64().map_or("–".to_owned(), |share| format!("{:.1} %", 100.0 * share));
     let best = format!("best {}", summary["best"]["metric"].as_str().unwrap_or("score").replace('_', " "));
+    let scaling = &summary["scaling"];
+    let overflows = scaling["overflows"].as_u64().map(|overflows| {
+        let scale = scaling["loss_scale"].as_f64().unwrap_or_default();
+        (format!("{overflows} / {scale}"), "steps that overflowed / scale of the loss")
+    });
     let entries = [
         (score(&summary["best"]["value"]), best.as_str()),
         (count(&summary["best"]["step"]), "its step"),
@@ -111,7 +116,7 @@ fn tiles(summary: &Value) -> Markup {
     ];
     html! {
         div class="tiles" {
-            @for (value, name) in entries { div class="tile" { b { (value) } span { (name) } } }
+            @for (value, name) in entries.into_iter().chain(overflows) { div class="tile" { b { (value) } span { (name) } } }
         }
     }
 }
