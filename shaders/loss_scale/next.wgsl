@@ -1,5 +1,5 @@
-// Where gradients overflowed: scale = max(least, scale / 2), good = 0, overflows += 1, skipped = 1, or 2 where the scale was the least.
-// Else: good += 1, which doubles the scale, up to the largest, each time that it reaches patience; skipped = 0; and each of Adam's
+// Where gradients overflowed: scale = max(least, scale / 2), good = 0, overflows += 1, skipped = 1, or 2 if the scale was the least.
+// Else: good += 1, which doubles the scale, up to the largest, whenever it reaches patience; skipped = 0; and each of Adam's
 // corrections becomes beta * correction + (1 - beta).
 // One invocation does it all. Bytes moved: 52.
 struct Params { count: u32, least: f32, largest: f32, patience: f32, beta1: f32, beta2: f32 }
