@@ -4,7 +4,7 @@ use crate::array::{Array, Real, Tensor};
 use crate::error::Result;
 use crate::graph::{Bank, Graph, NodeId};
 use crate::kernel;
-use crate::op::{Binding, Bound, Candidate, Case, DeviceProfile, Dispatch, Fill, Op, UNIT_ROUNDOFF};
+use crate::op::{AnyOp, Binding, Bound, Candidate, Case, DeviceProfile, Dispatch, Fill, Op, UNIT_ROUNDOFF};
 use crate::ops::loss_scale::{corrections, is_state_or_none, scaled, skips, with_states};
 use crate::ops::softmax::FLUSHED;
 use crate::ops::turns;
@@ -242,9 +242,9 @@ pub(super) fn cases() -> Result<Vec<Case>, String> {
             (bank, second),
             (TensorType::f32([3])?, rates),
         ];
-        let op = Arc::new(Adam { settings });
+        let op: Arc<dyn AnyOp> = Arc::new(Adam { settings });
         if count == 128 {
-            cases.extend(with_states(what, op.clone(), &inputs)?);
+            cases.extend(with_states(what, &op, &inputs)?);
         }
         cases.push(Case { name: what.into(), op, inputs });
     }

@@ -147,11 +147,11 @@ pub(super) fn scaled(scaled: bool) -> Vec<(&'static str, String)> {
 }
 
 /// Cases of an op with a state behind its other inputs: one that lets it proceed, and one that does not.
-pub(super) fn with_states(name: &str, op: Arc<dyn AnyOp>, inputs: &[(TensorType, Fill)]) -> Result<Vec<Case>, String> {
+pub(super) fn with_states(name: &str, op: &Arc<dyn AnyOp>, inputs: &[(TensorType, Fill)]) -> Result<Vec<Case>, String> {
     let state = TensorType::f32([ELEMENTS])?;
     let case = |(what, fill): (&str, Fill)| {
         let inputs = [inputs, &[(state.clone(), fill)]].concat();
-        Case { name: format!("{name}, {what}"), op: Arc::clone(&op), inputs }
+        Case { name: format!("{name}, {what}"), op: Arc::clone(op), inputs }
     };
     Ok([("loss scaled", STATES[1]), ("overflow", STATES[0])].map(case).into())
 }
@@ -167,7 +167,7 @@ pub(super) fn corrections<T: Real>(state: &Tensor<T>) -> [T; 2] {
 }
 
 impl LossScaleNext {
-    fn next<T: Real>(&self, state: &[T], overflows: T) -> Vec<T> {
+    fn next<T: Real>(self, state: &[T], overflows: T) -> Vec<T> {
         let number = |value: f32| T::from_f64(f64::from(value));
         let (zero, one, two) = (T::zero(), T::one(), number(2.0));
         let mut next = state.to_vec();

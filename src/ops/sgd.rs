@@ -4,7 +4,7 @@ use crate::array::{Array, Real, Tensor};
 use crate::error::Result;
 use crate::graph::{Bank, Graph, NodeId};
 use crate::kernel;
-use crate::op::{Binding, Bound, Candidate, Case, DeviceProfile, Dispatch, Fill, Op, UNIT_ROUNDOFF};
+use crate::op::{AnyOp, Binding, Bound, Candidate, Case, DeviceProfile, Dispatch, Fill, Op, UNIT_ROUNDOFF};
 use crate::ops::loss_scale::{is_state_or_none, scaled, skips, with_states};
 use crate::ops::turns;
 use crate::shape::{DType, TensorType};
@@ -161,9 +161,9 @@ pub(super) fn cases() -> Result<Vec<Case>, String> {
                 (TensorType::f32([1])?, rate),
             ];
             let name = format!("{what}, momentum {}, weight decay {}", settings.momentum, settings.weight_decay);
-            let op = Arc::new(Sgd { settings });
+            let op: Arc<dyn AnyOp> = Arc::new(Sgd { settings });
             if count == 128 {
-                cases.extend(with_states(&name, op.clone(), &inputs)?);
+                cases.extend(with_states(&name, &op, &inputs)?);
             }
             cases.push(Case { name, op, inputs });
         }

@@ -5,7 +5,7 @@ use crate::error::{Error, Result};
 use crate::graph::{Bank, Graph, NodeId};
 use crate::kernel;
 use crate::onnx::{Translation, Value};
-use crate::op::{Binding, Bound, Candidate, Case, DeviceProfile, Dispatch, Fill, Op, UNIT_ROUNDOFF};
+use crate::op::{AnyOp, Binding, Bound, Candidate, Case, DeviceProfile, Dispatch, Fill, Op, UNIT_ROUNDOFF};
 use crate::ops::loss_scale::{is_state_or_none, scaled, skips, with_states};
 use crate::ops::softmax::FLUSHED;
 use crate::ops::{invocations, zeros};
@@ -254,9 +254,9 @@ pub(super) fn cases() -> Result<Vec<Case>, String> {
         let inputs = vec![running.clone(), running.clone()];
         cases.push(Case { name: name.clone(), op: Arc::new(BatchNormStack), inputs });
         let bank = (TensorType::f32([64 * 5])?, Fill::Normal(1.0));
-        let op = Arc::new(BatchNormStore { offsets: vec![64, 192] });
+        let op: Arc<dyn AnyOp> = Arc::new(BatchNormStore { offsets: vec![64, 192] });
         let inputs = vec![bank, running.clone(), running];
-        cases.extend(with_states(&name, op.clone(), &inputs)?);
+        cases.extend(with_states(&name, &op, &inputs)?);
         cases.push(Case { name, op, inputs });
     }
     Ok(cases)
