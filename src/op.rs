@@ -34,7 +34,8 @@ pub trait Op: Debug + Send + Sync + 'static {
     where
         Self: Sized;
 
-    /// Ways to compute the op on a GPU, the preferred one first. Every one must be correct on every device it is offered for.
+    /// Ways to compute the op on a GPU, the preferred one first. Every one must be correct on every device it is offered for. They say
+    /// nothing of how activations are stored: a plan takes what [`AnyOp::offered`] makes of them.
     fn candidates(&self, inputs: &[TensorType], output: &TensorType, device: &DeviceProfile) -> Vec<Candidate>;
 
     /// The indices of the inputs that the op overwrites in place; empty for a pure function. The node of an op that writes

@@ -260,7 +260,8 @@ impl Trial {
     }
 }
 
-/// Every candidate of every case of every op, but for those that store tensors as `f16` where the device cannot; `progress` hears the number of cases done and in total.
+/// Every candidate of every case of every op, but for those that store tensors as `f16` where the device cannot; `progress` hears the
+/// number of cases done and in total.
 ///
 /// # Errors
 /// When a case cannot be built. What does not hold is in the reports.

@@ -450,7 +450,7 @@ impl Plan {
         self.gpu.wait()
     }
 
-    /// Where an input, an output or a parameter is on the device, as NHWC of `f32` or `u32`: to be copied into, copied from, or bound as
+    /// Where an input, an output or a parameter is on the device, as NHWC of `f32`, `f16` or `u32`: to be copied into, copied from, or bound as
     /// storage by the host's own passes. An output holds the result of the last run until the next one; other tensors share memory and
     /// have no lasting place.
     ///
