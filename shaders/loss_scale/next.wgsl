@@ -1,4 +1,4 @@
-// Where gradients overflowed: scale = max(least, scale / 2), good = 0, overflows += 1, skipped = 1, or 2 if the scale was the least.
+// Where gradients overflowed: scale = max(least, scale / 2), good = 0, overflows += 1, skipped = 1, or 2 if it was the least.
 // Else: good += 1, which doubles the scale, up to the largest, whenever it reaches patience; skipped = 0; and each of Adam's
 // corrections becomes beta * correction + (1 - beta).
 // One invocation does it all. Bytes moved: 52.
