@@ -140,7 +140,7 @@ fn trained(gpu: &Gpu) -> tilewise::Result<(UNet, Vec<f32>)> {
     for _ in 0..config.steps {
         trainer.step()?;
     }
-    Ok((net, trainer.parameters()?))
+    Ok((net, trainer.weights()?))
 }
 
 fn main() -> Result<(), Box<dyn Error>> {

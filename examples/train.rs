@@ -41,7 +41,7 @@ fn main() -> Result<()> {
             println!("step {}: loss {:.4}", record.step, record.loss);
         }
     }
-    let mut predictor = Predictor::new(device, net, trainer.parameters()?, None)?;
+    let mut predictor = Predictor::new(device, net, trainer.weights()?, None)?;
     let (_, confusion) = predictor.score(&sample(1000))?;
     let score = confusion.foreground_iou().unwrap_or(0.0);
     println!("IoU of a disc that it never saw: {score:.3}");

@@ -16,7 +16,7 @@ fn main() -> Result<()> {
     for _ in 0..config.steps {
         trainer.step()?;
     }
-    let mut predictor = Predictor::new(device, net, trainer.parameters()?, None)?;
+    let mut predictor = Predictor::new(device, net, trainer.weights()?, None)?;
     let (prediction, confusion) = predictor.score(&cells::generate(1, 99, 128))?;
     prediction.label_map().write_classes("classes.png")?;
     let iou = confusion.foreground_iou().unwrap_or(0.0);
