@@ -15,7 +15,7 @@ use tilewise::shape::{DType, TensorType};
 const LARGEST: usize = 1 << 20;
 
 /// The ops that have a gradient, and with respect to how many of their inputs, from the first on.
-const DIFFERENTIABLE: [(&str, usize); 16] = [
+const DIFFERENTIABLE: [(&str, usize); 17] = [
     ("add", 2),
     ("batch_norm", 4),
     ("batch_norm_moments", 1),

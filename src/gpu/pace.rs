@@ -81,7 +81,9 @@ impl Pace {
                 Piece::Dispatches(dispatches) => {
                     let piece = &mut seconds[dispatches];
                     let factor = taken.as_secs_f64() / piece.iter().sum::<f64>().max(f64::MIN_POSITIVE);
-                    piece.iter_mut().for_each(|seconds| *seconds *= factor);
+                    for seconds in piece {
+                        *seconds *= factor;
+                    }
                 }
                 Piece::Workgroups(dispatch, Range { start, .. }) => {
                     let before = if start == 0 { 0.0 } else { seconds[dispatch] };
