@@ -42,6 +42,8 @@
 //!
 //! [`Gpu::from_device`] is a guest on a host's [`wgpu::Device`]: it sets no handlers, and what it records with
 //! [`gpu::Plan::record_into`] is submitted by the host. [`gpu::Requirements`] says what to request the device with.
+//! What wgpu does without blocking has a form here that does not: [`Gpu::choose_within`], [`gpu::Plan::wait_async`],
+//! [`gpu::Plan::read_async`].
 //! [`predict::Segmenter`] segments a buffer or a texture that is on the device, and leaves the result there. Devices, plans and predictors are
 //! `Send + Sync`; clones of a [`Gpu`] share compiled kernels. There is no state of ours that is global; what is spread over cores is by rayon's pool, which is. A
 //! device that is lost is an error, unless the program aborts on panics, since wgpu panics then.

@@ -158,6 +158,14 @@ fn what_a_device_lacks_is_named_with_what_to_ask_for() {
     {
         assert!(message.contains(part), "{part}: {message}");
     }
+    // All that is missing is named at once.
+    let lower = wgpu::Limits { max_compute_invocations_per_workgroup: 16, ..low.clone() };
+    let (lower_adapter, device, queue) = host(lower);
+    let gpu = Gpu::from_device(&lower_adapter, device, queue);
+    let message = Plan::new(&gpu, &graph, PlanOptions::default()).unwrap_err().to_string();
+    for limit in ["max_storage_buffer_binding_size: ", "max_compute_invocations_per_workgroup: "] {
+        assert!(message.contains(limit), "{limit}: {message}");
+    }
     let needs = Requirements::of(&graph, &adapter).unwrap();
     let limits = needs.raise(low);
     assert_eq!(limits.max_storage_buffer_binding_size, bytes);
@@ -239,7 +247,10 @@ fn a_result_is_awaited_while_the_host_polls() {
     plan.run().unwrap();
     let found = Mutex::new(None);
     thread::scope(|scope| {
-        let reading = scope.spawn(|| *found.lock().unwrap() = Some(pollster::block_on(plan.read_async(y)).unwrap()));
+        let reading = scope.spawn(|| {
+            pollster::block_on(plan.wait_async()).unwrap();
+            *found.lock().unwrap() = Some(pollster::block_on(plan.read_async(y)).unwrap());
+        });
         while !reading.is_finished() {
             device.poll(wgpu::PollType::Poll).unwrap();
             thread::yield_now();

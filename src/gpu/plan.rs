@@ -5,7 +5,7 @@ use super::device::Gpu;
 use super::kernel::Pipeline;
 use super::memory::{Buffer, MemoryPlan, STAGING_BYTES, UNIFORM_ALIGNMENT};
 use super::pace::{LONGEST_SUBMIT, Pace, Piece, Work};
-use super::requirements::{half_of, of_buffers};
+use super::requirements::{half_of, of_buffers, of_kernels};
 use crate::array::{Array, Tensor};
 use crate::error::{Error, Result};
 use crate::fuse::Fusions;
@@ -113,8 +113,11 @@ impl Plan {
             return Err(Error::Device(format!("{}: {lacking}", gpu.adapter())));
         }
         let advice = "use a smaller tile, batch, base or depth, or `--device cpu`";
-        if let Some(lacking) = gpu.lacks(&of_buffers(&computed, &memory), advice) {
-            return Err(Error::Memory(lacking));
+        let buffers = of_buffers(&computed, &memory);
+        if gpu.lacks(&buffers, advice).is_some() {
+            // Whoever asks for another device must know of all that this one lacks.
+            let all: Vec<_> = buffers.into_iter().chain(of_kernels(&memory)?).collect();
+            return Err(Error::Memory(gpu.lacks(&all, advice).unwrap_or_default()));
         }
         let storage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
         let create = |label: &str, size: u64, usage: wgpu::BufferUsages| {
@@ -150,7 +153,11 @@ impl Plan {
             pace: Pace::new(&[], options.longest_submit),
             turn: Mutex::default(),
         };
-        plan.steps = plan.resolve()?;
+        let all_lacking = || {
+            let needs = of_kernels(&plan.memory).ok()?;
+            plan.gpu.lacks(&needs, "try another `--device`").map(Error::Device)
+        };
+        plan.steps = plan.resolve().map_err(|error| all_lacking().unwrap_or(error))?;
         let work = plan.work()?.into_iter().zip(&plan.steps);
         let work = work.map(|((flops, bytes), step)| Work { flops, bytes, divisible_by: step.divisible_by });
         plan.pace = Pace::new(&work.collect::<Vec<_>>(), options.longest_submit);
@@ -448,6 +455,21 @@ impl Plan {
     /// When the device has failed.
     pub fn wait(&self) -> Result<()> {
         self.gpu.wait()
+    }
+
+    /// As [`Plan::wait`], without blocking: ready once somebody has polled the device, as for [`Plan::read_async`].
+    ///
+    /// # Errors
+    /// As [`Plan::wait`].
+    pub async fn wait_async(&self) -> Result<()> {
+        let (done, finished) = oneshot::channel();
+        self.gpu.queue.on_submitted_work_done(move || {
+            // Nobody may be waiting any more.
+            let _ = done.send(());
+        });
+        let lost = |error| Error::Device(format!("{}: waiting: {error}", self.gpu.adapter()));
+        finished.await.map_err(lost)?;
+        self.gpu.check()
     }
 
     /// Where an input, an output or a parameter is on the device, as NHWC of `f32`, `f16` or `u32`: to be copied into, copied from, or bound as

@@ -118,15 +118,7 @@ impl Requirements {
         let memory =
             MemoryPlan::new(&computed, &profile_of(&adapter.get_info(), features), &Choices::default(), false)?;
         let mut needs = of_buffers(&computed, &memory);
-        let dispatches = memory.candidates.iter().flatten().flat_map(|candidate| &candidate.dispatches);
-        let mut seen = BTreeSet::new();
-        for dispatch in dispatches {
-            let path = dispatch.kernel.path;
-            if seen.insert((path, &dispatch.constants)) {
-                let interface = Interface::of(path, &compose(path, dispatch.kernel.source, &dispatch.constants)?)?;
-                needs.extend(of_kernel(path, &interface));
-            }
-        }
+        needs.extend(of_kernels(&memory)?);
         let mut largest: Vec<Need> = Vec::new();
         for need in needs {
             match largest.iter_mut().find(|other| other.limit == need.limit) {
@@ -181,6 +173,20 @@ pub(super) fn of_buffers(graph: &Graph, memory: &MemoryPlan) -> Vec<Need> {
     let bank = memory.bank + memory.guard;
     needs.push(Need { limit: Limit::Buffer, amount: bank, of: "the parameter bank".into() });
     needs
+}
+
+/// What the kernels of a planned graph need.
+pub(super) fn of_kernels(memory: &MemoryPlan) -> Result<Vec<Need>> {
+    let dispatches = memory.candidates.iter().flatten().flat_map(|candidate| &candidate.dispatches);
+    let (mut needs, mut seen) = (Vec::new(), BTreeSet::new());
+    for dispatch in dispatches {
+        let path = dispatch.kernel.path;
+        if seen.insert((path, &dispatch.constants)) {
+            let interface = Interface::of(path, &compose(path, dispatch.kernel.source, &dispatch.constants)?)?;
+            needs.extend(of_kernel(path, &interface));
+        }
+    }
+    Ok(needs)
 }
 
 /// What a kernel needs, whatever it is applied to.
