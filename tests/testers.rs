@@ -1,6 +1,5 @@
 //! The testers are tested: the comparator rejects what it must, and cases draw what they say.
 
-use tilewise::array::Tensor;
 use tilewise::compare::{Mismatch, compare};
 use tilewise::op::Fill;
 use tilewise::random::Random;
