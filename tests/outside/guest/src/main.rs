@@ -20,7 +20,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     }))?;
     let heard = Arc::new(AtomicUsize::new(0));
     let counter = Arc::clone(&heard);
-    device.on_uncaptured_error(Arc::new(move |_| drop(counter.fetch_add(1, Ordering::SeqCst))));
+    device.on_uncaptured_error(Arc::new(move |_| {
+        counter.fetch_add(1, Ordering::SeqCst);
+    }));
 
     let gpu = Gpu::from_device(&adapter, device.clone(), queue.clone());
     let plan = Plan::new(&gpu, &network.graph, PlanOptions::default())?;
@@ -47,7 +49,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     assert!(submitted(true)?.iter().any(|&logit| logit != 0.0), "the host's submit computed nothing");
     assert_eq!(heard.load(Ordering::SeqCst), 0, "the host heard an error that was not its own");
     // A mistake of the host's own reaches its own handler.
-    device.create_buffer(&wgpu::BufferDescriptor { usage: wgpu::BufferUsages::empty(), ..own });
+    drop(device.create_buffer(&wgpu::BufferDescriptor { usage: wgpu::BufferUsages::empty(), ..own }));
     assert_eq!(heard.load(Ordering::SeqCst), 1, "the host's handler was taken away");
     println!("the network ran in the host's submit, and its handler heard its own mistake alone");
     Ok(())

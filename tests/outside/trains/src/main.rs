@@ -11,7 +11,8 @@ fn main() -> Result<()> {
     let device = Device::choose(&DeviceChoice::Auto)?;
     let config = Config { base: 8, depth: 2, steps: 80, ..Config::default() };
     let net = config.model(1, 2);
-    let samples = (0..6).map(|index| Prepared::new(cells::generate(1, index, 128), None)).collect::<Result<Vec<_>>>()?;
+    let samples =
+        (0..6).map(|index| Prepared::new(cells::generate(1, index, 128), None)).collect::<Result<Vec<_>>>()?;
     let mut trainer = Trainer::new(&config, net, net.legal_above(100), &device, samples)?;
     for _ in 0..config.steps {
         trainer.step()?;
