@@ -56,7 +56,8 @@
 //! and its gradient; [`gradcheck`](gradcheck::gradcheck) and [`selftest::check_case`] hold the three against each other. Networks of your own are
 //! functions that add nodes; trainers and predictors know those of [`models`].
 //!
-//! Tensors are NHWC, the weights of convolutions `[kh, kw, c_in, c_out]`, all of `f32` or `u32`.
+//! Tensors are NHWC, the weights of convolutions `[kh, kw, c_in, c_out]`, all of `f32` or `u32`; activations may be stored as `f16`
+//! ([`models::Precision`]).
 //!
 //! # Errors, features, versions
 //!

@@ -67,7 +67,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "PIXELS")]
     tile: Option<usize>,
     /// Make images larger by this factor before the network sees them, for objects of few pixels; its scores are brought back to their own
-    /// size, here and wherever the weights are used [default: 1]
+    /// size, here and wherever the weights are used [default: 1, or what the weights of --init say]
     #[arg(long, value_name = "FACTOR")]
     zoom: Option<Zoom>,
     /// What the network is given of images: standard (each channel of an image with mean 0 and deviation 1) or unit (from 0 to 1)
