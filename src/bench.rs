@@ -25,6 +25,7 @@ use crate::executor::Device;
 use crate::file;
 use crate::gpu::Gpu;
 use crate::ops::Entry;
+use crate::progress::{Announce, unless_stopped};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
@@ -115,22 +116,17 @@ pub struct Report {
     pub notes: Vec<String>,
 }
 
-/// Measures a device, then each of the networks on it; `progress` hears what comes next.
+/// Measures a device, then each of the networks on it; `announce` hears what comes next, and may break off.
 ///
 /// # Errors
 /// [`Error::Usage`] when a network is none or nothing is to be repeated, [`Error::Device`] when a result does not hold against the
-/// reference or the device has failed, [`Error::Memory`] when a network does not fit it.
-pub fn run(
-    device: &Device,
-    workloads: &[Workload],
-    settings: Settings,
-    progress: &mut dyn FnMut(&str),
-) -> Result<Report> {
+/// reference or the device has failed, [`Error::Memory`] when a network does not fit it; [`Error::Interrupted`].
+pub fn run(device: &Device, workloads: &[Workload], settings: Settings, announce: &mut Announce<'_>) -> Result<Report> {
     settings.check()?;
     workloads.iter().try_for_each(|workload| workload.network().map(drop))?;
     let (mut roof, mut notes) = (None, Vec::new());
     if let Some(gpu) = device.gpu() {
-        progress("the device's roof");
+        unless_stopped(announce("the device's roof"))?;
         roof = Some(Roof::measure(gpu, settings.repeats, settings.seed)?);
         if !gpu.adapter().timestamps {
             notes.push(format!("{} has no timestamps, so that there are no rows by layer", gpu.adapter()));
@@ -145,7 +141,7 @@ pub fn run(
     for workload in workloads {
         // A device that has compiled nothing yet, so that the first step is one.
         let fresh = device.gpu().map(Gpu::reopen).transpose()?.map_or(Device::Cpu, Device::Gpu);
-        networks.push(Measured::new(&fresh, workload, settings, roof.as_ref(), progress)?);
+        networks.push(Measured::new(&fresh, workload, settings, roof.as_ref(), announce)?);
     }
     Ok(Report {
         schema: SCHEMA.into(),

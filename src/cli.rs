@@ -131,6 +131,12 @@ impl Global {
         ProgressBar::new(0).with_style(style)
     }
 
+    /// Says what is measured next.
+    pub(crate) fn announce(&self, what: &str) -> ControlFlow<()> {
+        self.say(&format!("measuring {what}"));
+        ControlFlow::Continue(())
+    }
+
     /// A line for the person at the terminal, beside the result.
     pub(crate) fn say(&self, text: &str) {
         if !self.quiet {
@@ -162,6 +168,19 @@ impl FromStr for Tile {
             None => side(text).map(|side| Self([side; 2])),
             Some((height, width)) => Ok(Self([side(height)?, side(width)?])),
         }
+    }
+}
+
+/// The bar of what reads a data set.
+pub(crate) const READING: &str = "reading {bar:30} {pos}/{len} images, {eta} left";
+
+/// Shows on a bar how much of some work is done.
+pub(crate) fn on(bar: &ProgressBar) -> impl FnMut(usize, usize) -> ControlFlow<()> + Send {
+    let bar = bar.clone();
+    move |done, total| {
+        bar.set_length(total as u64);
+        bar.set_position(done as u64);
+        ControlFlow::Continue(())
     }
 }
 

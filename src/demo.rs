@@ -8,6 +8,7 @@ use crate::metrics::{Confusion, otsu_threshold};
 use crate::models::Variant;
 use crate::picture::{Curve, Picture, curve_svg};
 use crate::predict::Predictor;
+use crate::progress::unwatched;
 use crate::report;
 use crate::train::{Config, EVENTS, Event, Job, MAPS, Observer, Record, Status, train};
 use rayon::prelude::*;
@@ -141,7 +142,7 @@ pub fn run(device: &Device, config: Config, out: &Path, observer: &mut Observer<
         device: device.to_string(),
         seed: config.seed,
     };
-    report::write(out, device, &training, &validation, &mut |_, _| {})?;
+    report::write(out, device, &training, &validation, &mut unwatched)?;
     let path = out.join(RESULT);
     let text = serde_json::to_string_pretty(&report).map_err(|error| Error::io("write", &path, error.into()))?;
     atomic::write(&path, |file| writeln!(file, "{text}"))?;

@@ -40,6 +40,18 @@ impl Device {
         self.gpu().map_or((DeviceProfile::PORTABLE, Choices::default()), |gpu| (*gpu.profile(), gpu.choices().clone()))
     }
 
+    /// Drives a future to its end on this thread, polling the device for it, if there is one to poll: what makes the blocking form of an
+    /// asynchronous method here.
+    ///
+    /// # Errors
+    /// As [`Gpu::block_on`].
+    pub fn block_on<T>(&self, future: impl Future<Output = Result<T>>) -> Result<T> {
+        match self {
+            Self::Cpu => pollster::block_on(future),
+            Self::Gpu(gpu) => gpu.block_on(future),
+        }
+    }
+
     /// The GPU, if it is one.
     pub fn gpu(&self) -> Option<&Gpu> {
         match self {
@@ -111,6 +123,14 @@ impl Executor {
         }
     }
 
+    /// Where it runs.
+    pub fn device(&self) -> Device {
+        match self {
+            Self::Cpu(_) => Device::Cpu,
+            Self::Gpu(plan) => Device::Gpu(plan.gpu().clone()),
+        }
+    }
+
     /// The graph.
     pub fn graph(&self) -> &Graph {
         match self {
@@ -148,6 +168,17 @@ impl Executor {
         }
     }
 
+    /// As [`Executor::run`], as [`Plan::run_async`]; the CPU computes before this is ready.
+    ///
+    /// # Errors
+    /// As [`Executor::run`].
+    pub async fn run_async(&mut self) -> Result<()> {
+        match self {
+            Self::Cpu(_) => self.run(),
+            Self::Gpu(plan) => plan.run_async().await,
+        }
+    }
+
     /// The value of an output after the runs so far.
     ///
     /// # Errors
@@ -167,6 +198,17 @@ impl Executor {
         }
     }
 
+    /// As [`Executor::read`], as [`Plan::read_async`].
+    ///
+    /// # Errors
+    /// As [`Executor::read`].
+    pub async fn read_async(&self, node: NodeId) -> Result<Tensor<f32>> {
+        match self {
+            Self::Cpu(_) => self.read(node),
+            Self::Gpu(plan) => plan.read_async(node).await,
+        }
+    }
+
     /// A whole bank.
     ///
     /// # Errors
@@ -179,6 +221,17 @@ impl Executor {
                 problem: "the graph has no such bank".into(),
             }),
             Self::Gpu(plan) => plan.read_bank(bank),
+        }
+    }
+
+    /// As [`Executor::read_bank`], as [`Plan::read_bank_async`].
+    ///
+    /// # Errors
+    /// As [`Executor::read_bank`].
+    pub async fn read_bank_async(&self, bank: Bank) -> Result<Vec<f32>> {
+        match self {
+            Self::Cpu(_) => self.read_bank(bank),
+            Self::Gpu(plan) => plan.read_bank_async(bank).await,
         }
     }
 

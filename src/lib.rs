@@ -42,8 +42,10 @@
 //!
 //! [`Gpu::from_device`] is a guest on a host's [`wgpu::Device`]: it sets no handlers, and what it records with
 //! [`gpu::Plan::record_into`] is submitted by the host. [`gpu::Requirements`] says what to request the device with.
-//! What wgpu does without blocking has a form here that does not: [`Gpu::choose_within`], [`gpu::Plan::wait_async`],
-//! [`gpu::Plan::read_async`].
+//! What waits for a device can be awaited: [`Gpu::choose_within`], the methods of [`gpu::Plan`] and [`executor::Executor`] that end in `_async`,
+//! [`Predictor::predict_async`](predict::Predictor::predict_async), [`Trainer::step_async`](train::Trainer::step_async). Their futures can be sent
+//! between threads, and are ready once somebody has polled the device; [`Gpu::block_on`] polls it itself, which is what the blocking forms do.
+//! What takes long, such as [`train::train`] or [`bench::run`], blocks its thread, tells of its [`progress`], and can be broken off.
 //! [`predict::Segmenter`] segments a buffer or a texture that is on the device, and leaves the result there. Devices, plans and predictors are
 //! `Send + Sync`; clones of a [`Gpu`] share compiled kernels. There is no state of ours that is global; what is spread over cores is by rayon's pool, which is. A
 //! device that is lost is an error, unless the program aborts on panics, since wgpu panics then.
@@ -91,6 +93,7 @@ pub mod ops;
 mod page;
 pub mod picture;
 pub mod predict;
+pub mod progress;
 pub mod random;
 pub mod recompute;
 pub mod report;

@@ -6,7 +6,7 @@
 
 mod proto;
 
-use crate::checkpoint::{Layout, Metadata, atomic};
+use crate::checkpoint::{Layout, Metadata, Weights, atomic};
 use crate::data::Intensities;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Node, NodeId, NodeKind};
@@ -29,6 +29,8 @@ const OPERATOR_SET: i64 = 18;
 const IR_VERSION: i64 = 8;
 /// The largest message that readers of protocol buffers accept.
 const LARGEST_FILE_BYTES: usize = i32::MAX as usize;
+/// See [`Model::usual_side`].
+const SIDE: usize = 512;
 /// What a batch of any length is called.
 const BATCH: &str = "batch";
 
@@ -331,6 +333,31 @@ impl Model {
             metadata_props: Vec::new(),
         }))
     }
+
+    /// The side of the images that suits a network where nothing speaks for another: that of the tiles that it
+    /// [must be given](Weights::tile), else 512 pixels, or the next that it takes.
+    ///
+    /// # Errors
+    /// As [`Weights::tile`].
+    pub fn usual_side(weights: &Weights, net: &UNet) -> Result<usize> {
+        Ok(weights.tile(net)?.unwrap_or_else(|| net.legal_above(SIDE)))
+    }
+
+    /// The network of a weights file, as [`Model::of_unet`]. The metadata have what the file says of labels and of
+    /// [`Zoom`](crate::data::Zoom), too.
+    ///
+    /// # Errors
+    /// As [`Weights::network`] and [`Model::of_unet`].
+    pub fn of_weights(weights: &Weights, batch: Batch, size: [usize; 2]) -> Result<Self> {
+        let (net, parameters) = weights.network()?;
+        let mut model = Self::of_unet(&net, &parameters, weights.intensities(&net)?, batch, size)?;
+        if let Some(mapping) = weights.mapping()? {
+            model = model.with(Metadata::MAPPING, &mapping);
+        }
+        let zoom = weights.zoom()?;
+        Ok(if zoom.is_none() { model } else { model.with(Metadata::ZOOM, &zoom) })
+    }
+
     /// The network of a U-Net at inference, from `image` to `logits`, the scores before the softmax, for images of one size. The metadata
     /// say in words how images are prepared, and how the scores lie to the image.
     ///

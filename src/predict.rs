@@ -2,9 +2,13 @@
 //! every output pixel has its full context, and context beyond the image is its mirror image.
 
 mod averaging;
+mod evaluation;
+mod files;
 mod segmenter;
 
 pub use averaging::{Averaging, Blend, Quantity, Views};
+pub use evaluation::{Evaluation, ImageScores, dataset_for};
+pub use files::{Outputs, pages, save_logits};
 pub use segmenter::{Segmenter, Texels};
 
 use crate::array::{Array, Tensor};
@@ -20,9 +24,10 @@ use crate::metrics::Confusion;
 use crate::models::{Network, Precision, UNet};
 use crate::op::Op;
 use crate::ops::{Argmax, Softmax};
+use crate::progress::{Progress, unwatched};
 use crate::shape::Shape;
 use averaging::Sums;
-use std::ops::{ControlFlow, Range};
+use std::ops::Range;
 
 /// What a network says about an image, at the image's own size.
 #[derive(Clone, Debug, PartialEq)]
@@ -65,10 +70,10 @@ impl Prediction {
     }
 
     /// Copies what counts of what the network says about a tile to its place.
-    fn place(&mut self, place: &Place, width: usize, tile: &Loaded) -> Result<()> {
-        let logits = tile.executor.read(tile.logits)?;
-        let probabilities = tile.executor.read(tile.probabilities)?;
-        let labels = tile.executor.read(tile.labels)?;
+    async fn place(&mut self, place: &Place, width: usize, tile: &Loaded) -> Result<()> {
+        let logits = tile.executor.read_async(tile.logits).await?;
+        let probabilities = tile.executor.read_async(tile.probabilities).await?;
+        let labels = tile.executor.read_async(tile.labels).await?;
         let [rows, columns] = &place.kept;
         for y in rows.clone() {
             let from = y * width + columns.start;
@@ -113,6 +118,36 @@ impl Prediction {
     }
 }
 
+/// What the tiles of an image become.
+enum Gathered {
+    One(Prediction),
+    Averaged(Sums),
+}
+
+impl Gathered {
+    async fn take(&mut self, tile: &Loaded, pass: &Pass, place: &Place) -> Result<()> {
+        match self {
+            Self::One(prediction) => prediction.place(place, pass.output[1], tile).await,
+            Self::Averaged(sums) => {
+                let node = match sums.of() {
+                    Quantity::Scores => tile.logits,
+                    Quantity::Probabilities => tile.probabilities,
+                };
+                let values = tile.executor.read_async(node).await?;
+                sums.add(pass.orientation, place, pass.output, &values.float().data);
+                Ok(())
+            }
+        }
+    }
+
+    fn finish(self) -> Result<Prediction> {
+        match self {
+            Self::One(prediction) => Ok(prediction),
+            Self::Averaged(sums) => sums.finish(),
+        }
+    }
+}
+
 /// Memory that a plan for prediction may take when the tile is chosen automatically.
 const MEMORY_BUDGET_BYTES: u64 = 1 << 30;
 
@@ -150,6 +185,28 @@ struct Loaded {
     labels: NodeId,
 }
 
+impl Loaded {
+    /// Runs the network on the tile of a pass over a prepared image whose output begins there, and says where that lies.
+    async fn run(&mut self, image: &Image, pass: &Pass, origin: [usize; 2]) -> Result<Place> {
+        let Pass { orientation, tile, halo, .. } = *pass;
+        let (size, [top, left]) = ([image.height, image.width], origin);
+        let view = orientation.extents(size);
+        let shape = Shape::new([1, tile[0], tile[1], image.channels]).map_err(Error::Usage)?;
+        let mut data = Vec::with_capacity(shape.elements());
+        for y in 0..tile[0] {
+            let y = reflect((top + y) as isize - halo, view[0]);
+            for x in 0..tile[1] {
+                let x = reflect((left + x) as isize - halo, view[1]);
+                let [row, column] = orientation.source([y, x], size);
+                data.extend_from_slice(&image.pixels[(row * size[1] + column) * image.channels..][..image.channels]);
+            }
+        }
+        self.executor.write(self.image, Tensor::Float(Array { shape, data }))?;
+        self.executor.run_async().await?;
+        Ok(pass.place(view, origin))
+    }
+}
+
 /// Where the output of a tile lies in a view of an image.
 #[derive(Debug)]
 struct Place {
@@ -163,6 +220,8 @@ struct Place {
 struct Pass {
     orientation: Orientation,
     tile: [usize; 2],
+    /// How many pixels an edge of the tile lies beyond that of the output.
+    halo: isize,
     output: [usize; 2],
     /// How many pixels along an edge of the output do not count where the image goes on.
     margin: [usize; 2],
@@ -173,6 +232,10 @@ struct Pass {
 impl Pass {
     fn tiles(&self) -> usize {
         self.origins[0].len() * self.origins[1].len()
+    }
+
+    fn origins(&self) -> impl Iterator<Item = [usize; 2]> {
+        self.origins[0].iter().flat_map(|&top| self.origins[1].iter().map(move |&left| [top, left]))
     }
 
     /// Where the output that begins at `origin` lies in a view of this size.
@@ -339,18 +402,23 @@ impl Predictor {
     /// [`Error::Usage`] when the image has no pixels, or other than it says, or another number of channels than the network, or the device
     /// fails; as [`Intensities::prepare`].
     pub fn predict(&mut self, image: &Image) -> Result<Prediction> {
-        self.predict_with_progress(image, &mut |_, _| ControlFlow::Continue(()))
+        self.predict_with_progress(image, &mut unwatched)
     }
 
     /// As [`Predictor::predict`]; after each tile `progress` hears how many are done and how many there are, and may break off.
     ///
     /// # Errors
     /// [`Error::Interrupted`] when it did; as [`Predictor::predict`].
-    pub fn predict_with_progress(
-        &mut self,
-        image: &Image,
-        progress: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
-    ) -> Result<Prediction> {
+    pub fn predict_with_progress(&mut self, image: &Image, progress: &mut Progress<'_>) -> Result<Prediction> {
+        self.device.clone().block_on(self.predict_async(image, progress))
+    }
+
+    /// As [`Predictor::predict_with_progress`], without blocking: ready once somebody has polled the device, as for
+    /// [`Plan::read_async`](crate::gpu::Plan::read_async).
+    ///
+    /// # Errors
+    /// As [`Predictor::predict_with_progress`].
+    pub async fn predict_async(&mut self, image: &Image, progress: &mut Progress<'_>) -> Result<Prediction> {
         let Image { height, width, channels, .. } = *image;
         if channels != self.net.in_channels {
             return Err(Error::Usage(format!(
@@ -370,34 +438,24 @@ impl Predictor {
         let seen = [image.height, image.width];
         let passes = self.passes(seen)?;
         let (mut done, total) = (0, passes.iter().map(Pass::tiles).sum());
-        let mut advance = || {
-            done += 1;
-            if progress(done, total).is_break() { Err(Error::Interrupted) } else { Ok(()) }
-        };
         let (classes, averaging) = (self.net.classes, self.averaging);
-        let mut prediction = if averaging.is_single() {
-            let mut prediction = Prediction::blank(seen, classes);
-            for pass in &passes {
-                self.run(&image, pass, &mut |loaded, place| {
-                    prediction.place(place, pass.output[1], loaded)?;
-                    advance()
-                })?;
-            }
-            prediction
+        let mut gathered = if averaging.is_single() {
+            Gathered::One(Prediction::blank(seen, classes))
         } else {
-            let mut sums = Sums::new(seen, classes, averaging);
-            for pass in &passes {
-                self.run(&image, pass, &mut |loaded, place| {
-                    let node = match averaging.of {
-                        Quantity::Scores => loaded.logits,
-                        Quantity::Probabilities => loaded.probabilities,
-                    };
-                    sums.add(pass.orientation, place, pass.output, &loaded.executor.read(node)?.float().data);
-                    advance()
-                })?;
-            }
-            sums.finish()?
+            Gathered::Averaged(Sums::new(seen, classes, averaging))
         };
+        for pass in &passes {
+            let tile = self.compile(pass.tile)?;
+            for origin in pass.origins() {
+                let place = tile.run(&image, pass, origin).await?;
+                gathered.take(tile, pass, &place).await?;
+                done += 1;
+                if progress(done, total).is_break() {
+                    return Err(Error::Interrupted);
+                }
+            }
+        }
+        let mut prediction = gathered.finish()?;
         if seen != [height, width] {
             let logits = resample(prediction.logits, seen, [height, width], classes)?;
             prediction = Prediction::of_scores([height, width], classes, logits)?;
@@ -434,42 +492,9 @@ impl Predictor {
                 let origin = |tile: usize| (tile * step).min(last);
                 (0..tiles_over(view[axis], output[axis], step)).map(origin).collect()
             });
-            Ok(Pass { orientation, tile, output, margin, origins })
+            Ok(Pass { orientation, tile, halo: self.net.halo() as isize, output, margin, origins })
         };
         self.averaging.views.orientations().into_iter().map(pass).collect()
-    }
-
-    /// Runs the network on every tile of a pass over a prepared image; `receive` gets the results and where they begin.
-    fn run(
-        &mut self,
-        image: &Image,
-        pass: &Pass,
-        receive: &mut dyn FnMut(&Loaded, &Place) -> Result<()>,
-    ) -> Result<()> {
-        let Pass { orientation, tile, .. } = *pass;
-        let (size, halo) = ([image.height, image.width], self.net.halo() as isize);
-        let view = orientation.extents(size);
-        let shape = Shape::new([1, tile[0], tile[1], image.channels]).map_err(Error::Usage)?;
-        let loaded = self.compile(tile)?;
-        for &top in &pass.origins[0] {
-            for &left in &pass.origins[1] {
-                let mut data = Vec::with_capacity(shape.elements());
-                for y in 0..tile[0] {
-                    let y = reflect((top + y) as isize - halo, view[0]);
-                    for x in 0..tile[1] {
-                        let x = reflect((left + x) as isize - halo, view[1]);
-                        let [row, column] = orientation.source([y, x], size);
-                        data.extend_from_slice(
-                            &image.pixels[(row * size[1] + column) * image.channels..][..image.channels],
-                        );
-                    }
-                }
-                loaded.executor.write(loaded.image, Tensor::Float(Array { shape: shape.clone(), data }))?;
-                loaded.executor.run()?;
-                receive(loaded, &pass.place(view, [top, left]))?;
-            }
-        }
-        Ok(())
     }
 
     /// The prediction of a sample's image, and how it compares with the truth.

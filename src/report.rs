@@ -7,10 +7,11 @@ use crate::data::sample::balance;
 use crate::data::{Components, Prepared, Sample, Truth};
 use crate::error::{Error, Result};
 use crate::executor::Device;
-use crate::metrics::{Confusion, InstanceScores, Scores};
+use crate::metrics::{InstanceScores, Scores};
 use crate::picture::{Curve, Picture, curve_svg};
-use crate::predict::{Prediction, Predictor};
-use crate::train::{self, Config, LossKind, MAPS, Record, WeightMaps};
+use crate::predict::{Evaluation, Prediction, Predictor};
+use crate::progress::{Progress as Watcher, unless_stopped, unwatched};
+use crate::train::{self, Config, Data, LossKind, MAPS, Record, WeightMaps};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -70,34 +71,41 @@ struct Scored {
     pictures: [(&'static str, Picture); 4],
 }
 
-/// Writes `report.html` into the folder of a run, from the files there and from predictions of its best (else last) weights on the
-/// validation images. `progress` hears how many of them are done.
+/// [Writes](write()) the report of a run on the images that its configuration names, which are read again.
 ///
 /// # Errors
-/// When a file of the run cannot be read or the page not be written; as [`Predictor::load`] and [`Predictor::predict`].
+/// As [`Config::read`], [`Data::read`] and [`write()`].
+pub fn of_run(run: &Path, device: &Device, progress: &mut Watcher<'_>) -> Result<PathBuf> {
+    let data = Data::read(&Config::read(&run.join("config.toml"))?, &mut unwatched)?;
+    write(run, device, &data.training, &data.validation, progress)
+}
+
+/// Writes `report.html` into the folder of a run, from the files there and from predictions of its best (else last) weights on the
+/// validation images. `progress` hears how many of them are done, and may break off.
+///
+/// # Errors
+/// When a file of the run cannot be read or the page not be written; as [`Predictor::load`] and [`Predictor::predict`];
+/// [`Error::Interrupted`].
 pub fn write(
     run: &Path,
     device: &Device,
     training: &[Sample],
     validation: &[Sample],
-    progress: &mut dyn FnMut(usize, usize),
+    progress: &mut Watcher<'_>,
 ) -> Result<PathBuf> {
     let config = Config::read(&run.join("config.toml"))?;
     let records = records(&run.join("metrics.jsonl"))?;
     let weights = Weights::find(run)?;
     let mut predictor = Predictor::load(device.clone(), &weights, None)?;
-    let mut total = Confusion::new(predictor.net().classes);
-    let (mut ranking, mut objects) = (Vec::with_capacity(validation.len()), Vec::new());
+    let told_apart = validation.iter().any(|sample| matches!(sample.truth, Truth::Instances(_)));
+    let objects = told_apart.then(Components::default);
+    let mut evaluation = Evaluation::new(predictor.net().classes, objects);
     for (index, sample) in validation.iter().enumerate() {
-        progress(index, validation.len());
-        let (prediction, confusion) = predictor.score(sample)?;
-        total.merge(&confusion);
-        if let Truth::Instances(truth) = &sample.truth {
-            objects.push(InstanceScores::new(truth, &Components::default().label(&prediction.label_map()))?);
-        }
-        let scores = confusion.scores();
-        ranking.push((scores.foreground_iou, scores.pixel_error, index));
+        unless_stopped(progress(index, validation.len()))?;
+        evaluation.add(&mut predictor, sample)?;
     }
+    let scores = evaluation.images().iter().enumerate();
+    let mut ranking: Vec<_> = scores.map(|(index, image)| (image.foreground_iou, image.pixel_error, index)).collect();
     // From the worst: a low overlap, or errors where there is nothing to overlap.
     let quality = |&(iou, error, _): &(Option<f64>, f64, usize)| iou.unwrap_or(1.0 - error);
     ranking.sort_by(|a, b| quality(a).total_cmp(&quality(b)));
@@ -127,8 +135,8 @@ pub fn write(
         by_pixel: by_pixel(&records)?,
         schedule: schedule(&records)?,
         weights: weights.path().file_name().unwrap_or_default().to_string_lossy().into_owned(),
-        scores: (!validation.is_empty()).then(|| total.scores()),
-        objects: (!objects.is_empty()).then(|| InstanceScores::mean(&objects)),
+        scores: (!validation.is_empty()).then(|| evaluation.scores()),
+        objects: evaluation.instances(),
         images: validation.len(),
         progress: moments(&run.join(PROGRESS))?,
         best,

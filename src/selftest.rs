@@ -10,12 +10,13 @@ use crate::graph::{BANK_ALIGNMENT, Bank, Graph, Init, NodeId, NodeKind};
 use crate::models::{Loss, Optimizer, Tiles, Training, UNet, Variant};
 use crate::op::{AnyOp, Case, Dispatch, Fill, stored};
 use crate::ops::{AdamSettings, CrossEntropySettings, DiceSettings, REGISTRY, Reduction};
+use crate::progress::{Progress, map_all};
 use crate::random::Random;
 use crate::shape::{DType, TensorType};
 use rayon::prelude::*;
 use serde::Serialize;
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 /// The launches of a candidate, and how it compared with the reference.
 type Outcome = (Vec<Dispatch>, Result<Comparison>);
@@ -261,33 +262,24 @@ impl Trial {
 }
 
 /// Every candidate of every case of every op, but for those that store tensors as `f16` where the device cannot; `progress` hears the
-/// number of cases done and in total.
+/// number of cases done and in total, and may break off.
 ///
 /// # Errors
-/// When a case cannot be built. What does not hold is in the reports.
-pub fn run(gpu: &Gpu, seed: u32, progress: &mut (dyn FnMut(usize, usize) + Send)) -> Result<Vec<KernelReport>> {
+/// When a case cannot be built; [`Error::Interrupted`]. What does not hold is in the reports.
+pub fn run(gpu: &Gpu, seed: u32, progress: &mut Progress<'_>) -> Result<Vec<KernelReport>> {
     let mut cases = Vec::new();
     for entry in REGISTRY {
         cases.extend((entry.cases)().map_err(Error::Usage)?);
     }
     cases.retain(|case| gpu.profile().f16 || !case.stores_half());
-    let total = cases.len();
-    let counter = Mutex::new((0, progress));
     // Most of the time goes into compiling kernels and computing references, which different cases can do side by side.
-    let outcomes: Vec<Result<Vec<Outcome>>> = cases
-        .par_iter()
-        .map(|case| {
-            let trial = Trial::new(case, seed)?;
-            let expected = trial.expected();
-            let check =
-                |(candidate, dispatches): (usize, Vec<Dispatch>)| (dispatches, trial.check(gpu, candidate, &expected));
-            let outcomes = candidates(gpu, case)?.into_iter().enumerate().map(check).collect();
-            let (done, progress) = &mut *counter.lock().unwrap_or_else(PoisonError::into_inner);
-            *done += 1;
-            progress(*done, total);
-            Ok(outcomes)
-        })
-        .collect();
+    let outcomes = map_all(&cases, progress, |case| -> Result<Vec<Outcome>> {
+        let trial = Trial::new(case, seed)?;
+        let expected = trial.expected();
+        let check =
+            |(candidate, dispatches): (usize, Vec<Dispatch>)| (dispatches, trial.check(gpu, candidate, &expected));
+        Ok(candidates(gpu, case)?.into_iter().enumerate().map(check).collect())
+    })?;
     let mut reports: BTreeMap<String, KernelReport> = BTreeMap::new();
     for outcomes in outcomes {
         for (dispatches, outcome) in outcomes? {

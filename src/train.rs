@@ -19,6 +19,7 @@
 
 mod clock;
 mod config;
+mod data;
 mod diagnosis;
 mod divergence;
 mod events;
@@ -36,6 +37,7 @@ pub(crate) use folder::MAPS;
 pub(crate) use maps::WeightMaps;
 
 pub use config::{BorderUse, Config, LossKind, OptimizerKind};
+pub use data::Data;
 pub use diagnosis::{Diagnosis, Units};
 pub use divergence::{Divergence, Found, Origin};
 pub use events::EVENTS;

@@ -2,13 +2,15 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot be set up fails")]
 
+use std::num::NonZeroUsize;
+use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 use tilewise::array::{Array, Tensor};
 use tilewise::checkpoint::Weights;
-use tilewise::data::{Image, Intensities};
+use tilewise::data::{Image, Intensities, LabelMap, Sample, Truth};
 use tilewise::executor::{Device, Executor};
 use tilewise::gpu::{Limit, Plan, PlanOptions, Requirements};
 use tilewise::graph::{Bank, Graph, NodeId};
@@ -16,7 +18,7 @@ use tilewise::models::{UNet, Variant};
 use tilewise::predict::{Predictor, Segmenter, Texels};
 use tilewise::random::Random;
 use tilewise::shape::TensorType;
-use tilewise::train::Trainer;
+use tilewise::train::{Config, Trainer};
 use tilewise::{Error, Gpu, wgpu};
 
 const fn shared_between_threads<T: Send + Sync>() {}
@@ -27,11 +29,10 @@ const _: () = {
     shared_between_threads::<Executor>();
     shared_between_threads::<Predictor>();
     shared_between_threads::<Segmenter>();
+    shared_between_threads::<Trainer>();
     shared_between_threads::<Weights>();
     shared_between_threads::<Error>();
 };
-const fn sent_between_threads<T: Send>() {}
-const _: () = sent_between_threads::<Trainer>();
 
 fn adapter() -> wgpu::Adapter {
     let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
@@ -258,6 +259,74 @@ fn a_result_is_awaited_while_the_host_polls() {
     });
     assert_eq!(found.into_inner().unwrap(), Some(sixteen(|i| i as f32)));
     assert!(pollster::block_on(plan.read_async(x)).unwrap_err().to_string().contains("only outputs"));
+}
+
+/// A prediction and two steps of training, awaited by one thread while another polls, and blocking: the same bits.
+#[test]
+fn prediction_and_training_are_awaited_while_the_host_polls() {
+    fn sent<F: Future + Send>(future: F) -> F {
+        future
+    }
+    let (adapter, device, queue) = host(wgpu::Limits::default());
+    let gpu = Device::Gpu(Gpu::from_device(&adapter, device.clone(), queue));
+    let config = Config { base: 2, depth: 1, batch: 2, workers: NonZeroUsize::MIN, ..Config::default() };
+    let [height, width] = [40, 48];
+    let mut random = Random::new(7, 0);
+    let pixels = (0..height * width).map(|_| random.normal()).collect();
+    let image = Image { height, width, channels: 1, bit_depth: 8, pixels, alpha_dropped: false };
+    let values = image.pixels.iter().map(|&value| u32::from(value > 0.0)).collect();
+    let sample =
+        Sample { name: "a".into(), image: image.clone(), truth: Truth::Classes(LabelMap { height, width, values }) };
+    let net = config.model(1, 2);
+    let trainer = || Trainer::new(&config, net, 20, &gpu, vec![config.prepared(sample.clone()).unwrap()]).unwrap();
+    let (mut blocking, mut awaited) = (trainer(), trainer());
+    let expected_steps = [blocking.step().unwrap(), blocking.step().unwrap()];
+    let weights = blocking.weights().unwrap();
+    let predictor = || Predictor::new(gpu.clone(), net, weights.clone(), Some([20; 2])).unwrap();
+    let expected = predictor().predict(&image).unwrap();
+    thread::scope(|scope| {
+        let working = scope.spawn(|| {
+            pollster::block_on(sent(async {
+                let steps = [awaited.step_async().await.unwrap(), awaited.step_async().await.unwrap()];
+                assert_eq!(steps, expected_steps);
+                let mut tiles = 0;
+                let mut count = |_, total| {
+                    tiles = total;
+                    ControlFlow::Continue(())
+                };
+                assert_eq!(predictor().predict_async(&image, &mut count).await.unwrap(), expected);
+                assert!(tiles > 1);
+                let parameters = awaited.parameters_async().await.unwrap();
+                let stop = predictor().predict_async(&image, &mut |_, _| ControlFlow::Break(())).await;
+                assert!(matches!(stop, Err(Error::Interrupted)));
+                parameters
+            }))
+        });
+        while !working.is_finished() {
+            device.poll(wgpu::PollType::Poll).unwrap();
+            thread::yield_now();
+        }
+        assert_eq!(working.join().unwrap(), blocking.parameters().unwrap());
+    });
+}
+
+/// A device that is busy with long runs measures them while it is awaited, too.
+#[test]
+fn a_first_run_that_is_measured_is_awaited() {
+    let (adapter, device, queue) = host(wgpu::Limits::default());
+    let gpu = Gpu::from_device(&adapter, device, queue);
+    let (mut graph, x, y) = relu();
+    let y = graph.relu("again", y).unwrap();
+    graph.mark_output("again", y).unwrap();
+    let options = PlanOptions { longest_submit: Duration::from_nanos(1), ..PlanOptions::default() };
+    let plan = Plan::new(&gpu, &graph, options).unwrap();
+    plan.write(x, &sixteen(|i| 1.0 - i as f32)).unwrap();
+    let read = gpu.block_on(async {
+        plan.run_async().await?;
+        plan.run_async().await?;
+        plan.read_async(y).await
+    });
+    assert_eq!(read.unwrap(), sixteen(|i| if i == 0 { 1.0 } else { 0.0 }));
 }
 
 /// What happens to a device is an error of the call that meets it, and nothing panics.

@@ -4,6 +4,7 @@
 use tilewise::gpu::device::DRIVER_ADVICE;
 use tilewise::gpu::{DeviceChoice, Gpu, Limits};
 use tilewise::ops::REGISTRY;
+use tilewise::progress::unwatched;
 use tilewise::selftest::{self, KernelReport};
 
 /// The best adapter, as far as these limits go.
@@ -15,7 +16,7 @@ fn gpu(limits: Limits) -> Gpu {
 
 /// What the kernels that a device is offered did, all of which must hold.
 fn reports(gpu: &Gpu) -> Vec<KernelReport> {
-    let reports = selftest::run(gpu, 1, &mut |_, _| {}).unwrap_or_else(|error| panic!("{error}"));
+    let reports = selftest::run(gpu, 1, &mut unwatched).unwrap_or_else(|error| panic!("{error}"));
     let failures: Vec<String> = reports.iter().flat_map(|report| report.failures.clone()).collect();
     assert!(failures.is_empty(), "on {}:\n{}", gpu.adapter(), failures.join("\n"));
     assert!(reports.len() >= REGISTRY.len(), "every op has a kernel that ran");

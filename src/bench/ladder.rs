@@ -15,6 +15,7 @@ use crate::gpu::{Gpu, Plan, PlanOptions};
 use crate::graph::{Graph, NodeId};
 use crate::op::{AnyOp, Bound, Candidate, Case, DeviceProfile, Fill, Op};
 use crate::ops::Entry;
+use crate::progress::{Announce, unless_stopped};
 use crate::shape::TensorType;
 use serde::Serialize;
 use std::sync::Arc;
@@ -238,24 +239,24 @@ impl Ladder {
         rungs.enumerate().map(plan).collect()
     }
 
-    /// Measures the device's roof, then every rung: its result held against the reference, then timed by the device; `progress`
-    /// hears what comes next.
+    /// Measures the device's roof, then every rung: its result held against the reference, then timed by the device; `announce`
+    /// hears what comes next, and may break off.
     ///
     /// # Errors
     /// [`Error::Usage`] when nothing is to be repeated, [`Error::Device`] when a result does not hold, or the device has failed or
-    /// cannot time kernels.
+    /// cannot time kernels; [`Error::Interrupted`].
     pub fn climb(
         &'static self,
         gpu: &Gpu,
         case: &Case,
         settings: Settings,
-        progress: &mut dyn FnMut(&str),
+        announce: &mut Announce<'_>,
     ) -> Result<Climbed> {
         settings.check()?;
         let types = types(case).map_err(Error::Usage)?;
-        progress("the device's roof");
+        unless_stopped(announce("the device's roof"))?;
         let roof = Roof::measure(gpu, settings.repeats, settings.seed)?;
-        progress("the reference");
+        unless_stopped(announce("the reference"))?;
         let inputs: Vec<Tensor<f64>> = case.draw(settings.seed).iter().map(Tensor::cast).collect();
         let inputs: Vec<&Tensor<f64>> = inputs.iter().collect();
         let reference = case.op.reference_f64(&inputs).swap_remove(0);
@@ -263,7 +264,7 @@ impl Ladder {
         let in_use = in_use.first().map_or("", first_kernel);
         let mut steps = Vec::new();
         for (rung, plan) in self.plans(gpu, case, settings.seed)? {
-            progress(rung.name);
+            unless_stopped(announce(rung.name))?;
             plan.run()?;
             let output = plan.graph().outputs()[0].1;
             let result = plan.read(output)?;

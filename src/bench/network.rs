@@ -9,6 +9,7 @@ use crate::gpu::{Gpu, Plan};
 use crate::graph::{Graph, NodeId, NodeKind};
 use crate::models::{Network, Precision, Training, TrainingStep, UNet, Variant};
 use crate::op::Fill;
+use crate::progress::{Announce, unless_stopped};
 use crate::random::Random;
 use crate::selftest;
 use crate::shape::TensorType;
@@ -253,16 +254,16 @@ impl Measured {
         workload: &Workload,
         settings: Settings,
         roof: Option<&Roof>,
-        progress: &mut dyn FnMut(&str),
+        announce: &mut Announce<'_>,
     ) -> Result<Self> {
         let step = workload.training_step()?;
         let (parameters, inputs) = (step.graph.initial_parameters(settings.seed), inputs(&step, settings.seed));
-        progress(&format!("{workload}: first step"));
+        unless_stopped(announce(&format!("{workload}: first step")))?;
         let (ready_seconds, first_step_seconds) = first_step(device, &step.graph, &parameters, &inputs)?;
         let checked = match device.gpu() {
             Some(gpu) => {
                 let checked = workload.checked()?;
-                progress(&format!("{workload}: check against the reference"));
+                unless_stopped(announce(&format!("{workload}: check against the reference")))?;
                 Some(check(gpu, checked, settings.seed)?)
             }
             None => None,
@@ -273,7 +274,7 @@ impl Measured {
         let mut passes = Vec::new();
         // One after the other, so that memory is that of one.
         let mut time = |name: &str, graph: &Graph, parameters: &[f32], inputs: &BTreeMap<_, _>| {
-            progress(&format!("{workload}: {name}"));
+            unless_stopped(announce(&format!("{workload}: {name}")))?;
             let mut executor = Executor::new(device, graph, parameters)?;
             write(&mut executor, inputs)?;
             passes.push(pass(name, &mut executor, workload.batch, settings.repeats)?);
@@ -283,7 +284,7 @@ impl Measured {
         time("forward and backward", &gradients, &parameters, &inputs)?;
         let layers = match time("training step", &step.graph, &parameters, &inputs)? {
             Executor::Gpu(plan) if plan.gpu().adapter().timestamps => {
-                progress(&format!("{workload}: op by op"));
+                unless_stopped(announce(&format!("{workload}: op by op")))?;
                 layers(&plan, settings.repeats, roof)?
             }
             _ => Vec::new(),

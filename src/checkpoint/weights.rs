@@ -6,8 +6,9 @@ use super::layout::Layout;
 use super::metadata::Metadata;
 use super::names::Names;
 use super::published::Published;
-use super::save::held;
+use super::save::{Section, held, save};
 use super::{published, pytorch};
+use crate::data::dataset::Mapping;
 use crate::data::{Intensities, Zoom};
 use crate::error::{Error, Result};
 use crate::file;
@@ -165,6 +166,50 @@ impl Weights {
         let said = self.metadata.get(Metadata::INTENSITIES).map_err(|problem| self.error(problem))?;
         let own = self.metadata.entries().contains_key(Metadata::MODEL);
         Ok(said.unwrap_or(if own { Intensities::Standard } else { net.variant.intensities() }))
+    }
+
+    /// What the values of labels meant in the training that wrote the file, if it says so.
+    ///
+    /// # Errors
+    /// [`Error::Weights`] when the file says what is no mapping.
+    pub fn mapping(&self) -> Result<Option<Mapping>> {
+        self.metadata.get(Metadata::MAPPING).map_err(|problem| self.error(problem))
+    }
+
+    /// Writes the network's weights alone, with the names and layouts of `PyTorch` and what prediction needs to know of them, as a
+    /// safetensors file.
+    ///
+    /// # Errors
+    /// As [`Weights::network`], [`Weights::refuse_overwriting`] and [`save`].
+    pub fn export(&self, path: &Path) -> Result<()> {
+        self.refuse_overwriting(path)?;
+        let (net, parameters) = self.network()?;
+        let mut metadata = Metadata::new().with(Metadata::MODEL, &net);
+        metadata = metadata.with(Metadata::INTENSITIES, &self.intensities(&net)?).with(Metadata::ZOOM, &self.zoom()?);
+        if let Some(mapping) = self.mapping()? {
+            metadata = metadata.with(Metadata::MAPPING, &mapping);
+        }
+        if let Some(side) = self.tile(&net)? {
+            metadata = metadata.with(Metadata::TILE, &side);
+        }
+        let graph = net.inference(1, [net.smallest_side(); 2])?.graph;
+        save(path, &graph, &[Section { prefix: "", bank: &parameters }], &metadata)
+    }
+
+    /// Refuses to write over this file, or over a run's own: these hold more than is exported, such as what the run needs to go on.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] naming the file.
+    pub fn refuse_overwriting(&self, path: &Path) -> Result<()> {
+        let own = path.canonicalize().is_ok_and(|path| self.path().canonicalize().is_ok_and(|own| path == own));
+        let problem = if own {
+            "is what is exported"
+        } else if Self::load(path).is_ok_and(|old| old.metadata().entries().contains_key(Metadata::STEP)) {
+            "is a checkpoint of a run"
+        } else {
+            return Ok(());
+        };
+        Err(Error::Usage(format!("{} {problem}: write to another file", path.display())))
     }
 
     /// The side of the tiles that the network must be given since what it has learned holds for these alone: those of training, if it

@@ -1,7 +1,7 @@
 //! `tilewise augment`
 
 use super::labels::LabelArguments;
-use super::{Global, print, print_json};
+use super::{Global, READING, on, print, print_json};
 use clap::Args;
 use serde_json::json;
 use std::path::PathBuf;
@@ -44,7 +44,10 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
     };
     config.model = arguments.model.unwrap_or(config.model);
     config.seed = global.seed.unwrap_or(config.seed);
-    let dataset = Dataset::open(&arguments.data, &arguments.labels.options())?;
+    let bar = global.progress(READING);
+    let dataset = Dataset::open_with_progress(&arguments.data, &arguments.labels.options(), &mut on(&bar));
+    bar.finish_and_clear();
+    let dataset = dataset?;
     let count = arguments.samples.clamp(1, dataset.pairs().len());
     let indices: Vec<usize> = (0..count).map(|sample| sample * dataset.pairs().len() / count).collect();
     let device = global.open_device()?;

@@ -91,7 +91,7 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let device = open(global, arguments, &workloads)?;
-    let report = bench::run(&device, &workloads, settings, &mut |what| global.say(&format!("measuring {what}")))?;
+    let report = bench::run(&device, &workloads, settings, &mut |what| global.announce(what))?;
     if let Some(path) = &arguments.save {
         report.write(path)?;
     }

@@ -1,7 +1,7 @@
 //! `tilewise check-data`
 
 use super::labels::LabelArguments;
-use super::{Global, note, parse, print, print_json};
+use super::{Global, READING, note, on, parse, print, print_json};
 use clap::{Args, value_parser};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -9,7 +9,7 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use tilewise::Result;
-use tilewise::data::dataset::{FileReport, Inspection};
+use tilewise::data::dataset::{FileReport, Inspection, Options};
 use tilewise::data::sample::balance;
 use tilewise::data::{BorderMap, Code, Dataset, Finding, Prepared};
 use tilewise::picture::Picture;
@@ -71,11 +71,17 @@ impl Arguments {
 pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
     let config = arguments.config(global.seed)?;
     let options = arguments.labels.over(config.labels()?);
-    let data = Inspection::new(&arguments.data, &options)?;
+    let inspect = |folder: &Path, options: &Options| {
+        let bar = global.progress(READING);
+        let inspection = Inspection::with_progress(folder, options, &mut on(&bar));
+        bar.finish_and_clear();
+        inspection
+    };
+    let data = inspect(&arguments.data, &options)?;
     let options = data.survey().map_or(options.clone(), |survey| options.with_mapping(&survey.mapping));
     let mut sets = vec![(arguments.data.as_path(), data)];
     if let Some(folder) = &arguments.val {
-        let mut val = Inspection::new(folder, &options)?;
+        let mut val = inspect(folder, &options)?;
         val.compare(&sets[0].1);
         sets.push((folder, val));
     }

@@ -38,7 +38,7 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
     };
     let settings = Settings { repeats, seed: global.seed.unwrap_or(1) };
     let case = ladder.case(&gpu, size, channels)?;
-    let climbed = ladder.climb(&gpu, &case, settings, &mut |what| global.say(&format!("measuring {what}")))?;
+    let climbed = ladder.climb(&gpu, &case, settings, &mut |what| global.announce(what))?;
     if global.json {
         print_json(&climbed)?;
     } else {

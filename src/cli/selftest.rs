@@ -1,6 +1,6 @@
 //! `tilewise selftest`
 
-use super::{Global, print, print_json};
+use super::{Global, on, print, print_json};
 use serde_json::json;
 use std::fmt::Write;
 use std::process::ExitCode;
@@ -16,10 +16,7 @@ pub(crate) fn run(global: &Global) -> Result<ExitCode> {
     };
     let seed = global.seed.unwrap_or(1);
     let bar = global.progress("{bar:30} {pos}/{len} cases, {eta} left");
-    let mut reports = selftest::run(&gpu, seed, &mut |done, total| {
-        bar.set_length(total as u64);
-        bar.set_position(done as u64);
-    })?;
+    let mut reports = selftest::run(&gpu, seed, &mut on(&bar))?;
     bar.finish_and_clear();
     reports.push(selftest::training_step(&gpu, seed)?);
     let failed = reports.iter().filter(|report| !report.failures.is_empty()).count();

@@ -2,21 +2,21 @@
 
 use super::labels::LabelArguments;
 use super::weights::load;
-use super::{Global, go_on_unless, note, parse, print_json, stop_on_interrupt};
+use super::{Global, READING, go_on_unless, note, on, parse, print_json, stop_on_interrupt};
 use clap::Args;
 use indicatif::{HumanDuration, ProgressBar};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
-use tilewise::checkpoint::{Metadata, Weights};
+use tilewise::checkpoint::Weights;
 use tilewise::data::dataset::Options;
-use tilewise::data::{Augmentation, BorderMap, Dataset, Intensities, Sample, Sampling, Zoom};
+use tilewise::data::{Augmentation, BorderMap, Intensities, Sampling, Zoom};
 use tilewise::executor::Device;
 use tilewise::models::{Precision, Variant};
 use tilewise::report;
 use tilewise::train::{
-    BorderUse, Config, Event, Job, LossKind, Metric, OptimizerKind, Progress, Schedule, Scored, Status, Summary,
+    BorderUse, Config, Data, Event, Job, LossKind, Metric, OptimizerKind, Progress, Schedule, Scored, Status, Summary,
     Trainer, train,
 };
 use tilewise::{Error, Result};
@@ -258,7 +258,7 @@ fn set_some<T>(setting: &mut Option<T>, flag: Option<T>) {
 pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
     let init = arguments.init.as_deref().map(|path| load(path, arguments.names.as_deref())).transpose()?;
     let config = arguments.config(global.seed, init.as_ref())?;
-    let data = read(&config, &|line| global.say(line))?;
+    let data = read(global, &config)?;
     if arguments.resume && global.kernels.is_some() {
         let problem =
             "a run goes on with the kernels that it began with, for others have other roundings: leave --kernels out";
@@ -266,7 +266,7 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
     }
     let mut device = global.open_device()?;
     let stop = stop_on_interrupt();
-    let Data { training, validation, classes, metadata } = data;
+    let Data { training, validation, classes, metadata, .. } = data;
     if let (true, Some(sample)) = (arguments.tune, training.first()) {
         let model = config.model(sample.image.channels, classes);
         let graph = Trainer::graph_of(&config, &model, config.tile_for(&training), &device)?;
@@ -319,60 +319,20 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
 
 /// Reads the images again and writes the report of a run.
 pub(crate) fn write_report(global: &Global, run: &Path, device: &Device) -> Result<PathBuf> {
-    let config = Config::read(&run.join("config.toml"))?;
-    let data = read(&config, &|_| {})?;
     let bar = global.progress("report {bar:30} {pos}/{len} images, {eta} left");
-    let path = report::write(run, device, &data.training, &data.validation, &mut |done, total| {
-        bar.set_length(total as u64);
-        bar.set_position(done as u64);
-    });
+    let path = report::of_run(run, device, &mut on(&bar));
     bar.finish_and_clear();
     path
 }
 
-/// What is trained on.
-pub(crate) struct Data {
-    pub(crate) training: Vec<Sample>,
-    pub(crate) validation: Vec<Sample>,
-    classes: usize,
-    metadata: Metadata,
-}
-
-/// Surveys and reads the data, and says what it found.
-pub(crate) fn read(config: &Config, say: &dyn Fn(&str)) -> Result<Data> {
-    let folder = config.data.as_deref().ok_or_else(|| {
-        Error::Usage("give the folder of training images with --data DIR: images/ with masks/ or instances/".into())
-    })?;
-    let options = config.labels()?;
-    let dataset = Dataset::open(folder, &options)?;
-    say(&format!("{}\n{}\n", folder.display(), dataset.survey()));
-    let classes = dataset.class_count();
-    let mapping = &dataset.survey().mapping;
-    let all = |dataset: &Dataset| dataset.read(&(0..dataset.pairs().len()).collect::<Vec<_>>());
-    let (training, validation) = if let Some(folder) = &config.val {
-        let validation = Dataset::open(folder, &options.with_mapping(mapping))?;
-        say(&format!("validation: {}\n{}\n", folder.display(), validation.survey()));
-        if validation.class_count() != classes {
-            let problem = format!("{} classes here, {classes} in the training data", validation.class_count());
-            return Err(Error::data(folder, format!("{problem}; give both the same kind of labels")));
-        }
-        (all(&dataset)?, all(&validation)?)
-    } else if let Some(share) = config.hold_out {
-        let (training, held_out) = dataset.split(share, config.seed)?;
-        say(&format!("held out for validation: {} of {} images\n", held_out.len(), dataset.pairs().len()));
-        (dataset.read(&training)?, dataset.read(&held_out)?)
-    } else {
-        say(
-            "no validation images, so neither the best weights nor a prediction of one class only will be told: give --val DIR or --hold-out 0.1\n",
-        );
-        (all(&dataset)?, Vec::new())
-    };
-    let seen =
-        validation.iter().filter(|held_out| training.iter().any(|sample| sample.image == held_out.image)).count();
-    if seen > 0 {
-        say(&format!("note: {seen} validation image(s) are also trained on, so the scores will look too good\n"));
-    }
-    Ok(Data { training, validation, classes, metadata: Metadata::new().with(Metadata::MAPPING, mapping) })
+/// Reads what a configuration names, and says what it found.
+fn read(global: &Global, config: &Config) -> Result<Data> {
+    let bar = global.progress(READING);
+    let data = Data::read(config, &mut on(&bar));
+    bar.finish_and_clear();
+    let data = data?;
+    data.remarks.iter().for_each(|remark| global.say(remark));
+    Ok(data)
 }
 
 /// Progress, as a bar in a terminal and as a line now and then elsewhere.

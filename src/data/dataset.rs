@@ -14,8 +14,6 @@ mod warning;
 
 use std::path::{Path, PathBuf};
 
-use rayon::prelude::*;
-
 pub use files::Pair;
 pub use histogram::Histogram;
 pub use inspection::{FileReport, Inspection};
@@ -28,6 +26,7 @@ use super::label::LabelMap;
 use super::raster::{MAX_DECODING_BYTES, Unread};
 use super::sample::{Sample, Truth};
 use crate::error::{Error, Result};
+use crate::progress::{Progress, map_all, unwatched};
 use crate::random::Random;
 
 /// The stream of a seed that splits are drawn from.
@@ -95,7 +94,19 @@ impl Dataset {
     ///   values;
     /// * all pixels are of one class.
     pub fn open(folder: impl AsRef<Path>, options: &Options) -> Result<Self> {
-        Inspection::new(folder, options)?.into_dataset()
+        Self::open_with_progress(folder, options, &mut unwatched)
+    }
+
+    /// As [`Dataset::open`]; `progress` hears the number of files read and in total, and may break off.
+    ///
+    /// # Errors
+    /// [`Error::Interrupted`] when it did; as [`Dataset::open`].
+    pub fn open_with_progress(
+        folder: impl AsRef<Path>,
+        options: &Options,
+        progress: &mut Progress<'_>,
+    ) -> Result<Self> {
+        Inspection::with_progress(folder, options, progress)?.into_dataset()
     }
 
     /// The folder.
@@ -123,6 +134,14 @@ impl Dataset {
     /// # Errors
     /// As [`Dataset::open`] for single files, which may have changed since; [`Error::Usage`] for a wrong index.
     pub fn read(&self, indices: &[usize]) -> Result<Vec<Sample>> {
+        self.read_with_progress(indices, &mut unwatched)
+    }
+
+    /// As [`Dataset::read`]; `progress` hears the number of pairs read and in total, and may break off.
+    ///
+    /// # Errors
+    /// [`Error::Interrupted`] when it did; as [`Dataset::read`].
+    pub fn read_with_progress(&self, indices: &[usize], progress: &mut Progress<'_>) -> Result<Vec<Sample>> {
         let count = self.pairs.len();
         if let Some(index) = indices.iter().find(|&&index| index >= count) {
             return Err(Error::Usage(format!(
@@ -132,7 +151,8 @@ impl Dataset {
             )));
         }
         let budget = Budget::new(MAX_DECODING_BYTES);
-        in_order(indices, |&index| self.read_pair(&self.pairs[index], &budget))
+        // Of several errors the first in the order of indices, whichever came first.
+        map_all(indices, progress, |&index| self.read_pair(&self.pairs[index], &budget))?.into_iter().collect()
     }
 
     /// What is decoded counts until it has become a part of the sample, which stays in memory in any case.
@@ -175,12 +195,6 @@ impl Dataset {
         indices.sort_unstable();
         Ok((training, indices))
     }
-}
-
-/// Applies a fallible function in parallel; of several errors, the first in order is returned, whichever came first.
-fn in_order<T: Sync, R: Send>(items: &[T], function: impl Fn(&T) -> Result<R> + Sync + Send) -> Result<Vec<R>> {
-    let results: Vec<Result<R>> = items.par_iter().map(function).collect();
-    results.into_iter().collect()
 }
 
 #[cfg(test)]

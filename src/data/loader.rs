@@ -1,21 +1,25 @@
 //! Batches made ahead of the steps that take them.
 
 use crate::error::{Error, Result};
+use futures_channel::oneshot;
 use std::any::Any;
+use std::collections::VecDeque;
 use std::io;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{Builder, JoinHandle};
 
 /// Worker threads that make the batches of consecutive steps.
 ///
-/// Of `n` workers each makes every nth batch and waits when one that is not yet taken lies ready, so that at most `2n` batches exist.
+/// Of `n` workers each makes every nth batch and is never more than two ahead of what was taken, so that at most `2n` batches exist.
 /// Batches are taken from the workers in turn: their order is that of the steps, whatever the number of workers and whichever of
 /// them is faster. Dropping the loader ends the threads.
 #[derive(Debug)]
 pub struct Loader<T> {
     workers: Vec<Worker<T>>,
+    /// The batches that workers were asked for, in the order of steps.
+    ahead: VecDeque<oneshot::Receiver<Result<T>>>,
     /// The step whose batch is taken next.
     step: u32,
     /// Whose turn it is.
@@ -24,10 +28,14 @@ pub struct Loader<T> {
 
 #[derive(Debug)]
 struct Worker<T> {
-    batches: Receiver<Result<T>>,
+    /// Where its next batches go.
+    requests: Sender<oneshot::Sender<Result<T>>>,
     /// `None` once it has been found dead.
     thread: Option<JoinHandle<()>>,
 }
+
+/// How many batches a worker is asked for before the first is taken.
+const AHEAD: usize = 2;
 
 impl<T: Send + 'static> Loader<T> {
     /// Starts `workers` threads that `make` the batches of the steps from `first` on.
@@ -40,16 +48,20 @@ impl<T: Send + 'static> Loader<T> {
         make: impl Fn(u32) -> Result<T> + Send + Sync + 'static,
     ) -> Result<Self> {
         let make = Arc::new(make);
-        let mut loader = Self { workers: Vec::with_capacity(workers.get()), step: first, turn: 0 };
-        for index in 0..workers.get() {
-            let (sender, batches) = sync_channel(1);
+        let (count, ahead) = (workers.get(), VecDeque::with_capacity(AHEAD * workers.get()));
+        let mut loader = Self { workers: Vec::with_capacity(count), ahead, step: first, turn: 0 };
+        for index in 0..count {
+            let (requests, requested) = channel();
             let make = Arc::clone(&make);
-            let (first, stride) = (first.wrapping_add(index as u32), workers.get() as u32);
+            let (first, stride) = (first.wrapping_add(index as u32), count as u32);
             let thread = Builder::new()
                 .name(format!("batches {index}"))
-                .spawn(move || work(&sender, first, stride, &*make))
+                .spawn(move || work(&requested, first, stride, &*make))
                 .map_err(|error| Error::io("start", "a thread that makes batches", error))?;
-            loader.workers.push(Worker { batches, thread: Some(thread) });
+            loader.workers.push(Worker { requests, thread: Some(thread) });
+        }
+        for batch in 0..AHEAD * count {
+            loader.ahead.push_back(loader.workers[batch % count].request());
         }
         Ok(loader)
     }
@@ -59,16 +71,37 @@ impl<T: Send + 'static> Loader<T> {
     /// # Errors
     /// What `make` returned; [`Error::Io`] with the message of a panic in it.
     pub fn take(&mut self) -> Result<T> {
-        let step = self.step;
-        let worker = &mut self.workers[self.turn];
-        let batch = worker.batches.recv().unwrap_or_else(|_| Err(worker.failure(step)));
+        pollster::block_on(self.take_async())
+    }
+
+    /// As [`Loader::take`], without blocking.
+    ///
+    /// # Errors
+    /// As [`Loader::take`].
+    pub async fn take_async(&mut self) -> Result<T> {
+        let made = match self.ahead.front_mut() {
+            Some(batch) => batch.await.ok(),
+            None => None,
+        };
+        self.ahead.pop_front();
+        let (step, turn) = (self.step, self.turn);
         self.step = step.wrapping_add(1);
-        self.turn = (self.turn + 1) % self.workers.len();
-        batch
+        self.turn = (turn + 1) % self.workers.len();
+        let worker = &mut self.workers[turn];
+        self.ahead.push_back(worker.request());
+        made.unwrap_or_else(|| Err(worker.failure(step)))
     }
 }
 
 impl<T> Worker<T> {
+    /// Its next batch, once it is made; never, if the worker is dead.
+    fn request(&self) -> oneshot::Receiver<Result<T>> {
+        let (batch, made) = oneshot::channel();
+        // To a dead worker it does not get, and ends with this line.
+        let _ = self.requests.send(batch);
+        made
+    }
+
     /// Why there are no more batches.
     fn failure(&mut self, step: u32) -> Error {
         let panic = self.thread.take().and_then(|thread| thread.join().err());
@@ -79,7 +112,8 @@ impl<T> Worker<T> {
 
 impl<T> Drop for Loader<T> {
     fn drop(&mut self) {
-        // A worker ends when nobody can take its batches any more.
+        // A worker ends when nobody can ask for its batches any more, and makes none that nobody can take.
+        self.ahead.clear();
         let threads: Vec<_> = self.workers.drain(..).filter_map(|worker| worker.thread).collect();
         for thread in threads {
             // Whoever did not take the batch in which it panicked has no use for the message.
@@ -88,10 +122,14 @@ impl<T> Drop for Loader<T> {
     }
 }
 
-/// Makes every batch of one worker until nobody takes them.
-fn work<T>(batches: &SyncSender<Result<T>>, first: u32, stride: u32, make: &dyn Fn(u32) -> Result<T>) {
+/// Makes the batches of one worker as they are asked for.
+fn work<T>(requests: &Receiver<oneshot::Sender<Result<T>>>, first: u32, stride: u32, make: &dyn Fn(u32) -> Result<T>) {
     let mut step = first;
-    while batches.send(make(step)).is_ok() {
+    for batch in requests {
+        if !batch.is_canceled() {
+            // Whoever asked may be gone by now.
+            let _ = batch.send(make(step));
+        }
         step = step.wrapping_add(stride);
     }
 }

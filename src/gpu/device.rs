@@ -8,8 +8,12 @@ use serde::{Deserialize, Serialize};
 use std::cmp::Reverse;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
 use std::str::FromStr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::{self, Thread};
 use std::time::Duration;
 
 /// What `--device` says.
@@ -544,6 +548,26 @@ impl Gpu {
         self.wait()
     }
 
+    /// Drives a future to its end that waits for the device, by polling the device for it; on this thread, which blocks.
+    ///
+    /// # Errors
+    /// What the future ends with; [`Error::Device`] when the device fails before.
+    pub fn block_on<T>(&self, future: impl Future<Output = Result<T>>) -> Result<T> {
+        let mut future = pin!(future);
+        let woken = Arc::new(Woken { thread: thread::current(), flag: AtomicBool::new(false) });
+        let waker = Waker::from(Arc::clone(&woken));
+        loop {
+            if let Poll::Ready(result) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
+                return result;
+            }
+            // Runs the callbacks of all that was submitted. What is not woken by them waits for another thread.
+            self.wait()?;
+            while !woken.flag.swap(false, Ordering::Acquire) {
+                thread::park();
+            }
+        }
+    }
+
     /// Waits until everything submitted has run.
     pub(crate) fn wait(&self) -> Result<()> {
         // A lost device may never signal, so the wait is cut into slices and looks for a failure after each.
@@ -563,6 +587,19 @@ impl Gpu {
                 _ => return Ok(()),
             }
         }
+    }
+}
+
+/// Whether a future may go on, and the thread that drives it.
+struct Woken {
+    thread: Thread,
+    flag: AtomicBool,
+}
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.flag.store(true, Ordering::Release);
+        self.thread.unpark();
     }
 }
 

@@ -12,7 +12,7 @@ use std::fmt;
 pub(crate) const UNIFORM_ALIGNMENT: u64 = 256;
 
 /// Reading back goes through a buffer of at most this size, piece by piece.
-pub(super) const STAGING_BYTES: u64 = 16 << 20;
+const STAGING_BYTES: u64 = 16 << 20;
 
 /// Space behind every tensor and bank of a guarded plan, to notice reads and writes out of bounds.
 pub(crate) const GUARD_BYTES: u64 = 256;

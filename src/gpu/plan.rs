@@ -3,7 +3,7 @@
 use super::choices::Choices;
 use super::device::Gpu;
 use super::kernel::Pipeline;
-use super::memory::{Buffer, MemoryPlan, STAGING_BYTES, UNIFORM_ALIGNMENT};
+use super::memory::{Buffer, MemoryPlan, UNIFORM_ALIGNMENT};
 use super::pace::{LONGEST_SUBMIT, Pace, Piece, Work};
 use super::requirements::{half_of, of_buffers, of_kernels};
 use crate::array::{Array, Tensor};
@@ -17,6 +17,7 @@ use half::f16;
 use rayon::prelude::*;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -85,7 +86,8 @@ pub struct Plan {
     inputs: Vec<wgpu::Buffer>,
     banks: BTreeMap<Bank, wgpu::Buffer>,
     uniform: wgpu::Buffer,
-    staging: wgpu::Buffer,
+    /// What results are read through, while nothing is.
+    staging: Mutex<Option<wgpu::Buffer>>,
     pub(super) steps: Vec<Step>,
     pace: Pace,
     /// Held by whatever writes, runs or reads: between the submits of a run nothing of another thread may come.
@@ -138,7 +140,7 @@ impl Plan {
             .collect::<Result<BTreeMap<_, _>>>()?;
         let uniform_usage = wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST;
         let uniform = create("params", memory.uniform, uniform_usage)?;
-        let staging = gpu.scoped("staging buffer", || staging_buffer(gpu, memory.staging))?;
+        let staging = Mutex::new(Some(staging_buffer(gpu, memory.staging)?));
         let mut plan = Self {
             gpu: gpu.clone(),
             graph: graph.clone(),
@@ -343,9 +345,10 @@ impl Plan {
 
     /// The bytes of the buffers that were created; equal to [`MemoryPlan::total_bytes`].
     pub fn allocated_bytes(&self) -> u64 {
-        let settings = [&self.uniform, &self.staging];
-        let buffers = self.transient.iter().chain(&self.inputs).chain(self.banks.values()).chain(settings);
-        buffers.map(wgpu::Buffer::size).sum()
+        let staging =
+            self.staging.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map_or(0, wgpu::Buffer::size);
+        let buffers = self.transient.iter().chain(&self.inputs).chain(self.banks.values()).chain([&self.uniform]);
+        buffers.map(wgpu::Buffer::size).sum::<u64>() + staging
     }
 
     pub(super) fn turn(&self) -> MutexGuard<'_, ()> {
@@ -416,8 +419,7 @@ impl Plan {
     pub fn run(&self) -> Result<()> {
         let _turn = self.turn();
         if let Some(pieces) = self.pace.settled() {
-            pieces.iter().try_for_each(|piece| self.submit(piece))?;
-            return self.gpu.check();
+            return self.submit_all(pieces);
         }
         self.gpu.wait()?;
         let mut taken = Vec::new();
@@ -429,6 +431,36 @@ impl Plan {
         }
         self.pace.settle(&taken);
         Ok(())
+    }
+
+    /// As [`Plan::run`], without blocking: where that would wait to measure, this is ready once somebody has polled the device, as for
+    /// [`Plan::read_async`]. What another thread does with the plan meanwhile comes between the parts of the run.
+    ///
+    /// # Errors
+    /// As [`Plan::run`].
+    pub async fn run_async(&self) -> Result<()> {
+        if let Some(pieces) = self.pace.settled() {
+            let _turn = self.turn();
+            return self.submit_all(pieces);
+        }
+        self.wait_async().await?;
+        let mut taken = Vec::new();
+        for piece in self.pace.estimated() {
+            let start = Instant::now();
+            {
+                let _turn = self.turn();
+                self.submit(&piece)?;
+            }
+            self.wait_async().await?;
+            taken.push(start.elapsed());
+        }
+        self.pace.settle(&taken);
+        Ok(())
+    }
+
+    fn submit_all(&self, pieces: &[Piece]) -> Result<()> {
+        pieces.iter().try_for_each(|piece| self.submit(piece))?;
+        self.gpu.check()
     }
 
     fn submit(&self, piece: &Piece) -> Result<()> {
@@ -511,30 +543,14 @@ impl Plan {
         Ok(decoded(tensor_type, self.read_words(slice.buffer(), slice.offset(), slice.size())?))
     }
 
-    /// As [`Plan::read`], without blocking: through a buffer of its own, which is ready once somebody has polled the device
-    /// ([`wgpu::Device::poll`]), as hosts with a loop of their own do. An output of more than 16 MiB comes in pieces; a run that another
-    /// thread starts in between changes those to come.
+    /// As [`Plan::read`], without blocking: ready once somebody has polled the device ([`wgpu::Device::poll`]), as hosts with a loop of
+    /// their own do. An output of more than 16 MiB comes in pieces; a run that another thread starts in between changes those to come.
     ///
     /// # Errors
     /// As [`Plan::read`].
     pub async fn read_async(&self, node: NodeId) -> Result<Tensor<f32>> {
         let (tensor_type, slice) = self.output(node)?;
-        let staging =
-            self.gpu.scoped("staging buffer", || staging_buffer(&self.gpu, slice.size().min(STAGING_BYTES)))?;
-        let mut words = Vec::with_capacity(slice.size() as usize / 4);
-        for (start, piece) in pieces(slice.size(), staging.size()) {
-            let (mapped, ready) = oneshot::channel();
-            let told = |outcome| drop(mapped.send(outcome));
-            {
-                let _turn = self.turn();
-                self.fetch(slice.buffer(), slice.offset() + start, &staging, piece, told)?;
-            }
-            let failed =
-                |error: &dyn std::fmt::Display| Error::Device(format!("{}: reading back: {error}", self.gpu.adapter()));
-            ready.await.map_err(|error| failed(&error))?.map_err(|error| failed(&error))?;
-            self.take(&staging, piece, &mut words)?;
-        }
-        Ok(decoded(tensor_type, words))
+        Ok(decoded(tensor_type, self.words_async(slice.buffer(), slice.offset(), slice.size()).await?))
     }
 
     /// Reads a whole bank after the runs so far.
@@ -543,7 +559,16 @@ impl Plan {
     /// When the graph has no such bank, or the device has failed.
     pub fn read_bank(&self, bank: Bank) -> Result<Vec<f32>> {
         let buffer = self.bank_buffer(bank)?;
-        Ok(self.read_words(buffer, 0, self.memory.bank)?.into_iter().map(f32::from_bits).collect())
+        Ok(floats(self.read_words(buffer, 0, self.memory.bank)?))
+    }
+
+    /// As [`Plan::read_bank`], without blocking, as [`Plan::read_async`].
+    ///
+    /// # Errors
+    /// As [`Plan::read_bank`].
+    pub async fn read_bank_async(&self, bank: Bank) -> Result<Vec<f32>> {
+        let buffer = self.bank_buffer(bank)?;
+        Ok(floats(self.words_async(buffer, 0, self.memory.bank).await?))
     }
 
     /// For a guarded plan, the names of the tensors and banks whose guards a kernel has overwritten.
@@ -594,12 +619,43 @@ impl Plan {
         _: &MutexGuard<'_, ()>,
     ) -> Result<Vec<u32>> {
         let mut words = Vec::with_capacity(bytes as usize / 4);
-        for (start, piece) in pieces(bytes, self.staging.size()) {
-            self.fetch(buffer, offset + start, &self.staging, piece, |_| {})?;
+        let staging = self.staging()?;
+        for (start, piece) in pieces(bytes, staging.size()) {
+            self.fetch(buffer, offset + start, &staging, piece, |_| {})?;
             self.gpu.wait()?;
-            self.take(&self.staging, piece, &mut words)?;
+            self.take(&staging, piece, &mut words)?;
         }
+        self.give_back(staging);
         Ok(words)
+    }
+
+    /// As [`Plan::words`], with the turn anew for each piece.
+    async fn words_async(&self, buffer: &wgpu::Buffer, offset: u64, bytes: u64) -> Result<Vec<u32>> {
+        let failed = |error: &dyn Display| Error::Device(format!("{}: reading back: {error}", self.gpu.adapter()));
+        let mut words = Vec::with_capacity(bytes as usize / 4);
+        let staging = self.staging()?;
+        for (start, piece) in pieces(bytes, staging.size()) {
+            let (mapped, ready) = oneshot::channel();
+            let told = |outcome| drop(mapped.send(outcome));
+            {
+                let _turn = self.turn();
+                self.fetch(buffer, offset + start, &staging, piece, told)?;
+            }
+            ready.await.map_err(|error| failed(&error))?.map_err(|error| failed(&error))?;
+            self.take(&staging, piece, &mut words)?;
+        }
+        self.give_back(staging);
+        Ok(words)
+    }
+
+    /// The buffer to read through, or another one while somebody reads through that. What fails, or is not waited for, keeps it.
+    fn staging(&self) -> Result<wgpu::Buffer> {
+        let free = self.staging.lock().unwrap_or_else(PoisonError::into_inner).take();
+        free.map_or_else(|| staging_buffer(&self.gpu, self.memory.staging), Ok)
+    }
+
+    fn give_back(&self, staging: wgpu::Buffer) {
+        *self.staging.lock().unwrap_or_else(PoisonError::into_inner) = Some(staging);
     }
 
     /// Copies bytes into a staging buffer, and maps that.
@@ -637,13 +693,16 @@ fn record(steps: &[Step], encoder: &mut wgpu::CommandEncoder) {
 }
 
 /// A buffer to read results through.
-fn staging_buffer(gpu: &Gpu, size: u64) -> wgpu::Buffer {
-    gpu.device.create_buffer(&wgpu::BufferDescriptor {
-        label: Some("staging"),
-        size,
-        usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
-        mapped_at_creation: false,
+fn staging_buffer(gpu: &Gpu, size: u64) -> Result<wgpu::Buffer> {
+    let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
+    gpu.scoped("staging buffer", || {
+        let label = Some("staging");
+        gpu.device.create_buffer(&wgpu::BufferDescriptor { label, size, usage, mapped_at_creation: false })
     })
+}
+
+fn floats(words: Vec<u32>) -> Vec<f32> {
+    words.into_iter().map(f32::from_bits).collect()
 }
 
 /// Start and size of the pieces of so many bytes that fit a buffer of `size`.
@@ -668,7 +727,7 @@ fn encoded(dtype: DType, value: &Tensor<f32>) -> Cow<'_, [u8]> {
 /// A tensor of these words.
 fn decoded(TensorType { dtype, shape }: TensorType, words: Vec<u32>) -> Tensor<f32> {
     match dtype {
-        DType::F32 => Tensor::Float(Array { shape, data: words.into_iter().map(f32::from_bits).collect() }),
+        DType::F32 => Tensor::Float(Array { shape, data: floats(words) }),
         DType::F16 => {
             let halves = bytemuck::cast_slice::<u32, f16>(&words).iter();
             let data = halves.take(shape.elements()).map(|&half| half.to_f32()).collect();

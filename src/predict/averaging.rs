@@ -140,6 +140,11 @@ impl Sums {
         Self { size, classes, averaging, values: vec![0.0; pixels * classes], weights: vec![0.0; pixels] }
     }
 
+    /// What the means are of.
+    pub(super) fn of(&self) -> Quantity {
+        self.averaging.of
+    }
+
     /// Adds what counts of the output of a tile.
     pub(super) fn add(&mut self, orientation: Orientation, place: &Place, output: [usize; 2], values: &[f32]) {
         let [along_rows, along_columns] = output.map(|side| self.averaging.blend.weights(side));

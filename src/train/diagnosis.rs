@@ -3,7 +3,6 @@
 use super::trainer::Trainer;
 use super::validation::Validated;
 use crate::array::Tensor;
-use crate::executor::Device;
 use crate::graph::{NodeId, NodeKind};
 use crate::metrics::CONSTANT_SCORES;
 use serde::Serialize;
@@ -49,13 +48,13 @@ pub struct Units {
 
 impl Diagnosis {
     /// Looks for causes where all validation pixels were given one class, wrongly for some; otherwise `None`.
-    pub(super) fn new(trainer: &Trainer, device: &Device, validated: &Validated) -> Option<Self> {
+    pub(super) fn new(trainer: &Trainer, validated: &Validated) -> Option<Self> {
         let class = validated.variety.only_class()?;
         let pixels: Vec<u64> = validated.scores.classes.iter().map(|scores| scores.pixels).collect();
         let shares = shares(&pixels);
         let true_share = shares.get(class as usize).copied().filter(|&share| share < 1.0)?;
         // A finding, not a part of the training: a device without room for it does not end the run.
-        let units = Units::count(trainer, device).ok();
+        let units = Units::count(trainer).ok();
         let mut diagnosis = Self {
             step: trainer.steps_done(),
             class,
@@ -172,12 +171,12 @@ fn training_shares(trainer: &Trainer) -> Vec<f64> {
 
 impl Units {
     /// Counts the channels of all `ReLU` layers that are zero on the whole batch of the next step.
-    fn count(trainer: &Trainer, device: &Device) -> crate::Result<Self> {
+    fn count(trainer: &Trainer) -> crate::Result<Self> {
         let graph = trainer.graph();
         let is_relu = |id: &NodeId| matches!(&graph.node(*id).kind, NodeKind::Op { op, .. } if op.name() == "relu");
         let layers: Vec<NodeId> = (0..graph.nodes().len()).map(NodeId).filter(is_relu).collect();
         let mut units = Self::default();
-        trainer.visit(device, trainer.place(), &trainer.parameters()?, &layers, &mut |id, value| {
+        trainer.visit(trainer.place(), &trainer.parameters()?, &layers, &mut |id, value| {
             if let Tensor::Float(value) = value {
                 let channels = value.shape.channels();
                 let mut alive = vec![false; channels];

@@ -4,7 +4,6 @@ use super::trainer::{Place, Trainer};
 use crate::array::Tensor;
 use crate::checkpoint::Weights;
 use crate::error::Result;
-use crate::executor::Device;
 use crate::graph::{Bank, Graph, NodeId, NodeKind};
 use std::fmt;
 use std::ops::ControlFlow;
@@ -144,7 +143,6 @@ impl fmt::Display for Divergence {
 /// When the device fails, or has no memory for a second plan.
 pub(super) fn retrace(
     trainer: &mut Trainer,
-    device: &Device,
     checkpoint: &Weights,
     proceed: &mut dyn FnMut(u32) -> bool,
 ) -> Result<Option<Divergence>> {
@@ -160,7 +158,7 @@ pub(super) fn retrace(
         if trainer.problem(&record).is_none() && spoilt.is_none() {
             continue;
         }
-        let (origin, gradient) = examine(trainer, device, place, &before)?;
+        let (origin, gradient) = examine(trainer, place, &before)?;
         let origin = match (origin, spoilt) {
             (Some(origin), _) => origin,
             (None, Some((name, found))) => {
@@ -191,7 +189,7 @@ fn first_of_bank(graph: &Graph, bank: &[f32]) -> Option<(String, Found)> {
 
 /// Looks at every tensor that the step at `place` computes from these parameters before its update, in order: where the first
 /// number that is not finite came from, and the largest magnitude of the gradients up to there.
-fn examine(trainer: &Trainer, device: &Device, place: Place, parameters: &[f32]) -> Result<(Option<Origin>, f32)> {
+fn examine(trainer: &Trainer, place: Place, parameters: &[f32]) -> Result<(Option<Origin>, f32)> {
     let graph = trainer.graph().before_update();
     if let Some((name, found)) = first_of_bank(&graph, parameters) {
         return Ok((Some(Origin::Parameter { name, found }), 0.0));
@@ -205,7 +203,7 @@ fn examine(trainer: &Trainer, device: &Device, place: Place, parameters: &[f32])
     let nodes: Vec<NodeId> = (0..graph.nodes().len()).map(NodeId).filter(is_computed).collect();
     let mut largest = vec![0.0_f32; graph.nodes().len()];
     let mut first = None;
-    trainer.visit(device, place, parameters, &nodes, &mut |id, value| {
+    trainer.visit(place, parameters, &nodes, &mut |id, value| {
         let Tensor::Float(value) = value else { return ControlFlow::Continue(()) };
         if let Some(found) = Found::among(&value.data, value.shape.extents()) {
             first = Some((id, found));
@@ -255,6 +253,7 @@ fn origin(trainer: &Trainer, graph: &Graph, id: NodeId, found: Found, parameters
 mod tests {
     use super::*;
     use crate::data::Prepared;
+    use crate::executor::Device;
     use crate::ops::Reduction;
     use crate::train::Config;
 
@@ -276,7 +275,7 @@ mod tests {
     fn found(trainer: &Trainer, change: impl FnOnce(&Graph, &mut [f32])) -> (Option<Origin>, f32) {
         let mut parameters = trainer.parameters().unwrap();
         change(trainer.graph(), &mut parameters);
-        examine(trainer, &Device::Cpu, trainer.place(), &parameters).unwrap()
+        examine(trainer, trainer.place(), &parameters).unwrap()
     }
 
     fn offset(graph: &Graph, name: &str) -> usize {

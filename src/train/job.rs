@@ -403,7 +403,7 @@ impl Run<'_, '_> {
             parameters,
             &mut |done, total| {
                 self.stopped |= (self.observer)(&Event::Evaluating { done, total }).is_break();
-                !self.stopped
+                if self.stopped { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
             },
             &mut |name, prediction| {
                 shown.push(folder.write_progress(name, step, prediction)?);
@@ -419,7 +419,7 @@ impl Run<'_, '_> {
     /// Says so once when every pixel gets the same class and that will not pass, or has not since the evaluation before.
     fn diagnose(&mut self, validated: &Validated) {
         let lasts = self.diagnosis.is_some();
-        self.diagnosis = Diagnosis::new(&self.trainer, self.job.device, validated);
+        self.diagnosis = Diagnosis::new(&self.trainer, validated);
         match &self.diagnosis {
             Some(diagnosis) if !self.diagnosed && (lasts || diagnosis.is_certain) => {
                 self.diagnosed = true;
@@ -490,7 +490,7 @@ impl Run<'_, '_> {
         };
         let checkpoint = Weights::load(&self.folder.last);
         let found = checkpoint
-            .and_then(|checkpoint| retrace(&mut self.trainer, job.device, &checkpoint, &mut proceed))
+            .and_then(|checkpoint| retrace(&mut self.trainer, &checkpoint, &mut proceed))
             .map_err(|error| format!("which tensor was the first cannot be told: {error}"));
         let is_data = matches!(&found, Ok(Some(Divergence { origin: Origin::Input { .. }, .. })));
         let advice = if is_data {

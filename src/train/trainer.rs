@@ -309,8 +309,17 @@ impl Trainer {
     /// # Errors
     /// When the device fails, or a batch cannot be made.
     pub fn step(&mut self) -> Result<Record> {
+        self.executor.device().block_on(self.step_async())
+    }
+
+    /// As [`Trainer::step`], without blocking: ready once somebody has polled the device, as for
+    /// [`Plan::read_async`](crate::gpu::Plan::read_async). Dropped before that, the update may be made and not be counted.
+    ///
+    /// # Errors
+    /// As [`Trainer::step`].
+    pub async fn step_async(&mut self) -> Result<Record> {
         let begun = Instant::now();
-        let inputs = self.loader()?.take()?;
+        let inputs = self.loader()?.take_async().await?;
         self.waited = begun.elapsed();
         let Place { step, generator, .. } = self.place;
         let learning_rate = self.config.learning_rate_at(step);
@@ -319,11 +328,14 @@ impl Trainer {
         let shape = self.nodes.graph.shape(rates).clone();
         let data = self.training.optimizer.rates(learning_rate, step);
         self.executor.write(rates, Tensor::Float(Array { shape, data }))?;
-        self.executor.run()?;
-        let number = |node| Ok(self.executor.read(node)?.float().data.first().copied().unwrap_or(f32::NAN));
-        let (loss, grad_norm) = (number(loss)?, grad_norm.map(number).transpose()?);
+        self.executor.run_async().await?;
+        let loss = self.number(loss).await?;
+        let grad_norm = match grad_norm {
+            Some(norm) => Some(self.number(norm).await?),
+            None => None,
+        };
         self.scaling = match loss_scale {
-            Some(state) => Some(LossScaleState::of(&self.executor.read(state)?.float().data)),
+            Some(state) => Some(LossScaleState::of(&self.executor.read_async(state).await?.float().data)),
             None => None,
         };
         self.place = self.place.next();
@@ -332,6 +344,10 @@ impl Trainer {
             Scaling { loss_scale, overflows, skipped }
         });
         Ok(Record { step: self.place.step, loss, learning_rate, grad_norm, scaling, scored: None })
+    }
+
+    async fn number(&self, node: NodeId) -> Result<f32> {
+        Ok(self.executor.read_async(node).await?.float().data.first().copied().unwrap_or(f32::NAN))
     }
 
     /// What makes the batches from the next step on.
@@ -352,13 +368,12 @@ impl Trainer {
     /// When the device fails, or has no memory for a second plan.
     pub(super) fn visit(
         &self,
-        device: &Device,
         place: Place,
         parameters: &[f32],
         nodes: &[NodeId],
         visitor: &mut dyn FnMut(NodeId, &Tensor<f32>) -> ControlFlow<()>,
     ) -> Result<()> {
-        let before = self.nodes.graph.before_update();
+        let (before, device) = (self.nodes.graph.before_update(), self.executor.device());
         let mut rest = nodes;
         while !rest.is_empty() {
             let mut bytes = 0;
@@ -369,7 +384,7 @@ impl Trainer {
             let (kept, others) = rest.split_at(rest.iter().take_while(fits).count().max(1));
             let mut graph = before.clone();
             kept.iter().try_for_each(|&node| graph.mark_output("value", node))?;
-            let mut executor = Executor::new(device, &graph, parameters)?;
+            let mut executor = Executor::new(&device, &graph, parameters)?;
             let inputs = self.batches.make(place.batch)?;
             write_batch(&mut executor, &self.nodes, self.augmented.as_ref(), inputs, place.generator)?;
             executor.run()?;
@@ -389,6 +404,14 @@ impl Trainer {
     /// When the device fails.
     pub fn parameters(&self) -> Result<Vec<f32>> {
         self.executor.read_bank(Bank::Parameters)
+    }
+
+    /// As [`Trainer::parameters`], without blocking, as [`Trainer::step_async`].
+    ///
+    /// # Errors
+    /// As [`Trainer::parameters`].
+    pub async fn parameters_async(&self) -> Result<Vec<f32>> {
+        self.executor.read_bank_async(Bank::Parameters).await
     }
 
     /// The parameters as the network has them that predicts: without what of a training's own state lies behind them.

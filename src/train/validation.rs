@@ -8,6 +8,7 @@ use crate::executor::Device;
 use crate::metrics::{Confusion, InstanceScores, Scores, Variety};
 use crate::models::UNet;
 use crate::predict::{Prediction, Predictor, smallest_tile};
+use std::ops::ControlFlow;
 
 /// Images whose predictions are shown.
 const SHOWN: usize = 2;
@@ -65,15 +66,15 @@ impl Validator {
         self.samples.is_empty()
     }
 
-    /// The scores of these parameters over all images, or `None` when `proceed`, which is told how many images are done, says
-    /// no. The names and predictions of the first two images are `shown`.
+    /// The scores of these parameters over all images, or `None` when `progress`, which hears how many images are done, breaks
+    /// off. The names and predictions of the first two images are `shown`.
     ///
     /// # Errors
     /// When the device fails, as [`Predictor::score`], or when `shown` does.
     pub fn score(
         &mut self,
         parameters: Vec<f32>,
-        proceed: &mut dyn FnMut(usize, usize) -> bool,
+        progress: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
         shown: &mut dyn FnMut(&str, &Prediction) -> Result<()>,
     ) -> Result<Option<Validated>> {
         self.predictor.set_parameters(parameters)?;
@@ -82,7 +83,7 @@ impl Validator {
         let mut objects = Vec::new();
         let (mut loss, mut pixels) = (0.0, 0);
         for (done, sample) in self.samples.iter().enumerate() {
-            if !proceed(done, self.samples.len()) {
+            if progress(done, self.samples.len()).is_break() {
                 return Ok(None);
             }
             let (prediction, own) = self.predictor.score(sample)?;

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use rayon::prelude::*;
 use serde::Serialize;
 
 use super::files::{self, Pair};
@@ -16,6 +15,7 @@ use crate::data::budget::Budget;
 use crate::data::finding::{Code, Finding};
 use crate::data::raster::MAX_DECODING_BYTES;
 use crate::error::{Error, Result};
+use crate::progress::{Progress, map_all, unwatched};
 
 /// A data set and what is wrong with it.
 #[derive(Debug)]
@@ -65,6 +65,14 @@ impl Inspection {
     /// # Errors
     /// [`Error::Usage`] when options contradict each other or the data set.
     pub fn new(folder: impl AsRef<Path>, options: &Options) -> Result<Self> {
+        Self::with_progress(folder, options, &mut unwatched)
+    }
+
+    /// As [`Inspection::new`]; `progress` hears the number of files looked at and in total, and may break off.
+    ///
+    /// # Errors
+    /// [`Error::Interrupted`] when it did; as [`Inspection::new`].
+    pub fn with_progress(folder: impl AsRef<Path>, options: &Options, progress: &mut Progress<'_>) -> Result<Self> {
         let folder = folder.as_ref();
         let mut inspection = Self {
             folder: folder.to_owned(),
@@ -74,8 +82,8 @@ impl Inspection {
             errors: Vec::new(),
             warnings: Vec::new(),
         };
-        match inspection.look(options) {
-            Err(error @ Error::Usage(_)) => return Err(error),
+        match inspection.look(options, progress) {
+            Err(error @ (Error::Usage(_) | Error::Interrupted)) => return Err(error),
             Err(error) => inspection.errors.push(error),
             Ok(()) => {}
         }
@@ -83,12 +91,12 @@ impl Inspection {
     }
 
     /// Fills in everything that can be found out. An error that is returned makes all that follows senseless.
-    fn look(&mut self, options: &Options) -> Result<()> {
+    fn look(&mut self, options: &Options, progress: &mut Progress<'_>) -> Result<()> {
         let (kind, labels) = files::label_folder(&self.folder)?;
         refuse_contradictions(&self.folder, kind, options)?;
         let pairs = files::pairs(&self.folder, (kind, &labels), &options.mask_suffix, &mut self.errors)?;
         let budget = Budget::new(MAX_DECODING_BYTES);
-        let summaries: Vec<Result<Summary>> = pairs.par_iter().map(|pair| summarise(pair, kind, &budget)).collect();
+        let summaries = map_all(&pairs, progress, |pair| summarise(pair, kind, &budget))?;
         for (pair, summary) in pairs.into_iter().zip(summaries) {
             match summary {
                 Ok(summary) => {
