@@ -35,6 +35,7 @@ struct Params {
     coarse_width: u32,
     coarse_channels: u32,
     rows_per_part: u32,
+    first_part: u32, // where parts are stored from on
     first_workgroup: u32,
 }
 
@@ -134,7 +135,7 @@ fn main(
         }
         workgroupBarrier(); // The tiles are complete: they may be read.
     }
-    let first = (part * KERNEL_HEIGHT * KERNEL_WIDTH + q) * params.fine_channels * coarse_quads;
+    let first = ((params.first_part + part) * KERNEL_HEIGHT * KERNEL_WIDTH + q) * params.fine_channels * coarse_quads;
     for (var b = 0u; b < BLOCKS; b++) { // unroll
         for (var a = 0u; a < BLOCKS; a++) { // unroll
             let fine_quad = first_fine + b * LANES + row;

@@ -6,6 +6,7 @@ pub(super) mod launch;
 pub(super) mod loops;
 mod tiled;
 mod winograd;
+mod winograd_gradient;
 
 use self::fused::ThroughRelu;
 pub use self::fused::{Conv2dRelu, ThenReluGrad};
@@ -321,7 +322,8 @@ impl Op for Conv2dGradWeight {
         });
         let subgroup = geometry.weight_gradient_by_pairs(Side::Fine, device);
         let subgroup = subgroup.or_else(|| geometry.weight_gradient_of_few(device));
-        candidates(device, plain, subgroup, geometry.weight_gradient_by_tiles(Side::Fine))
+        let direct = candidates(device, plain, subgroup, geometry.weight_gradient_by_tiles(Side::Fine));
+        geometry.weight_gradient_with_winograd(direct, device)
     }
 
     fn flops(&self, inputs: &[TensorType], _: &TensorType) -> u64 {
@@ -332,6 +334,17 @@ impl Op for Conv2dGradWeight {
     fn bound(&self, inputs: &[&Tensor<f64>], _: &Tensor<f64>, _: usize) -> Bound {
         let grad_output = &inputs[1].float().shape;
         Bound::Terms(grad_output.elements() / grad_output.channels())
+    }
+
+    fn candidate_bound(
+        &self,
+        candidate: &Candidate,
+        inputs: &[&Tensor<f64>],
+        _: &Tensor<f64>,
+        _: usize,
+    ) -> Option<Bound> {
+        let winograd = Winograd::of(candidate)?;
+        Some(winograd.weight_gradient_bound(self.conv.padding, inputs[0].float(), inputs[1].float()))
     }
 }
 
@@ -433,6 +446,7 @@ pub(super) fn cases() -> Result<Vec<Case>, String> {
         ("winograd, one over, padding 1, batch 2", with([1, 1], [1, 1]), [2, 9, 5, 12], [3, 3, 12, 36], 1.0),
         ("winograd, padding 2 and 0", with([1, 1], [2, 0]), [1, 11, 13, 8], [3, 3, 8, 20], 1.0),
         ("winograd in strips, batch 2", unit, [2, 53, 47, 32], [3, 3, 32, 64], 1.0),
+        ("winograd, gradient in strips, batch 2", unit, [2, 37, 41, 32], [3, 3, 32, 132], 1.0),
         ("winograd of few tiles", unit, [1, 18, 18, 128], [3, 3, 128, 132], 1.0),
         ("few channels, gradient in two parts", with([2, 1], [1, 1]), [3, 35, 13, 3], [3, 3, 3, 18], 1.0),
         ("past 65,535 workgroups in the image", unit, [1, 1030, 1021, 1], [1, 1, 1, 1], 1.0),

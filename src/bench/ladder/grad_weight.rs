@@ -17,7 +17,7 @@ pub(super) static LADDER: Ladder = Ladder {
     inputs: |side, channels| inputs([1, side, side, channels], channels),
 };
 
-const RUNGS: [Rung; 5] = [
+const RUNGS: [Rung; 6] = [
     Rung {
         name: "naive",
         idea: "one invocation computes one element of the weight's gradient: a sum over all pixels",
@@ -44,9 +44,15 @@ const RUNGS: [Rung; 5] = [
     },
     Rung {
         name: "pairs",
-        idea: "in use on software drivers: loads of two channels, shared by shuffles, without workgroup memory and barriers",
+        idea: "for software drivers: loads of two channels, shared by shuffles, without workgroup memory and barriers; in use there for few channels or pixels",
         needs: "even channels, integers of 64 bits, and subgroups of a fixed size that is a multiple of 8",
         launch: Launch::InUse("conv2d/grad_weight_subgroup"),
+    },
+    Rung {
+        name: "winograd",
+        idea: "in use on software drivers: a quarter of the multiplications, between transforms of tiles of x and of the gradient, and of their sums",
+        needs: "channels that are multiples of 4, and integers of 64 bits",
+        launch: Launch::InUse("conv2d/winograd_input"),
     },
 ];
 

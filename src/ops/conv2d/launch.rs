@@ -123,7 +123,7 @@ impl Geometry {
             ("PIXELS", columns(self.window.kernel_size[1], self.window.stride[1])),
         ];
         let workgroups = parts * blocks * coarse.div_ceil(2 * lanes);
-        Some(gradient.in_parts(parts, kernel!("conv2d/grad_weight_subgroup"), &constants, workgroups))
+        Some(gradient.in_parts(parts, kernel!("conv2d/grad_weight_subgroup"), &constants, &[], workgroups))
     }
 }
 
@@ -243,12 +243,13 @@ impl<'a> WeightGradient<'a> {
         self.geometry.batch * self.coarse.extents[0]
     }
 
-    /// The sum in parts, by a kernel with `constants` of its own.
+    /// The sum in parts, by a kernel with constants and params of its own.
     pub(super) fn in_parts(
         &self,
         parts: usize,
         kernel: Kernel,
         constants: &[(&'static str, usize)],
+        own_params: &[(&'static str, usize)],
         workgroups: usize,
     ) -> Candidate {
         let Self { geometry, fine, coarse, .. } = *self;
@@ -267,7 +268,7 @@ impl<'a> WeightGradient<'a> {
             kernel,
             constants: geometry.constants(&[&[("TURNED", usize::from(self.turned))], constants].concat()),
             bindings: vec![Binding::Input(fine.input), Binding::Input(coarse.input), partial],
-            params: divisible(&params),
+            params: divisible(params.iter().chain(own_params)),
             workgroups: workgroup_grid(workgroups),
         })
     }

@@ -3,7 +3,7 @@
 use super::launch::{Correlation, Epilogue, Geometry, WeightGradient, parts};
 use super::loops::Side;
 use crate::kernel;
-use crate::op::{Binding, Candidate};
+use crate::op::{Binding, Candidate, Dispatch};
 
 /// How `conv2d/correlation_tiled` cuts a result into workgroups, and these into invocations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,6 +89,22 @@ impl Geometry {
 
     /// The like for the gradient of the weight, for an op whose input is on this side of the window.
     pub(in crate::ops) fn weight_gradient_by_tiles(&self, input_side: Side) -> Option<Candidate> {
+        // A quarter of the workgroups that smaller tiles have.
+        self.weight_gradient_in_parts(input_side, 0, |rows, pixels, groups| parts(rows, pixels, 4 * groups))
+    }
+
+    /// The gradient of the weight by each row of the images apart: parts, in the order of rows, from this one on.
+    pub(super) fn weight_gradient_by_rows(&self, first_part: usize) -> Option<Dispatch> {
+        self.weight_gradient_in_parts(Side::Fine, first_part, |rows, _, _| rows)?.dispatches.into_iter().next()
+    }
+
+    /// The gradient in as many parts as `parts` says for so many rows of pixels, and so many workgroups for each part.
+    fn weight_gradient_in_parts(
+        &self,
+        input_side: Side,
+        first_part: usize,
+        parts: impl Fn(usize, usize, usize) -> usize,
+    ) -> Option<Candidate> {
         let gradient = WeightGradient::new(self, input_side);
         let (fine, coarse) = (gradient.fine.channels, gradient.coarse.channels);
         let &(tile, channels, _) = WEIGHT_TILES.iter().find(|&&(_, _, least)| fine.min(coarse) >= least)?;
@@ -97,10 +113,10 @@ impl Geometry {
         }
         let taps = self.window.kernel_size[0] * self.window.kernel_size[1];
         let groups = taps * fine.div_ceil(tile) * coarse.div_ceil(tile);
-        // A quarter of the workgroups that smaller ones have.
-        let parts = parts(gradient.rows(), gradient.coarse.extents[1], 4 * groups);
+        let parts = parts(gradient.rows(), gradient.coarse.extents[1], groups);
         let constants = [("TILE", tile), ("DEPTH", WEIGHT_DEPTH), ("CHANNELS", channels)];
-        Some(gradient.in_parts(parts, kernel!("conv2d/grad_weight_tiled"), &constants, parts * groups))
+        let params = [("first_part", first_part)];
+        Some(gradient.in_parts(parts, kernel!("conv2d/grad_weight_tiled"), &constants, &params, parts * groups))
     }
 }
 

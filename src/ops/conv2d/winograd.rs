@@ -12,29 +12,29 @@ use std::f64::consts::{FRAC_1_SQRT_2, SQRT_2};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Winograd {
     /// m, 2 or 4.
-    output_tile: usize,
+    pub(super) output_tile: usize,
 }
 
 /// Elements of the weight along an axis.
-const ELEMENTS: usize = 3;
+pub(super) const ELEMENTS: usize = 3;
 
 /// Invocations in a workgroup of the transforms.
 const LANES: usize = 64;
 
 /// Channels that a lane of `conv2d/winograd_product_subgroup` owns.
-const CHANNELS: usize = 4;
+pub(super) const CHANNELS: usize = 4;
 
 /// Tiles that it owns: with four channels of each more sums than registers, but 12 loads for 512 multiply-adds.
 const TILES: usize = 32;
 
 /// Tiles for `conv2d/correlation_tiled`, whose own divide so many.
-const TILED: usize = 128;
+pub(super) const TILED: usize = 128;
 
 /// Bytes of transformed tiles and products in use at a time: what a cache holds of a CPU's core, and of a GPU.
-const STRIP_BYTES: [usize; 2] = [4 << 20, 32 << 20];
+pub(super) const STRIP_BYTES: [usize; 2] = [4 << 20, 32 << 20];
 
 /// No buffer of a candidate is larger: a kernel can bind so many bytes of one on every device.
-const LARGEST_BYTES: usize = 128 << 20;
+pub(super) const LARGEST_BYTES: usize = 128 << 20;
 
 /// What multiplies transformed tiles by transformed weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,18 +46,19 @@ enum Product {
 }
 
 impl Winograd {
-    const F2: Self = Self { output_tile: 2 };
-    const F4: Self = Self { output_tile: 4 };
+    pub(super) const F2: Self = Self { output_tile: 2 };
+    pub(super) const F4: Self = Self { output_tile: 4 };
 
     /// What a candidate computes by, if it does.
     pub(super) fn of(candidate: &Candidate) -> Option<Self> {
-        let output = candidate.dispatches.iter().find(|dispatch| dispatch.kernel.path == "conv2d/winograd_output")?;
+        let last = ["conv2d/winograd_output", "conv2d/winograd_grad_weight"];
+        let output = candidate.dispatches.iter().find(|dispatch| last.contains(&dispatch.kernel.path))?;
         let (_, side) = output.constants.iter().find(|(name, _)| *name == "OUTPUT_TILE")?;
         [Self::F2, Self::F4].into_iter().find(|winograd| *side == format!("{}u", winograd.output_tile))
     }
 
     /// Along an axis.
-    fn points(self) -> usize {
+    pub(super) fn points(self) -> usize {
         self.output_tile + ELEMENTS - 1
     }
 
@@ -74,7 +75,7 @@ impl Winograd {
     /// Bᵀ, G and Aᵀ by rows. Polynomials of degree m + 1 are taken at 0, ±1 and ∞ or, for m = 4, at 0, ±√½, ±√2 and ∞, which lose less in
     /// rounding than small integers; Barabasz et al., “Error analysis and improving the accuracy of Winograd convolution for deep neural
     /// networks”, 2020, analyse that. The kernels have these matrices factored.
-    fn matrices(self) -> [Vec<Vec<f64>>; 3] {
+    pub(super) fn matrices(self) -> [Vec<Vec<f64>>; 3] {
         let rows = |matrix: &[&[f64]]| matrix.iter().map(|row| row.to_vec()).collect();
         if self == Self::F2 {
             return [
@@ -234,13 +235,13 @@ fn winograd_padding(window: &Window, turned: bool) -> [usize; 2] {
     window.padding.map(|padding| if turned { ELEMENTS - 1 - padding } else { padding })
 }
 
-fn constant(&(name, value): &(&'static str, usize)) -> (&'static str, String) {
+pub(super) fn constant(&(name, value): &(&'static str, usize)) -> (&'static str, String) {
     (name, format!("{value}u"))
 }
 
 impl Winograd {
     /// A launch of so many invocations of a transform.
-    fn transform(
+    pub(super) fn transform(
         self,
         kernel: Kernel,
         constants: &[(&'static str, usize)],
@@ -309,12 +310,12 @@ impl Product {
 }
 
 /// Each element's square.
-fn squares(values: impl IntoIterator<Item = f64>) -> Vec<f64> {
+pub(super) fn squares(values: impl IntoIterator<Item = f64>) -> Vec<f64> {
     values.into_iter().map(|value| value * value).collect()
 }
 
 /// `matrix · square · matrixᵀ`.
-fn sandwich(matrix: &[Vec<f64>], square: &[f64]) -> Vec<f64> {
+pub(super) fn sandwich(matrix: &[Vec<f64>], square: &[f64]) -> Vec<f64> {
     let width = matrix[0].len();
     let product = |row: &[f64], column: &dyn Fn(usize) -> f64| (0..width).map(|k| row[k] * column(k)).sum::<f64>();
     let half: Vec<f64> =
