@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use tilewise::bench::Workload;
 use tilewise::data::Augmentation;
-use tilewise::gpu::Gpu;
+use tilewise::gpu::{Gpu, PlanOptions};
 use tilewise::graph::NodeKind;
 use tilewise::models::{Loss, Optimizer, Tiles, Training, UNet, Variant};
 use tilewise::op::{Case, Fill};
@@ -96,7 +96,8 @@ fn ops(criterion: &mut Criterion) {
         group.sample_size(10).warm_up_time(Duration::from_millis(200)).measurement_time(Duration::from_secs(1));
         for case in cases {
             selftest::check_case(&gpu, &case, 0, 1).unwrap_or_else(|error| panic!("{error}"));
-            let plan = selftest::plan_case(&gpu, &case, 1).unwrap_or_else(|error| panic!("{error}"));
+            let plan =
+                selftest::plan_case(&gpu, &case, 1, PlanOptions::default()).unwrap_or_else(|error| panic!("{error}"));
             group.bench_function(format!("{}/{}", case.name, gpu.adapter()), |bencher| {
                 bencher.iter(|| plan.run().and_then(|()| plan.wait()).unwrap_or_else(|error| panic!("{error}")));
             });

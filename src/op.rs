@@ -7,7 +7,7 @@ use crate::array::{Real, Tensor};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, NodeId};
 use crate::onnx::{Translation, Value};
-use crate::shape::{DType, TensorType};
+use crate::shape::{DType, MOST_ELEMENTS, TensorType};
 use half::f16;
 use std::any::Any;
 use std::convert::Infallible;
@@ -92,9 +92,11 @@ pub trait AnyOp: Op {
     fn as_any(&self) -> &dyn Any;
 
     /// [`Op::candidates`] for tensors as they are stored: where some are `f16`, those whose kernels can read and write that, so
-    /// specialised.
+    /// specialised, and whose scratch space kernels can index.
     fn offered(&self, inputs: &[TensorType], output: &TensorType, device: &DeviceProfile) -> Vec<Candidate> {
         let mut candidates = self.candidates(inputs, output, device);
+        // Scratch space is indexed as tensors are.
+        candidates.retain(|candidate| candidate.workspace.iter().all(|&elements| elements <= MOST_ELEMENTS));
         let half = |binding: &Binding| match *binding {
             Binding::Input(index) => inputs.get(index).is_some_and(|input| input.dtype == DType::F16),
             Binding::Output => output.dtype == DType::F16,
@@ -297,11 +299,14 @@ pub struct DeviceProfile {
     pub int64: bool,
     /// Whether kernels may read and write floats of 16 bits. A graph that stores some is refused where they may not, so ops need not ask.
     pub f16: bool,
+    /// The most bytes of a tensor that a kernel sees through one binding. A plan cuts larger ones into pieces, so ops need not ask.
+    pub largest_binding: u64,
 }
 
 impl DeviceProfile {
     /// The profile that every device satisfies.
-    pub const PORTABLE: Self = Self { software: false, subgroup_size: None, int64: false, f16: false };
+    pub const PORTABLE: Self =
+        Self { software: false, subgroup_size: None, int64: false, f16: false, largest_binding: 128 << 20 };
 }
 
 /// How far a result in `f32` may lie from the reference in `f64`.

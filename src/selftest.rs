@@ -77,8 +77,8 @@ pub fn check_case(gpu: &Gpu, case: &Case, candidate: usize, seed: u32) -> Result
 ///
 /// # Errors
 /// As [`Plan::new`].
-pub fn plan_case(gpu: &Gpu, case: &Case, seed: u32) -> Result<Plan> {
-    Trial::new(case, seed)?.plan(gpu, PlanOptions::default())
+pub fn plan_case(gpu: &Gpu, case: &Case, seed: u32, options: PlanOptions) -> Result<Plan> {
+    Trial::new(case, seed)?.plan(gpu, options)
 }
 
 /// A result against its reference; in words, what does not hold.

@@ -2,6 +2,10 @@
 
 use std::fmt;
 
+/// The most elements of a tensor: an index fits 32 bits, and so does that of every invocation of a grid that covers them, which may have
+/// one workgroup too many in each of a thousand rows ([`workgroup_grid`](crate::op::workgroup_grid)).
+pub(crate) const MOST_ELEMENTS: usize = (u32::MAX - (1 << 20)) as usize;
+
 /// The extents of a tensor, slowest first and channels last: `[N, H, W, C]` for images.
 ///
 /// The product of the extents is checked when a shape is made, so [`Shape::elements`] cannot overflow.
@@ -12,14 +16,15 @@ impl Shape {
     /// A shape of these extents.
     ///
     /// # Errors
-    /// When an extent is zero, or the number of elements does not fit the 32-bit indices that kernels use.
+    /// When an extent is zero, or the number of elements does not fit the 32-bit indices that kernels use, with room for those of
+    /// invocations past the last element.
     pub fn new(extents: impl Into<Vec<usize>>) -> Result<Self, String> {
         let extents = extents.into();
         let product = extents.iter().try_fold(1usize, |product, &extent| product.checked_mul(extent));
         match product {
             Some(0) => Err(format!("shape {extents:?} has an extent of zero")),
-            Some(elements) if u32::try_from(elements).is_ok() => Ok(Self(extents)),
-            _ => Err(format!("shape {extents:?} has more than 2^32 - 1 elements, which kernels cannot index")),
+            Some(elements) if elements <= MOST_ELEMENTS => Ok(Self(extents)),
+            _ => Err(format!("shape {extents:?} has more than {MOST_ELEMENTS} elements, which kernels cannot index")),
         }
     }
 

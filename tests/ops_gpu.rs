@@ -1,11 +1,19 @@
 //! Every candidate of every case of every op equals the reference on a device: derived bounds, guards, NaN-filled memory, the same
-//! bits twice. Without an adapter these tests fail and say how to get one.
+//! bits twice, and again with tensors in pieces. Without an adapter these tests fail and say how to get one.
 
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+use rayon::prelude::*;
+use std::collections::BTreeSet;
+use tilewise::array::{Array, Tensor};
 use tilewise::gpu::device::DRIVER_ADVICE;
-use tilewise::gpu::{DeviceChoice, Gpu, Limits};
-use tilewise::ops::REGISTRY;
+use tilewise::gpu::{DeviceChoice, Gpu, Limits, Plan, PlanOptions};
+use tilewise::graph::Graph;
+use tilewise::op::Case;
+use tilewise::ops::{Conv2d, REGISTRY};
 use tilewise::progress::unwatched;
 use tilewise::selftest::{self, KernelReport};
+use tilewise::shape::TensorType;
 
 /// The best adapter, as far as these limits go.
 fn gpu(limits: Limits) -> Gpu {
@@ -41,4 +49,140 @@ fn every_kernel_that_any_browser_can_run_equals_its_reference() {
     let reports = reports(&gpu);
     let others = reports.iter().filter(|report| report.kernel.contains("subgroup"));
     assert_eq!(others.count(), 0, "kernels that need more are not offered");
+}
+
+/// A case of which a candidate is checked with its largest tensor in pieces of so many bytes.
+struct InPieces {
+    case: Case,
+    candidate: usize,
+    kernels: BTreeSet<&'static str>,
+    largest: u64,
+    piece: u64,
+}
+
+/// Every case that the device can run, with the kernels of each candidate.
+fn kernels(gpu: &Gpu) -> Vec<(Case, usize, BTreeSet<&'static str>)> {
+    let cases = REGISTRY.iter().flat_map(|entry| (entry.cases)().unwrap());
+    let cases = cases.filter(|case| gpu.profile().f16 || !case.stores_half());
+    let candidates = |case: Case| {
+        let candidates = selftest::candidates(gpu, &case).unwrap().into_iter().enumerate();
+        let kernels = candidates.map(|(candidate, dispatches)| {
+            (case.clone(), candidate, dispatches.iter().map(|dispatch| dispatch.kernel.path).collect())
+        });
+        kernels.collect::<Vec<_>>()
+    };
+    cases.flat_map(candidates).collect()
+}
+
+/// Those of which a tensor can be in two or three pieces.
+fn in_pieces(gpu: &Gpu) -> Vec<InPieces> {
+    let mut found = Vec::new();
+    for (case, candidate, kernels) in kernels(gpu) {
+        let types: Vec<_> = case.inputs.iter().map(|(tensor_type, _)| tensor_type.clone()).collect();
+        let output = case.op.output(&types).unwrap();
+        let largest = types.iter().chain([&output]).map(TensorType::size_bytes).max().unwrap();
+        // Kernels are compiled for the places where pieces begin; cases share them where these are the same.
+        let piece = (largest / 3).next_power_of_two().max(256);
+        if largest > piece {
+            found.push(InPieces { case, candidate, kernels, largest, piece });
+        }
+    }
+    found
+}
+
+/// That it gives the bits that it gives otherwise, within guards behind every piece.
+fn check_in_pieces(gpu: &Gpu, InPieces { case, candidate, piece, .. }: &InPieces) {
+    let name = format!("{} ({}), candidate {candidate}", case.op.name(), case.name);
+    let run = |gpu: &Gpu, guarded| {
+        let options = PlanOptions { candidate: Some(*candidate), guarded, ..PlanOptions::default() };
+        let plan = selftest::plan_case(gpu, case, 1, options).unwrap_or_else(|error| panic!("{name}: {error}"));
+        plan.run().unwrap();
+        plan
+    };
+    let whole = run(gpu, false);
+    // Scratch space may be many times as large.
+    let piece = *piece.max(&(whole.memory().transient.iter().max().unwrap_or(&0) / 8).next_power_of_two());
+    let cut = run(&gpu.clone().with_largest_binding(piece + 256), true);
+    assert_eq!(bits(&cut), bits(&whole), "{name}");
+    assert_eq!(cut.broken_guards().unwrap(), Vec::<String>::new(), "{name}");
+}
+
+/// Each kernel by its smallest case: compiling kernels for pieces takes a software driver long.
+#[test]
+fn every_kernel_gives_the_same_bits_with_tensors_in_pieces() {
+    let gpu = gpu(Limits::Adapter);
+    let mut cases = in_pieces(&gpu);
+    cases.sort_by_key(|case| case.largest);
+    let mut seen = BTreeSet::new();
+    cases.retain(|case| {
+        let before = seen.len();
+        seen.extend(&case.kernels);
+        seen.len() > before
+    });
+    let all: BTreeSet<&str> = kernels(&gpu).into_iter().flat_map(|(.., kernels)| kernels).collect();
+    let others: Vec<&str> = all.difference(&seen).copied().collect();
+    assert_eq!(others, ["loss_scale/forward", "loss_scale/next"], "of a few numbers, and not in pieces");
+    cases.par_iter().for_each(|case| check_in_pieces(&gpu, case));
+}
+
+/// Takes minutes on a software driver.
+#[test]
+#[ignore = "long"]
+fn every_case_gives_the_same_bits_with_tensors_in_pieces() {
+    let gpu = gpu(Limits::Adapter);
+    in_pieces(&gpu).par_iter().for_each(|case| check_in_pieces(&gpu, case));
+}
+
+/// All that a plan leaves behind.
+fn bits(plan: &Plan) -> Vec<Vec<u32>> {
+    let graph = plan.graph();
+    let outputs = graph.outputs().iter().map(|&(_, node)| match plan.read(node).unwrap() {
+        Tensor::Float(array) => array.data.into_iter().map(f32::to_bits).collect(),
+        Tensor::Uint(array) => array.data,
+    });
+    let banks = graph.banks().into_iter();
+    let banks = banks.map(|bank| plan.read_bank(bank).unwrap().into_iter().map(f32::to_bits).collect());
+    outputs.chain(banks).collect()
+}
+
+/// For every pixel the nearest of sixteen numbers, as the largest of their scores `2 c x - c²`, which are a tensor of `64 h w` bytes.
+fn nearest_of_sixteen(gpu: &Gpu, [height, width]: [usize; 2]) {
+    let mut graph = Graph::new();
+    let mut input = |name: &str, extents: &[usize]| graph.input(name, TensorType::f32(extents).unwrap());
+    let (x, weight, bias) = (input("x", &[1, height, width, 1]), input("weight", &[1, 1, 1, 16]), input("bias", &[16]));
+    let scores = graph.conv2d("scores", x, weight, Some(bias), Conv2d::default()).unwrap();
+    let nearest = graph.argmax("nearest", scores).unwrap();
+    graph.mark_output("nearest", nearest).unwrap();
+    let plan = Plan::new(gpu, &graph, PlanOptions::default()).unwrap();
+    assert!(plan.memory().transient.iter().sum::<u64>() >= 64 * (height * width) as u64);
+    assert!(plan.memory().transient.iter().max() <= Some(&gpu.adapter().max_binding_bytes));
+    // Multiplied by an odd number that is nearly the golden ratio's share of 2³², places differ where their low bits agree.
+    let number = |pixel: usize| (pixel as u32).wrapping_mul(0x9e37_79b9) >> 28;
+    let write = |node, of: &dyn Fn(usize) -> f32| {
+        let shape = graph.shape(node).clone();
+        let data = (0..shape.elements()).map(of).collect();
+        plan.write(node, &Array { shape, data }.into()).unwrap();
+    };
+    write(x, &|pixel| number(pixel) as f32);
+    write(weight, &|c| 2.0 * c as f32);
+    write(bias, &|c| -((c * c) as f32));
+    plan.run().unwrap();
+    let found = plan.read(nearest).unwrap();
+    let wrong = found.uint().data.iter().enumerate().find(|&(pixel, &found)| found != number(pixel));
+    assert_eq!(wrong, None);
+}
+
+#[test]
+fn a_tensor_past_the_bindings_of_a_browser_is_computed_with() {
+    let side = 1520;
+    let gpu = gpu(Limits::WebGpu);
+    assert!(64 * (side * side) as u64 > gpu.adapter().max_binding_bytes);
+    nearest_of_sixteen(&gpu, [side; 2]);
+}
+
+/// Takes 6 GB of memory.
+#[test]
+#[ignore = "large"]
+fn indices_past_two_to_the_31st_byte_are_right() {
+    nearest_of_sixteen(&gpu(Limits::Adapter), [8192, 4100]);
 }

@@ -135,6 +135,57 @@ fn fused_ops_give_the_bits_of_ops_with_kernels_of_their_own() {
 }
 
 #[test]
+fn tensors_in_pieces_give_the_same_bits() {
+    let gpu = gpu();
+    for variant in [Variant::Unet, Variant::Milesial] {
+        let dropout = if variant == Variant::Unet { 0.5 } else { 0.0 };
+        let net = UNet { variant, base_channels: 8, depth: 1, dropout, ..NET };
+        let side = net.legal_above(net.shrink() + 8);
+        let step = net.build(1, [side; 2]).unwrap().training_step(&Training::default()).unwrap();
+        let memory =
+            |gpu: &Gpu| MemoryPlan::new(&step.graph.fused(), gpu.profile(), &Choices::default(), false).unwrap();
+        let whole = memory(&gpu);
+        let largest = whole.transient.iter().max().unwrap().min(&whole.bank) / 2 + 256;
+        let small = gpu.clone().with_largest_binding(largest);
+        let cut = memory(&small);
+        assert!(cut.transient.iter().max() <= Some(&largest) && cut.unshared == whole.unshared);
+        assert_eq!(
+            cut.total_bytes(),
+            Plan::new(&small, &step.graph, PlanOptions::default()).unwrap().allocated_bytes()
+        );
+        let expected = train(&gpu, &step, PlanOptions::default(), 3);
+        assert_eq!(train(&small, &step, PlanOptions::default(), 3), expected, "{variant}");
+    }
+}
+
+#[test]
+fn a_tensor_in_pieces_is_written_and_read_but_has_no_slice() {
+    let mut graph = Graph::new();
+    let x = graph.input("x", TensorType::f32([3000]).unwrap());
+    let y = graph.relu("y", x).unwrap();
+    let z = graph.constant("z", Shape::new([3000]).unwrap(), 2.0);
+    let sum = graph.add("sum", y, z).unwrap();
+    graph.mark_output("sum", sum).unwrap();
+    let plan = Plan::new(&gpu().with_largest_binding(5000), &graph, PlanOptions::default()).unwrap();
+    // 4864 is the largest multiple of 256 in 5000.
+    assert_eq!(plan.memory().inputs, [4864, 4864, 2272, 4864, 4864, 2272]);
+    let value = |of: &dyn Fn(f32) -> f32| {
+        Tensor::Float(Array {
+            shape: Shape::new([3000]).unwrap(),
+            data: (0..3000).map(|i| of(i as f32 - 1500.0)).collect(),
+        })
+    };
+    plan.write(x, &value(&|x| x)).unwrap();
+    plan.run().unwrap();
+    assert_eq!(plan.read(sum).unwrap(), value(&|x| x.max(0.0) + 2.0));
+    assert_eq!(plan.gpu().block_on(plan.read_async(sum)).unwrap(), value(&|x| x.max(0.0) + 2.0));
+    for node in [x, sum] {
+        let message = plan.slice(node).unwrap_err().to_string();
+        assert!(message.contains("3 pieces of up to 4864 bytes") && message.contains("Plan::write"), "{message}");
+    }
+}
+
+#[test]
 fn planned_bytes_are_known_without_a_device_and_equal_what_is_allocated() {
     let (gpu, step) = (gpu(), training_step());
     let planned = MemoryPlan::new(&step.graph.fused(), gpu.profile(), &Choices::default(), false).unwrap();
@@ -441,20 +492,21 @@ fn wrong_values_are_refused_by_name() {
 }
 
 #[test]
-fn a_tensor_past_the_devices_limits_is_named_with_what_is_needed_and_offered() {
-    let gpu = gpu();
-    let offered = gpu.adapter().max_binding_bytes.min(gpu.adapter().max_buffer_bytes);
-    let elements = offered / 4 + 1;
-    if let Ok(tensor_type) = TensorType::f32([elements as usize]) {
-        let mut graph = Graph::new();
-        let x = graph.input("huge", tensor_type);
-        let y = graph.relu("activated", x).unwrap();
-        graph.mark_output("y", y).unwrap();
-        let Err(error @ Error::Memory(_)) = Plan::new(&gpu, &graph, PlanOptions::default()) else {
-            panic!("a binding past the limit was accepted");
-        };
-        let message = error.to_string();
-        assert!(message.contains("huge") && message.contains(&offered.to_string()), "{message}");
+fn more_pieces_than_a_device_binds_are_refused_with_what_is_needed_and_offered() {
+    let gpu = gpu().with_largest_binding(1 << 10);
+    let offered = gpu.adapter().storage_buffers as usize;
+    let mut graph = Graph::new();
+    // Half of the pieces are those of the input.
+    let x = graph.input("huge", TensorType::f32([256 * (offered / 2 + 1)]).unwrap());
+    let y = graph.relu("activated", x).unwrap();
+    graph.mark_output("y", y).unwrap();
+    let Err(error @ Error::Memory(_)) = Plan::new(&gpu, &graph, PlanOptions::default()) else {
+        panic!("more storage buffers than there are were accepted");
+    };
+    let message = error.to_string();
+    let needed = format!("needs {} storage buffers per kernel", 2 * (offered / 2 + 1));
+    for part in ["activated", "pieces of up to 1024 bytes", &needed, &format!("offers {offered}"), "smaller tile"] {
+        assert!(message.contains(part), "{part}: {message}");
     }
 }
 

@@ -50,6 +50,15 @@ fn predict(device: &Device, tile: Option<[usize; 2]>, image: &Image) -> Vec<f32>
     prediction.logits
 }
 
+#[test]
+fn tensors_in_pieces_give_the_same_prediction() {
+    let gpu = Gpu::any().unwrap();
+    let (image, tile) = (image(61, 38), Some([smallest_tile(&NET) + 8; 2]));
+    let bits =
+        |gpu: &Gpu| predict(&Device::Gpu(gpu.clone()), tile, &image).into_iter().map(f32::to_bits).collect::<Vec<_>>();
+    assert_eq!(bits(&gpu.clone().with_largest_binding(32 << 10)), bits(&gpu));
+}
+
 /// Scores that are stretched over their tile are learned for one tile; others are not.
 #[test]
 fn a_network_that_stretches_its_scores_gets_the_tiles_of_training() {

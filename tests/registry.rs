@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 use tilewise::bench::{DEVICE, LADDERS};
-use tilewise::gpu::source::compose;
+use tilewise::gpu::source::{Pieces, compose, in_pieces};
 use tilewise::op::{Binding, Candidate, Case, DeviceProfile, Dispatch, Param};
 use tilewise::ops::{Entry, REGISTRY};
 use tilewise::shape::{DType, TensorType};
@@ -40,7 +40,8 @@ fn profiles() -> Vec<DeviceProfile> {
     let mut profiles = Vec::new();
     for software in [false, true] {
         for subgroup_size in [None, Some(8), Some(32), Some(64)] {
-            profiles.extend([false, true].map(|int64| DeviceProfile { software, subgroup_size, int64, f16: true }));
+            let profile = DeviceProfile { software, subgroup_size, f16: true, ..DeviceProfile::PORTABLE };
+            profiles.extend([false, true].map(|int64| DeviceProfile { int64, ..profile }));
         }
     }
     profiles
@@ -218,6 +219,28 @@ fn every_kernel_validates_as_it_stands_and_as_it_is_specialised() {
         validate(dispatch.kernel.path, dispatch.kernel.source);
         let name = format!("{} for {case}", dispatch.kernel.path);
         validate(&name, &compose(dispatch.kernel.path, dispatch.kernel.source, &dispatch.constants).unwrap());
+    }
+}
+
+/// As for tensors that are larger than a binding: nothing is done with storage but to index it.
+#[test]
+fn every_kernel_validates_with_what_it_binds_in_pieces() {
+    for (dispatch, case) in distinct() {
+        let path = dispatch.kernel.path;
+        let name = format!("{path} for {case}");
+        let wgsl = compose(path, dispatch.kernel.source, &dispatch.constants).unwrap();
+        let bindings = &dispatch.bindings;
+        let pieces = |binding: &Binding| bindings.iter().position(|other| other == binding).unwrap();
+        let pieces: Vec<Pieces> = (0..)
+            .zip(bindings.iter().map(pieces))
+            .map(|(binding, first)| if first < binding { Pieces::Of(first) } else { Pieces::From(vec![64, 128]) })
+            .collect();
+        let text = in_pieces(path, &wgsl, &pieces).unwrap_or_else(|error| panic!("{name}: {error}"));
+        let (module, _) = validate(&name, &text);
+        let bound = module.global_variables.iter().filter(|(_, variable)| variable.binding.is_some()).count();
+        let expected = pieces.iter().map(Pieces::count).sum::<usize>() + usize::from(!dispatch.params.is_empty());
+        assert_eq!(bound, expected, "{name}");
+        assert!(!text.contains("arrayLength") && !wgsl.contains("arrayLength"), "{name}");
     }
 }
 

@@ -1,7 +1,7 @@
 //! Choosing a device, and the handle to it.
 
 use super::choices::Choices;
-use super::requirements::Need;
+use super::requirements::{Limit, Need};
 use crate::error::{Error, Result};
 use crate::op::DeviceProfile;
 use serde::{Deserialize, Serialize};
@@ -264,8 +264,8 @@ pub(super) const USED: wgpu::Features =
 /// What a device needs for tensors that are stored as `f16`.
 pub(super) const HALF: wgpu::Features = wgpu::Features::SHADER_F16;
 
-/// What ops may know of a device with these features.
-pub(super) fn profile_of(info: &wgpu::AdapterInfo, features: wgpu::Features) -> DeviceProfile {
+/// What ops may know of a device with these features and limits.
+pub(super) fn profile_of(info: &wgpu::AdapterInfo, features: wgpu::Features, limits: &wgpu::Limits) -> DeviceProfile {
     let one_size = info.subgroup_min_size == info.subgroup_max_size;
     let subgroups = features.contains(wgpu::Features::SUBGROUP) && one_size;
     DeviceProfile {
@@ -273,6 +273,7 @@ pub(super) fn profile_of(info: &wgpu::AdapterInfo, features: wgpu::Features) -> 
         subgroup_size: subgroups.then_some(info.subgroup_min_size),
         int64: features.contains(wgpu::Features::SHADER_INT64),
         f16: features.contains(HALF),
+        largest_binding: limits.max_storage_buffer_binding_size.min(limits.max_buffer_size),
     }
 }
 
@@ -413,7 +414,7 @@ impl Gpu {
         borrowed: bool,
     ) -> Self {
         Self {
-            profile: profile_of(&adapter.get_info(), device.features()),
+            profile: profile_of(&adapter.get_info(), device.features(), &device.limits()),
             adapter: adapter.clone(),
             borrowed,
             pipelines: Arc::default(),
@@ -431,7 +432,16 @@ impl Gpu {
     /// [`Error::Device`] when it cannot be opened.
     pub fn reopen(&self) -> Result<Self> {
         let opened = pollster::block_on(Self::open(&self.adapter, self.summary.limits))?;
+        let opened = opened.with_largest_binding(self.profile.largest_binding);
         Ok(Self { choices: Arc::clone(&self.choices), ..opened })
+    }
+
+    /// This device, with tensors in plans to come in pieces of at most so many bytes, in whole multiples of 256, where it admits larger
+    /// ones: results are the same to the bit. To be tried out by devices that have no need of it.
+    #[must_use]
+    pub fn with_largest_binding(self, bytes: u64) -> Self {
+        let largest_binding = self.profile.largest_binding.min(bytes);
+        Self { profile: DeviceProfile { largest_binding, ..self.profile }, ..self }
     }
 
     /// This device, with these kernels in plans to come. They were measured at some limits; a host's device of lower ones may lack what they
@@ -448,7 +458,8 @@ impl Gpu {
 
     /// This device, as if it had only what every device has.
     pub(crate) fn portable(&self) -> Self {
-        Self { profile: DeviceProfile::PORTABLE, choices: Arc::default(), ..self.clone() }
+        let profile = DeviceProfile { largest_binding: self.profile.largest_binding, ..DeviceProfile::PORTABLE };
+        Self { profile, choices: Arc::default(), ..self.clone() }
     }
 
     /// The device, to be used beside the plans on it.
@@ -472,13 +483,20 @@ impl Gpu {
             .into_iter()
             .map(|Need { limit, amount, of }| {
                 let (unit, offered, name) = (limit.unit(), limit.of(&limits), &self.summary.name);
-                let advice = if limit.of(&most) < *amount {
-                    otherwise.to_owned()
-                } else {
+                let request = |limit: Limit, amount: u64| {
                     let field = limit.field();
                     format!(
                         "the adapter has enough: request the device with {field}: {amount} (gpu::Requirements tells)"
                     )
+                };
+                let binding = Limit::Binding.of(&most);
+                let advice = if *amount <= limit.of(&most) {
+                    request(*limit, *amount)
+                } else if *limit == Limit::StorageBuffers && Limit::Binding.of(&limits) < binding {
+                    // In fewer pieces there are fewer of them.
+                    request(Limit::Binding, binding)
+                } else {
+                    otherwise.to_owned()
                 };
                 format!("{of} needs {amount} {unit}, {name} offers {offered}; {advice}")
             })

@@ -2,10 +2,11 @@
 
 use super::device::Gpu;
 use super::requirements::of_kernel;
-use super::source::compose;
+use super::source::{Pieces, compose, in_pieces};
 use crate::error::{Error, Result};
 use crate::op::{Binding, Dispatch, Kernel, Param};
 use std::collections::HashMap;
+use std::iter::repeat_n;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -14,6 +15,8 @@ use std::time::Instant;
 pub struct Interface {
     /// For each storage binding in order, whether the kernel may write it.
     pub writable: Vec<bool>,
+    /// For each storage binding in order, the bytes from one element to the next; 0 if it is no array.
+    pub strides: Vec<u64>,
     /// The fields of the uniform `Params`, the last binding, if there is one.
     pub params: Vec<(String, naga::Scalar)>,
     /// Invocations in a workgroup.
@@ -46,15 +49,21 @@ impl Interface {
             .map(|(_, variable)| u64::from(module.types[variable.ty].inner.size(module.to_ctx())).next_multiple_of(16))
             .sum();
         let workgroup_size = entry.workgroup_size;
-        let mut interface = Self { writable: Vec::new(), params: Vec::new(), workgroup_size, workgroup_bytes };
+        let (writable, strides, params) = (Vec::new(), Vec::new(), Vec::new());
+        let mut interface = Self { writable, strides, params, workgroup_size, workgroup_bytes };
         let last = bindings.len().saturating_sub(1);
         for (position, &(group, binding, variable)) in bindings.iter().enumerate() {
             if group != 0 || binding as usize != position {
                 return Err(fail(format!("binding {position} is declared as @group({group}) @binding({binding})")));
             }
             match (variable.space, &module.types[variable.ty].inner) {
-                (naga::AddressSpace::Storage { access }, _) => {
+                (naga::AddressSpace::Storage { access }, inner) => {
                     interface.writable.push(access.contains(naga::StorageAccess::STORE));
+                    let naga::TypeInner::Array { stride, .. } = *inner else {
+                        interface.strides.push(0);
+                        continue;
+                    };
+                    interface.strides.push(stride.into());
                 }
                 (naga::AddressSpace::Uniform, naga::TypeInner::Struct { members, .. }) if position == last => {
                     for member in members {
@@ -69,6 +78,15 @@ impl Interface {
             }
         }
         Ok(interface)
+    }
+
+    /// Pieces from some elements on, given those from some bytes on.
+    fn in_elements(&self, bindings: &[Pieces]) -> Vec<Pieces> {
+        let elements = |(pieces, &stride): (&Pieces, &u64)| match pieces {
+            Pieces::From(places) => Pieces::From(places.iter().map(|place| place / stride.max(1)).collect()),
+            Pieces::Of(earlier) => Pieces::Of(*earlier),
+        };
+        bindings.iter().zip(&self.strides).map(elements).collect()
     }
 
     /// Holds a dispatch of an op that overwrites the inputs `writes` against the kernel's text.
@@ -115,15 +133,15 @@ pub(crate) struct Pipeline {
 }
 
 /// What a compiled kernel is made of. Its text follows from it, and takes longer to compose than to look this up.
-type Recipe = (Kernel, Vec<(&'static str, String)>);
+type Recipe = (Kernel, Vec<(&'static str, String)>, Vec<Pieces>);
 
 /// Compiled kernels, shared by everything on one device.
 pub(crate) type PipelineCache = Arc<Mutex<HashMap<Recipe, Arc<Pipeline>>>>;
 
 impl Gpu {
-    /// The pipeline of a dispatch, compiled at first use.
-    pub(crate) fn pipeline(&self, dispatch: &Dispatch) -> Result<Arc<Pipeline>> {
-        let recipe = (dispatch.kernel, dispatch.constants.clone());
+    /// The pipeline of a dispatch, what it binds being in pieces from these bytes on, compiled at first use.
+    pub(crate) fn pipeline(&self, dispatch: &Dispatch, bindings: &[Pieces]) -> Result<Arc<Pipeline>> {
+        let recipe = (dispatch.kernel, dispatch.constants.clone(), bindings.to_vec());
         if let Some(pipeline) = self.pipelines.lock().unwrap_or_else(PoisonError::into_inner).get(&recipe) {
             return Ok(Arc::clone(pipeline));
         }
@@ -131,19 +149,22 @@ impl Gpu {
         let start = Instant::now();
         tracing::debug!("compiling {path} {:?}", dispatch.constants);
         let wgsl = compose(path, dispatch.kernel.source, &dispatch.constants)?;
-        let pipeline = Arc::new(self.compile(path, &wgsl)?);
+        let pipeline = Arc::new(self.compile(path, &wgsl, bindings)?);
         tracing::debug!("compiled {path} in {:.1?}", start.elapsed());
         self.pipelines.lock().unwrap_or_else(PoisonError::into_inner).insert(recipe, Arc::clone(&pipeline));
         Ok(pipeline)
     }
 
-    fn compile(&self, path: &str, wgsl: &str) -> Result<Pipeline> {
+    fn compile(&self, path: &str, wgsl: &str, bindings: &[Pieces]) -> Result<Pipeline> {
         let interface = Interface::of(path, wgsl)?;
         if let Some(lacking) = self.lacks(&of_kernel(path, &interface), "try another `--device`") {
             return Err(Error::Device(lacking));
         }
-        let storage =
-            interface.writable.iter().map(|&writable| wgpu::BufferBindingType::Storage { read_only: !writable });
+        let wgsl = in_pieces(path, wgsl, &interface.in_elements(bindings))?;
+        let storage = interface.writable.iter().enumerate().flat_map(|(binding, &writable)| {
+            let pieces = bindings.get(binding).map_or(1, Pieces::count);
+            repeat_n(wgpu::BufferBindingType::Storage { read_only: !writable }, pieces)
+        });
         let uniform = (!interface.params.is_empty()).then_some(wgpu::BufferBindingType::Uniform);
         let entries: Vec<_> = (0..)
             .zip(storage.chain(uniform))

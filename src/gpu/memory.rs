@@ -1,9 +1,10 @@
 //! Which buffer each tensor lives in: decided from the graph alone, before any device is touched.
 
 use super::choices::Choices;
+use super::source::Pieces;
 use crate::error::{Error, Result};
 use crate::graph::{Bank, Graph, NodeKind, Placement};
-use crate::op::{Candidate, DeviceProfile};
+use crate::op::{Binding, Candidate, DeviceProfile, Dispatch};
 use crate::shape::TensorType;
 use serde::Serialize;
 use std::fmt;
@@ -14,17 +15,20 @@ pub(crate) const UNIFORM_ALIGNMENT: u64 = 256;
 /// Reading back goes through a buffer of at most this size, piece by piece.
 const STAGING_BYTES: u64 = 16 << 20;
 
-/// Space behind every tensor and bank of a guarded plan, to notice reads and writes out of bounds.
+/// Space behind every tensor and bank of a guarded plan, and every piece of one, to notice reads and writes out of bounds.
 pub(crate) const GUARD_BYTES: u64 = 256;
+
+/// Pieces of tensors start at multiples of this many bytes: storage can be bound there on every device, and no element lies across two.
+const PIECE_ALIGNMENT: u64 = 256;
 
 /// Every buffer that a plan will create, in bytes.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct MemoryPlan {
     /// Buffers that nodes and scratch space share, each by tensors that live at different times.
     pub transient: Vec<u64>,
-    /// One buffer for each input and constant.
+    /// A buffer for each input and constant, or for each piece of one.
     pub inputs: Vec<u64>,
-    /// One buffer for each bank, all with room for this much.
+    /// The bytes of each bank: in one buffer, or in pieces.
     pub bank: u64,
     /// The number of banks: parameters, gradients, optimiser state.
     pub banks: u64,
@@ -37,12 +41,15 @@ pub struct MemoryPlan {
     /// Space behind each tensor and bank of a guarded plan; 0 otherwise.
     #[serde(skip)]
     pub(crate) guard: u64,
-    /// The buffer of each node.
+    /// The bytes of the largest piece: what is larger is in several.
     #[serde(skip)]
-    pub(crate) nodes: Vec<Option<Buffer>>,
-    /// The transient buffers of each node's scratch space.
+    pub(crate) piece: u64,
+    /// Where each node is, piece by piece; nowhere if nothing needs it.
     #[serde(skip)]
-    pub(crate) workspaces: Vec<Vec<usize>>,
+    pub(crate) nodes: Vec<Vec<Span>>,
+    /// Where each node's scratch buffers are.
+    #[serde(skip)]
+    pub(crate) workspaces: Vec<Vec<Vec<Span>>>,
     /// The transient bytes that are alive while each node is computed.
     #[serde(skip)]
     pub(crate) live: Vec<u64>,
@@ -51,16 +58,25 @@ pub struct MemoryPlan {
     pub(crate) candidates: Vec<Option<Candidate>>,
 }
 
-/// Where a node's bytes are.
+/// One of a plan's buffers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Buffer {
     Transient(usize),
     Input(usize),
-    /// From this byte of the bank on.
-    Bank(Bank, u64),
+    /// A bank, and which of its pieces.
+    Bank(Bank, usize),
 }
 
-/// A tensor's claim on transient memory.
+/// A tensor's bytes, or those of a piece of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Span {
+    pub(crate) buffer: Buffer,
+    pub(crate) offset: u64,
+    /// Without a guard.
+    pub(crate) bytes: u64,
+}
+
+/// The claim on transient memory of a tensor, or of a piece of it.
 struct Claim {
     bytes: u64,
     first: usize,
@@ -73,7 +89,8 @@ impl MemoryPlan {
     /// Plans a graph for a device, with the chosen candidate of each op.
     ///
     /// Transient tensors are placed largest first into the first buffer whose other tensors are not alive at the same time,
-    /// so a buffer is as large as its first tensor. A tensor is alive from the node that computes it to its last use.
+    /// so a buffer is as large as its first tensor. A tensor is alive from the node that computes it to its last use. What is larger than
+    /// the device's largest binding is placed in pieces, of which all but the last are as large as that admits.
     ///
     /// # Errors
     /// When an op offers no candidate for the device.
@@ -81,9 +98,11 @@ impl MemoryPlan {
         let (needed, placements) = (graph.needed(), graph.placements());
         let count = graph.nodes().len();
         let guard = if guarded { GUARD_BYTES } else { 0 };
+        let room = device.largest_binding.saturating_sub(guard);
         let mut plan = Self {
             guard,
-            nodes: vec![None; count],
+            piece: (room - room % PIECE_ALIGNMENT).max(PIECE_ALIGNMENT),
+            nodes: vec![Vec::new(); count],
             workspaces: vec![Vec::new(); count],
             candidates: vec![None; count],
             bank: 4 * graph.bank_elements() as u64,
@@ -103,37 +122,40 @@ impl MemoryPlan {
                     return Err(Error::Graph { op: op.name().into(), node: node.name.clone(), problem });
                 };
                 let candidate = candidates.swap_remove(choice);
-                plan.workspaces[index] = vec![0; candidate.workspace.len()];
+                plan.workspaces[index] = vec![Vec::new(); candidate.workspace.len()];
                 plan.candidates[index] = Some(candidate);
             }
         }
         for (_, node) in graph.outputs() {
             last_use[node.index()] = count;
         }
-        let mut claims = Vec::new();
+        let (mut claims, largest) = (Vec::new(), plan.piece);
         for (index, node) in graph.nodes().iter().enumerate().filter(|&(index, _)| needed[index]) {
-            let bytes = node.tensor_type.size_bytes() + guard;
+            let bytes = node.tensor_type.size_bytes();
+            let mut claim = |bytes: u64, last: usize, scratch: Option<usize>| {
+                let pieces = pieces(0, bytes, largest);
+                claims.extend(pieces.map(|(_, _, bytes)| Claim { bytes, first: index, last, owner: (index, scratch) }));
+            };
             match placements[index] {
-                Placement::Transient => {
-                    claims.push(Claim { bytes, first: index, last: last_use[index], owner: (index, None) });
-                }
+                Placement::Transient => claim(bytes, last_use[index], None),
                 Placement::Input | Placement::Constant => {
-                    plan.nodes[index] = Some(Buffer::Input(plan.inputs.len()));
-                    plan.inputs.push(bytes);
+                    for (_, offset, bytes) in pieces(0, bytes, largest) {
+                        plan.nodes[index].push(Span { buffer: Buffer::Input(plan.inputs.len()), offset, bytes });
+                        plan.inputs.push(bytes + guard);
+                    }
                 }
-                Placement::Bank(bank, offset) => plan.nodes[index] = Some(Buffer::Bank(bank, 4 * offset as u64)),
+                Placement::Bank(bank, element) => {
+                    plan.nodes[index] = pieces(4 * element as u64, bytes, largest)
+                        .map(|(piece, offset, bytes)| Span { buffer: Buffer::Bank(bank, piece), offset, bytes })
+                        .collect();
+                }
             }
             let workspace = plan.candidates[index].iter().flat_map(|candidate| &candidate.workspace).enumerate();
-            claims.extend(workspace.map(|(scratch, &elements)| Claim {
-                bytes: 4 * elements as u64 + guard,
-                first: index,
-                last: index,
-                owner: (index, Some(scratch)),
-            }));
+            workspace.for_each(|(scratch, &elements)| claim(4 * elements as u64, index, Some(scratch)));
         }
         plan.live = vec![0; count];
         for Claim { bytes, first, last, .. } in &claims {
-            plan.live[*first..(last + 1).min(count)].iter_mut().for_each(|live| *live += bytes);
+            plan.live[*first..(last + 1).min(count)].iter_mut().for_each(|live| *live += bytes + guard);
         }
         plan.place(claims);
         let dispatches = plan.candidates.iter().flatten().flat_map(|candidate| &candidate.dispatches);
@@ -147,7 +169,8 @@ impl MemoryPlan {
 
     /// Gives every claim a buffer. In a guarded plan nothing shares, so that each tensor's surroundings can be inspected.
     fn place(&mut self, mut claims: Vec<Claim>) {
-        self.unshared = claims.iter().map(|claim| claim.bytes).sum();
+        self.unshared = claims.iter().map(|claim| claim.bytes + self.guard).sum();
+        // The pieces of a tensor stay in order: none is larger than the one before.
         claims.sort_by_key(|claim| (std::cmp::Reverse(claim.bytes), claim.owner));
         let mut tenants: Vec<Vec<(usize, usize)>> = Vec::new();
         for claim in claims {
@@ -156,22 +179,70 @@ impl MemoryPlan {
             };
             let buffer = tenants.iter().position(free).unwrap_or_else(|| {
                 tenants.push(Vec::new());
-                self.transient.push(claim.bytes);
+                self.transient.push(claim.bytes + self.guard);
                 tenants.len() - 1
             });
             tenants[buffer].push((claim.first, claim.last));
-            match claim.owner {
-                (node, None) => self.nodes[node] = Some(Buffer::Transient(buffer)),
-                (node, Some(scratch)) => self.workspaces[node][scratch] = buffer,
-            }
+            let spans = match claim.owner {
+                (node, None) => &mut self.nodes[node],
+                (node, Some(scratch)) => &mut self.workspaces[node][scratch],
+            };
+            spans.push(Span { buffer: Buffer::Transient(buffer), offset: 0, bytes: claim.bytes });
         }
+    }
+
+    /// Where what a node's dispatch binds is; nowhere if its op has no such thing.
+    pub(crate) fn bound(&self, graph: &Graph, node: usize, binding: Binding) -> &[Span] {
+        let inputs = match &graph.nodes()[node].kind {
+            NodeKind::Op { inputs, .. } => inputs.as_slice(),
+            _ => &[],
+        };
+        let spans = match binding {
+            Binding::Workspace(index) => self.workspaces[node].get(index),
+            Binding::Output => self.nodes.get(node),
+            Binding::Input(index) => inputs.get(index).and_then(|input| self.nodes.get(input.index())),
+        };
+        spans.map_or(&[], Vec::as_slice)
+    }
+
+    /// How each of the things that a node's dispatch binds is in pieces.
+    pub(crate) fn pieces(&self, graph: &Graph, node: usize, dispatch: &Dispatch) -> Vec<Pieces> {
+        let bindings = &dispatch.bindings;
+        let pieces = |(position, &binding): (usize, &Binding)| {
+            let ends = self.bound(graph, node, binding).iter().scan(0, |end, span| {
+                *end += span.bytes;
+                Some(*end)
+            });
+            let mut places: Vec<u64> = ends.collect();
+            places.pop();
+            match bindings[..position].iter().position(|&earlier| earlier == binding) {
+                Some(earlier) if !places.is_empty() => Pieces::Of(earlier),
+                _ => Pieces::From(places),
+            }
+        };
+        bindings.iter().enumerate().map(pieces).collect()
+    }
+
+    /// The bytes of each of a bank's buffers.
+    pub(crate) fn bank_pieces(&self) -> impl Iterator<Item = u64> {
+        let guard = self.guard;
+        pieces(0, self.bank, self.piece).map(move |(_, _, bytes)| bytes + guard)
     }
 
     /// The bytes of all buffers together.
     pub fn total_bytes(&self) -> u64 {
-        let banks = (self.bank + self.guard) * self.banks;
+        let banks = self.bank_pieces().sum::<u64>() * self.banks;
         self.transient.iter().chain(&self.inputs).sum::<u64>() + banks + self.uniform + self.staging
     }
+}
+
+/// Bytes from `start` on, cut at every multiple of `piece`: which piece, the first byte in it, and how many.
+fn pieces(start: u64, bytes: u64, piece: u64) -> impl Iterator<Item = (usize, u64, u64)> {
+    let end = start + bytes;
+    (start / piece..end.div_ceil(piece)).map(move |index| {
+        let first = start.max(index * piece);
+        (index as usize, first - index * piece, end.min((index + 1) * piece) - first)
+    })
 }
 
 impl fmt::Display for MemoryPlan {

@@ -3,7 +3,7 @@
 use super::choices::Choices;
 use super::device::Gpu;
 use super::kernel::Pipeline;
-use super::memory::{Buffer, MemoryPlan, UNIFORM_ALIGNMENT};
+use super::memory::{Buffer, MemoryPlan, Span, UNIFORM_ALIGNMENT};
 use super::pace::{LONGEST_SUBMIT, Pace, Piece, Work};
 use super::requirements::{half_of, of_buffers, of_kernels};
 use crate::array::{Array, Tensor};
@@ -50,7 +50,7 @@ const POISON: u32 = 0x7fde_7ead;
 const INPUT_POISON: u32 = 0x7fde_7eef;
 
 /// Banks are written in pieces of this size.
-const WRITE_BYTES: usize = 8 << 20;
+const WRITE_BYTES: u64 = 8 << 20;
 
 /// A kernel launch with everything resolved.
 pub(super) struct Step {
@@ -84,7 +84,8 @@ pub struct Plan {
     memory: MemoryPlan,
     transient: Vec<wgpu::Buffer>,
     inputs: Vec<wgpu::Buffer>,
-    banks: BTreeMap<Bank, wgpu::Buffer>,
+    /// Each with the buffers of its pieces.
+    banks: BTreeMap<Bank, Vec<wgpu::Buffer>>,
     uniform: wgpu::Buffer,
     /// What results are read through, while nothing is.
     staging: Mutex<Option<wgpu::Buffer>>,
@@ -101,12 +102,13 @@ impl std::fmt::Debug for Plan {
 }
 
 impl Plan {
-    /// Compiles a graph: chooses kernels, plans memory, creates every buffer, pipeline and bind group. Banks start at zero.
+    /// Compiles a graph: chooses kernels, plans memory, creates every buffer, pipeline and bind group. Banks start at zero. What is larger
+    /// than a binding of the device may be is in pieces, which makes no difference to results.
     ///
     /// # Errors
-    /// [`Error::Memory`] when a tensor or bank is larger than the device admits (named with both values) or the device is out of
-    /// memory, [`Error::Device`] when it lacks another limit that a kernel needs, or a kernel does not compile or is not what its
-    /// dispatch says.
+    /// [`Error::Memory`] when the tensors of a dispatch are in more pieces than the device can bind at once (named with both values) or the
+    /// device is out of memory, [`Error::Device`] when it lacks another limit that a kernel needs, or a kernel does not compile or is not
+    /// what its dispatch says.
     pub fn new(gpu: &Gpu, graph: &Graph, options: PlanOptions) -> Result<Self> {
         let computed = graph.fused_by(options.fusions);
         let nth = options.candidate.map(Choices::nth);
@@ -136,7 +138,7 @@ impl Plan {
         let banks = graph
             .banks()
             .into_iter()
-            .map(|bank| Ok((bank, create(&format!("{bank:?}"), memory.bank + memory.guard, storage)?)))
+            .map(|bank| Ok((bank, all(&format!("{bank:?}"), &memory.bank_pieces().collect::<Vec<_>>())?)))
             .collect::<Result<BTreeMap<_, _>>>()?;
         let uniform_usage = wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST;
         let uniform = create("params", memory.uniform, uniform_usage)?;
@@ -160,7 +162,7 @@ impl Plan {
             plan.gpu.lacks(&needs, "try another `--device`").map(Error::Device)
         };
         plan.steps = plan.resolve().map_err(|error| all_lacking().unwrap_or(error))?;
-        let work = plan.work()?.into_iter().zip(&plan.steps);
+        let work = plan.work().into_iter().zip(&plan.steps);
         let work = work.map(|((flops, bytes), step)| Work { flops, bytes, divisible_by: step.divisible_by });
         plan.pace = Pace::new(&work.collect::<Vec<_>>(), options.longest_submit);
         plan.write_constants(options.guarded)?;
@@ -177,15 +179,16 @@ impl Plan {
 
     /// Floating-point operations and bytes of each dispatch: what it binds, each tensor counted once; the operations of a node count with
     /// its first dispatch.
-    pub(super) fn work(&self) -> Result<Vec<(u64, u64)>> {
+    pub(super) fn work(&self) -> Vec<(u64, u64)> {
         let mut previous = None;
         let work = |(position, dispatch): (usize, &Dispatch)| {
             let mut bindings = dispatch.bindings.clone();
             bindings.sort_unstable();
             bindings.dedup();
-            let sizes = bindings.iter().map(|&binding| Ok(self.binding(position, binding)?.size.map_or(0, u64::from)));
+            let spans = bindings.iter().flat_map(|&binding| self.memory.bound(&self.computed, position, binding));
+            let bytes = spans.map(|span| span.bytes).sum();
             let first = previous.replace(position) != Some(position);
-            Ok((if first { self.flops(&self.computed.nodes()[position]) } else { 0 }, sizes.sum::<Result<u64>>()?))
+            (if first { self.flops(&self.computed.nodes()[position]) } else { 0 }, bytes)
         };
         self.dispatches().map(work).collect()
     }
@@ -200,24 +203,29 @@ impl Plan {
 
     /// Compiles all kernels, then binds every dispatch.
     fn resolve(&self) -> Result<Vec<Step>> {
-        let dispatches: Vec<_> = self.dispatches().collect();
-        let mut distinct: Vec<_> = dispatches.iter().map(|&(_, dispatch)| dispatch).collect();
-        distinct.sort_by_key(|dispatch| (dispatch.kernel.path, &dispatch.constants));
-        distinct.dedup_by_key(|dispatch| (dispatch.kernel.path, &dispatch.constants));
-        distinct.par_iter().try_for_each(|dispatch| self.gpu.pipeline(dispatch).map(drop))?;
+        let in_pieces = |(node, dispatch)| (node, dispatch, self.memory.pieces(&self.computed, node, dispatch));
+        let dispatches: Vec<_> = self.dispatches().map(in_pieces).collect();
+        let kernels = dispatches.iter().map(|(_, dispatch, pieces)| {
+            // The same text for the same of these.
+            ((dispatch.kernel.path, &dispatch.constants, pieces), *dispatch)
+        });
+        let distinct: Vec<_> = kernels.collect::<BTreeMap<_, _>>().into_iter().collect();
+        distinct.par_iter().try_for_each(|((.., pieces), dispatch)| self.gpu.pipeline(dispatch, pieces).map(drop))?;
         let mut params = vec![0u8; self.uniform.size() as usize];
         let mut offset = 0;
         let mut steps = Vec::with_capacity(dispatches.len());
-        for (node, dispatch) in dispatches {
-            let pipeline = self.gpu.pipeline(dispatch)?;
+        for (node, dispatch, pieces) in dispatches {
+            let pipeline = self.gpu.pipeline(dispatch, &pieces)?;
             pipeline.interface.check(dispatch, self.writes(node))?;
             let words: Vec<u32> = dispatch.params.iter().map(|(_, param)| param.to_bits()).collect();
             let bytes: &[u8] = bytemuck::cast_slice(&words);
             params[offset as usize..][..bytes.len()].copy_from_slice(bytes);
             // The last of the params, where there is one.
             let first_workgroup = (offset + bytes.len() as u64).saturating_sub(4);
-            let bindings = dispatch.bindings.iter().map(|&binding| self.binding(node, binding));
-            let mut resources = bindings.collect::<Result<Vec<wgpu::BufferBinding<'_>>>>()?;
+            let mut resources = Vec::new();
+            for (&binding, pieces) in dispatch.bindings.iter().zip(&pieces) {
+                resources.extend(self.binding(node, binding)?.take(pieces.count()));
+            }
             if let Some(size) = wgpu::BufferSize::new(bytes.len() as u64) {
                 resources.push(wgpu::BufferBinding { buffer: &self.uniform, offset, size: Some(size) });
                 offset += size.get().next_multiple_of(UNIFORM_ALIGNMENT);
@@ -252,41 +260,70 @@ impl Plan {
         }
     }
 
-    /// The bytes that a binding of a node's dispatch refers to.
-    pub(super) fn binding(&self, node: usize, binding: Binding) -> Result<wgpu::BufferBinding<'_>> {
-        let target = &self.computed.nodes()[node];
-        let (op, inputs) = match &target.kind {
-            NodeKind::Op { op, inputs } => (op.name(), inputs.as_slice()),
-            _ => ("plan", [].as_slice()),
-        };
-        let found = match binding {
-            Binding::Workspace(index) => self.workspace(node, index),
-            Binding::Output => self.location(node),
-            Binding::Input(index) => inputs.get(index).and_then(|input| self.location(input.index())),
-        };
-        let (buffer, offset, bytes) = found.ok_or_else(|| {
+    /// The bytes that a binding of a node's dispatch refers to, piece by piece.
+    fn binding(&self, node: usize, binding: Binding) -> Result<impl Iterator<Item = wgpu::BufferBinding<'_>>> {
+        let spans = self.memory.bound(&self.computed, node, binding);
+        if spans.is_empty() {
+            let target = &self.computed.nodes()[node];
+            let op = if let NodeKind::Op { op, .. } = &target.kind { op.name() } else { "plan" };
             let problem = format!("a dispatch binds {binding:?}, which the op does not have");
-            Error::Graph { op: op.into(), node: target.name.clone(), problem }
+            return Err(Error::Graph { op: op.into(), node: target.name.clone(), problem });
+        }
+        Ok(spans.iter().map(|&Span { buffer, offset, bytes }| {
+            let buffer = self.buffer(buffer);
+            // A guarded buffer is bound with its guard, so that writes past the tensor land there instead of nowhere.
+            let bytes = if buffer.size() == bytes + self.memory.guard { buffer.size() } else { bytes };
+            wgpu::BufferBinding { buffer, offset, size: wgpu::BufferSize::new(bytes) }
+        }))
+    }
+
+    fn buffer(&self, buffer: Buffer) -> &wgpu::Buffer {
+        match buffer {
+            Buffer::Transient(index) => &self.transient[index],
+            Buffer::Input(index) => &self.inputs[index],
+            Buffer::Bank(bank, piece) => &self.banks[&bank][piece],
+        }
+    }
+
+    /// The places of a node's tensor.
+    fn location(&self, node: NodeId) -> impl Iterator<Item = wgpu::BufferSlice<'_>> + Clone {
+        self.memory.nodes[node.index()].iter().map(|span| self.slice_of(span))
+    }
+
+    fn slice_of(&self, &Span { buffer, offset, bytes }: &Span) -> wgpu::BufferSlice<'_> {
+        self.buffer(buffer).slice(offset..offset + bytes)
+    }
+
+    /// The places of a whole bank.
+    ///
+    /// # Errors
+    /// When the graph has no such bank.
+    fn bank(&self, bank: Bank) -> Result<impl Iterator<Item = wgpu::BufferSlice<'_>> + Clone> {
+        let pieces = self.banks.get(&bank).ok_or_else(|| Error::Graph {
+            op: "bank".into(),
+            node: format!("{bank:?}"),
+            problem: "the graph has no such bank".into(),
         })?;
-        // A guarded buffer is bound with its guard, so that writes past the tensor land there instead of nowhere.
-        let bytes = if buffer.size() == bytes + self.memory.guard { buffer.size() } else { bytes };
-        Ok(wgpu::BufferBinding { buffer, offset, size: wgpu::BufferSize::new(bytes) })
+        Ok(pieces.iter().map(|piece| piece.slice(..piece.size() - self.memory.guard)))
     }
 
-    /// Buffer, first byte and size of a node's scratch space.
-    fn workspace(&self, node: usize, index: usize) -> Option<(&wgpu::Buffer, u64, u64)> {
-        let elements = *self.memory.candidates[node].as_ref()?.workspace.get(index)?;
-        Some((&self.transient[*self.memory.workspaces[node].get(index)?], 0, 4 * elements as u64))
-    }
-
-    /// Buffer, first byte and size of a node's tensor.
-    fn location(&self, node: usize) -> Option<(&wgpu::Buffer, u64, u64)> {
-        let bytes = self.computed.nodes()[node].tensor_type.size_bytes();
-        Some(match self.memory.nodes[node]? {
-            Buffer::Transient(index) => (&self.transient[index], 0, bytes),
-            Buffer::Input(index) => (&self.inputs[index], 0, bytes),
-            Buffer::Bank(bank, offset) => (&self.banks[&bank], offset, bytes),
-        })
+    /// Writes bytes to these places, one after another, at most so many at once, with something to do in between.
+    fn write_to<'a>(
+        &self,
+        places: impl Iterator<Item = wgpu::BufferSlice<'a>>,
+        mut bytes: &[u8],
+        most: u64,
+        between: impl Fn() -> Result<()>,
+    ) -> Result<()> {
+        for (number, part) in parts(places, most).enumerate() {
+            if number > 0 {
+                between()?;
+            }
+            let (now, later) = bytes.split_at(part.size() as usize);
+            self.gpu.write(part.buffer(), part.offset(), now)?;
+            bytes = later;
+        }
+        Ok(())
     }
 
     fn write_constants(&self, guarded: bool) -> Result<()> {
@@ -298,21 +335,25 @@ impl Plan {
             for buffer in &self.transient {
                 fill(buffer, POISON)?;
             }
-            for bank in self.banks.values() {
+            for piece in self.banks.values().flatten() {
                 let words = vec![POISON; self.memory.guard as usize / 4];
-                self.gpu.write(bank, self.memory.bank, bytemuck::cast_slice(&words))?;
+                self.gpu.write(piece, piece.size() - self.memory.guard, bytemuck::cast_slice(&words))?;
             }
-            for (node, buffer) in self.computed.nodes().iter().zip(&self.memory.nodes) {
-                if let Some(Buffer::Input(index)) = buffer {
-                    let floats = node.tensor_type.dtype.is_float();
-                    fill(&self.inputs[*index], if floats { INPUT_POISON } else { 0 })?;
+            for (node, spans) in self.computed.nodes().iter().zip(&self.memory.nodes) {
+                for span in spans {
+                    if let Buffer::Input(index) = span.buffer {
+                        let floats = node.tensor_type.dtype.is_float();
+                        fill(&self.inputs[index], if floats { INPUT_POISON } else { 0 })?;
+                    }
                 }
             }
         }
-        for (index, node) in self.computed.nodes().iter().enumerate() {
-            if let (NodeKind::Constant(value), Some((buffer, offset, bytes))) = (&node.kind, self.location(index)) {
-                let values = vec![*value; bytes as usize / 4];
-                self.gpu.write(buffer, offset, bytemuck::cast_slice(&values))?;
+        for (node, spans) in self.computed.nodes().iter().zip(&self.memory.nodes) {
+            if let NodeKind::Constant(value) = node.kind {
+                for span in spans {
+                    let values = vec![value; span.bytes as usize / 4];
+                    self.gpu.write(self.buffer(span.buffer), span.offset, bytemuck::cast_slice(&values))?;
+                }
             }
         }
         Ok(())
@@ -347,7 +388,8 @@ impl Plan {
     pub fn allocated_bytes(&self) -> u64 {
         let staging =
             self.staging.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map_or(0, wgpu::Buffer::size);
-        let buffers = self.transient.iter().chain(&self.inputs).chain(self.banks.values()).chain([&self.uniform]);
+        let banks = self.banks.values().flatten();
+        let buffers = self.transient.iter().chain(&self.inputs).chain(banks).chain([&self.uniform]);
         buffers.map(wgpu::Buffer::size).sum::<u64>() + staging
     }
 
@@ -362,12 +404,10 @@ impl Plan {
     /// device has failed.
     pub fn write(&self, node: NodeId, value: &Tensor<f32>) -> Result<()> {
         self.computed.check_input(node, value)?;
-        let Some((buffer, offset, _)) = self.location(node.index()) else {
-            return Ok(()); // Nothing depends on this input.
-        };
         let bytes = encoded(self.computed.node(node).tensor_type.dtype, value);
         let _turn = self.turn();
-        self.gpu.write(buffer, offset, &bytes)?;
+        // It is nowhere where nothing depends on it.
+        self.write_to(self.location(node), &bytes, u64::MAX, || Ok(()))?;
         self.gpu.check()
     }
 
@@ -377,27 +417,14 @@ impl Plan {
     /// # Errors
     /// When the graph has no such bank, it has another length, or the device has failed.
     pub fn write_bank(&self, bank: Bank, values: &[f32]) -> Result<()> {
-        let buffer = self.bank_buffer(bank)?;
+        let places = self.bank(bank)?;
         if 4 * values.len() as u64 != self.memory.bank {
             let problem = format!("the bank has {} elements, got {}", self.memory.bank / 4, values.len());
             return Err(Error::Graph { op: "write".into(), node: format!("{bank:?}"), problem });
         }
         let _turn = self.turn();
-        for (piece, values) in values.chunks(WRITE_BYTES / 4).enumerate() {
-            if piece > 0 {
-                self.gpu.flush()?;
-            }
-            self.gpu.write(buffer, (piece * WRITE_BYTES) as u64, bytemuck::cast_slice(values))?;
-        }
+        self.write_to(places, bytemuck::cast_slice(values), WRITE_BYTES, || self.gpu.flush())?;
         self.gpu.check()
-    }
-
-    fn bank_buffer(&self, bank: Bank) -> Result<&wgpu::Buffer> {
-        self.banks.get(&bank).ok_or_else(|| Error::Graph {
-            op: "bank".into(),
-            node: format!("{bank:?}"),
-            problem: "the graph has no such bank".into(),
-        })
     }
 
     /// Records everything that one run computes, in a compute pass of its own, into an encoder of the device: for a host that submits
@@ -509,29 +536,38 @@ impl Plan {
     /// have no lasting place.
     ///
     /// # Errors
-    /// [`Error::Graph`] when the node is none of these, or an input that nothing depends on.
+    /// [`Error::Graph`] when the node is none of these, an input that nothing depends on, or in pieces since no binding of the device is large
+    /// enough for it.
     pub fn slice(&self, node: NodeId) -> Result<wgpu::BufferSlice<'_>> {
         let target = self.computed.find("slice", "input, output or parameter", node)?;
-        let lasting = self.is_output(node) || !matches!(self.memory.nodes[node.index()], Some(Buffer::Transient(_)));
-        let Some((buffer, offset, bytes)) = self.location(node.index()).filter(|_| lasting) else {
-            let problem = "only inputs, outputs and parameters have a lasting place; mark it with `mark_output`".into();
-            return Err(Error::Graph { op: "slice".into(), node: target.name.clone(), problem });
+        let lasting = |span: &Span| self.is_output(node) || !matches!(span.buffer, Buffer::Transient(_));
+        let problem = match &self.memory.nodes[node.index()][..] {
+            [span] if lasting(span) => return Ok(self.slice_of(span)),
+            pieces if pieces.first().is_none_or(|span| !lasting(span)) => {
+                "only inputs, outputs and parameters have a lasting place; mark it with `mark_output`".into()
+            }
+            pieces => format!(
+                "it is in {} pieces of up to {} bytes, the most that a binding of the device holds; use a smaller tile or batch, or \
+                 `Plan::read` and `Plan::write`",
+                pieces.len(),
+                self.memory.piece
+            ),
         };
-        Ok(buffer.slice(offset..offset + bytes))
+        Err(Error::Graph { op: "slice".into(), node: target.name.clone(), problem })
     }
 
     fn is_output(&self, node: NodeId) -> bool {
         self.computed.outputs().iter().any(|&(_, output)| output == node)
     }
 
-    /// Type and place of an output.
-    fn output(&self, node: NodeId) -> Result<(TensorType, wgpu::BufferSlice<'_>)> {
+    /// The type of an output.
+    fn output(&self, node: NodeId) -> Result<TensorType> {
         let target = self.computed.find("read", "output", node)?;
         if !self.is_output(node) {
             let problem = "only outputs can be read; mark it with `mark_output`".into();
             return Err(Error::Graph { op: "read".into(), node: target.name.clone(), problem });
         }
-        Ok((target.tensor_type.clone(), self.slice(node)?))
+        Ok(target.tensor_type.clone())
     }
 
     /// Reads an output after the runs so far.
@@ -539,8 +575,7 @@ impl Plan {
     /// # Errors
     /// When the node is not an output or its device has failed.
     pub fn read(&self, node: NodeId) -> Result<Tensor<f32>> {
-        let (tensor_type, slice) = self.output(node)?;
-        Ok(decoded(tensor_type, self.read_words(slice.buffer(), slice.offset(), slice.size())?))
+        Ok(decoded(self.output(node)?, self.words(self.location(node), &self.turn())?))
     }
 
     /// As [`Plan::read`], without blocking: ready once somebody has polled the device ([`wgpu::Device::poll`]), as hosts with a loop of
@@ -549,8 +584,7 @@ impl Plan {
     /// # Errors
     /// As [`Plan::read`].
     pub async fn read_async(&self, node: NodeId) -> Result<Tensor<f32>> {
-        let (tensor_type, slice) = self.output(node)?;
-        Ok(decoded(tensor_type, self.words_async(slice.buffer(), slice.offset(), slice.size()).await?))
+        Ok(decoded(self.output(node)?, self.words_async(self.location(node)).await?))
     }
 
     /// Reads a whole bank after the runs so far.
@@ -558,8 +592,7 @@ impl Plan {
     /// # Errors
     /// When the graph has no such bank, or the device has failed.
     pub fn read_bank(&self, bank: Bank) -> Result<Vec<f32>> {
-        let buffer = self.bank_buffer(bank)?;
-        Ok(floats(self.read_words(buffer, 0, self.memory.bank)?))
+        Ok(floats(self.words(self.bank(bank)?, &self.turn())?))
     }
 
     /// As [`Plan::read_bank`], without blocking, as [`Plan::read_async`].
@@ -567,8 +600,7 @@ impl Plan {
     /// # Errors
     /// As [`Plan::read_bank`].
     pub async fn read_bank_async(&self, bank: Bank) -> Result<Vec<f32>> {
-        let buffer = self.bank_buffer(bank)?;
-        Ok(floats(self.words_async(buffer, 0, self.memory.bank).await?))
+        Ok(floats(self.words_async(self.bank(bank)?).await?))
     }
 
     /// For a guarded plan, the names of the tensors and banks whose guards a kernel has overwritten.
@@ -582,23 +614,21 @@ impl Plan {
             if guard == 0 || buffer.size() != bytes + guard {
                 return Ok(false);
             }
-            Ok(self.read_words(buffer, bytes, guard)?.iter().any(|&word| word != POISON))
+            Ok(self.words([buffer.slice(bytes..)], &self.turn())?.iter().any(|&word| word != POISON))
         };
-        for (&bank, buffer) in &self.banks {
-            if overwritten(buffer, self.memory.bank)? {
-                broken.push(format!("{bank:?}"));
+        for (bank, pieces) in &self.banks {
+            for piece in pieces {
+                if overwritten(piece, piece.size() - guard)? {
+                    broken.push(format!("{bank:?}"));
+                }
             }
         }
         for (index, node) in self.computed.nodes().iter().enumerate() {
             // Kernels bind inputs for reading only.
-            let written = matches!(self.memory.nodes[index], Some(Buffer::Transient(_)));
-            let tensor = self.location(index).filter(|_| written).into_iter();
-            let scratch = self.memory.workspaces[index].iter().map(|&buffer| {
-                let buffer = &self.transient[buffer];
-                (buffer, 0, buffer.size() - guard)
-            });
-            for (buffer, _, bytes) in tensor.chain(scratch) {
-                if overwritten(buffer, bytes)? {
+            let written = |span: &&Span| matches!(span.buffer, Buffer::Transient(_));
+            let tensor = self.memory.nodes[index].iter().filter(written);
+            for span in tensor.chain(self.memory.workspaces[index].iter().flatten()) {
+                if overwritten(self.buffer(span.buffer), span.bytes)? {
                     broken.push(node.name.clone());
                 }
             }
@@ -606,43 +636,40 @@ impl Plan {
         Ok(broken)
     }
 
-    fn read_words(&self, buffer: &wgpu::Buffer, offset: u64, bytes: u64) -> Result<Vec<u32>> {
-        self.words(buffer, offset, bytes, &self.turn())
-    }
-
-    /// What a buffer holds, by whoever has the turn.
-    pub(super) fn words(
+    /// What is in these places, one after another, by whoever has the turn.
+    pub(super) fn words<'a>(
         &self,
-        buffer: &wgpu::Buffer,
-        offset: u64,
-        bytes: u64,
+        places: impl IntoIterator<Item = wgpu::BufferSlice<'a>> + Clone,
         _: &MutexGuard<'_, ()>,
     ) -> Result<Vec<u32>> {
-        let mut words = Vec::with_capacity(bytes as usize / 4);
+        let mut words = Vec::with_capacity(words_in(places.clone()));
         let staging = self.staging()?;
-        for (start, piece) in pieces(bytes, staging.size()) {
-            self.fetch(buffer, offset + start, &staging, piece, |_| {})?;
+        for part in parts(places, staging.size()) {
+            self.fetch(part, &staging, |_| {})?;
             self.gpu.wait()?;
-            self.take(&staging, piece, &mut words)?;
+            self.take(&staging, part.size(), &mut words)?;
         }
         self.give_back(staging);
         Ok(words)
     }
 
     /// As [`Plan::words`], with the turn anew for each piece.
-    async fn words_async(&self, buffer: &wgpu::Buffer, offset: u64, bytes: u64) -> Result<Vec<u32>> {
+    async fn words_async<'a>(
+        &self,
+        places: impl IntoIterator<Item = wgpu::BufferSlice<'a>> + Clone,
+    ) -> Result<Vec<u32>> {
         let failed = |error: &dyn Display| Error::Device(format!("{}: reading back: {error}", self.gpu.adapter()));
-        let mut words = Vec::with_capacity(bytes as usize / 4);
+        let mut words = Vec::with_capacity(words_in(places.clone()));
         let staging = self.staging()?;
-        for (start, piece) in pieces(bytes, staging.size()) {
+        for part in parts(places, staging.size()) {
             let (mapped, ready) = oneshot::channel();
             let told = |outcome| drop(mapped.send(outcome));
             {
                 let _turn = self.turn();
-                self.fetch(buffer, offset + start, &staging, piece, told)?;
+                self.fetch(part, &staging, told)?;
             }
             ready.await.map_err(|error| failed(&error))?.map_err(|error| failed(&error))?;
-            self.take(&staging, piece, &mut words)?;
+            self.take(&staging, part.size(), &mut words)?;
         }
         self.give_back(staging);
         Ok(words)
@@ -661,14 +688,13 @@ impl Plan {
     /// Copies bytes into a staging buffer, and maps that.
     fn fetch(
         &self,
-        source: &wgpu::Buffer,
-        offset: u64,
+        source: wgpu::BufferSlice<'_>,
         staging: &wgpu::Buffer,
-        bytes: u64,
         mapped: impl FnOnce(Result<(), wgpu::BufferAsyncError>) + Send + 'static,
     ) -> Result<()> {
+        let bytes = source.size();
         self.gpu.submit("reading back", |encoder| {
-            encoder.copy_buffer_to_buffer(source, offset, staging, 0, Some(bytes));
+            encoder.copy_buffer_to_buffer(source.buffer(), source.offset(), staging, 0, Some(bytes));
         })?;
         self.gpu.scoped("reading back", || staging.map_async(wgpu::MapMode::Read, ..bytes, mapped))
     }
@@ -705,9 +731,21 @@ fn floats(words: Vec<u32>) -> Vec<f32> {
     words.into_iter().map(f32::from_bits).collect()
 }
 
-/// Start and size of the pieces of so many bytes that fit a buffer of `size`.
-fn pieces(bytes: u64, size: u64) -> impl Iterator<Item = (u64, u64)> {
-    (0..bytes).step_by(size as usize).map(move |start| (start, size.min(bytes - start)))
+/// The number of words in these places.
+fn words_in<'a>(places: impl IntoIterator<Item = wgpu::BufferSlice<'a>>) -> usize {
+    places.into_iter().map(|place| place.size() as usize / 4).sum()
+}
+
+/// These places in parts of at most so many bytes.
+fn parts<'a>(
+    places: impl IntoIterator<Item = wgpu::BufferSlice<'a>>,
+    most: u64,
+) -> impl Iterator<Item = wgpu::BufferSlice<'a>> {
+    let parts = move |place: wgpu::BufferSlice<'a>| {
+        let starts = (0..place.size().div_ceil(most)).map(move |part| part * most);
+        starts.map(move |start| place.slice(start..place.size().min(start.saturating_add(most))))
+    };
+    places.into_iter().flat_map(parts)
 }
 
 /// The words of a tensor of this type.

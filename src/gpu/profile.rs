@@ -144,7 +144,7 @@ impl Plan {
                 laps.iter_mut().zip(timed).for_each(|(laps, lap)| laps.push(lap));
             }
         }
-        let work = self.work()?;
+        let work = self.work();
         let rows = self.dispatches().zip(work).zip(laps).map(|(((position, dispatch), (flops, bytes)), laps)| Row {
             position,
             node: self.computed.nodes()[position].name.clone(),
@@ -206,7 +206,7 @@ impl Plan {
                 encoder.resolve_query_set(&queries, 0..count, &buffer, 0);
                 buffer
             })?;
-            let words = self.words(&buffer, 0, buffer.size(), &turn)?;
+            let words = self.words([buffer.slice(..)], &turn)?;
             let ticks = |at: usize| u64::from(words[at]) | u64::from(words[at + 1]) << 32;
             let period = f64::from(self.gpu.queue.get_timestamp_period()) * 1e-9;
             // A device may report times out of order; no dispatch takes less than nothing.

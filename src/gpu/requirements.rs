@@ -3,8 +3,8 @@
 use super::choices::Choices;
 use super::device::{HALF, USED, profile_of};
 use super::kernel::Interface;
-use super::memory::MemoryPlan;
-use super::source::compose;
+use super::memory::{MemoryPlan, Span};
+use super::source::{Pieces, compose};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Node};
 use crate::shape::DType;
@@ -76,7 +76,8 @@ pub struct Need {
     pub of: String,
 }
 
-/// What a graph, compiled for an adapter, asks of the device.
+/// What a graph, compiled for an adapter, asks of the device: bindings that hold its tensors whole, or the largest that the adapter has.
+/// A device of smaller ones runs it, too, as long as it can bind the pieces that tensors are in then.
 ///
 /// ```no_run
 /// # fn open(adapter: &wgpu::Adapter, graph: &tilewise::Graph) -> Result<(), Box<dyn std::error::Error>> {
@@ -115,8 +116,8 @@ impl Requirements {
             Some(_) => {}
             None => features.remove(HALF),
         }
-        let memory =
-            MemoryPlan::new(&computed, &profile_of(&adapter.get_info(), features), &Choices::default(), false)?;
+        let profile = profile_of(&adapter.get_info(), features, &adapter.limits());
+        let memory = MemoryPlan::new(&computed, &profile, &Choices::default(), false)?;
         let mut needs = of_buffers(&computed, &memory);
         needs.extend(of_kernels(&memory)?);
         let mut largest: Vec<Need> = Vec::new();
@@ -152,26 +153,31 @@ pub(super) fn half_of(graph: &Graph) -> Option<String> {
 /// What buffers, bindings and grids of a planned graph need.
 pub(super) fn of_buffers(graph: &Graph, memory: &MemoryPlan) -> Vec<Need> {
     let mut needs = Vec::new();
-    let bound = |needs: &mut Vec<Need>, of: &str, amount: u64| {
-        needs.extend([Limit::Buffer, Limit::Binding].map(|limit| Need { limit, amount, of: of.into() }));
+    let bound = |needs: &mut Vec<Need>, of: String, spans: &[Span]| {
+        let Some(amount) = spans.iter().map(|span| span.bytes).max() else { return };
+        let of = if spans.len() == 1 { of } else { format!("{of}, in {} pieces,", spans.len()) };
+        needs.extend([Limit::Buffer, Limit::Binding].map(|limit| Need { limit, amount, of: of.clone() }));
     };
     for (index, node) in graph.nodes().iter().enumerate() {
-        if memory.nodes[index].is_some() {
-            let of = format!("`{}` ({})", node.name, node.tensor_type);
-            bound(&mut needs, &of, node.tensor_type.size_bytes());
-        }
-        let workspace = memory.candidates[index].iter().flat_map(|candidate| &candidate.workspace);
-        if let Some(&elements) = workspace.max() {
-            bound(&mut needs, &format!("the scratch space of `{}`", node.name), 4 * elements as u64);
+        bound(&mut needs, format!("`{}` ({})", node.name, node.tensor_type), &memory.nodes[index]);
+        for spans in &memory.workspaces[index] {
+            bound(&mut needs, format!("the scratch space of `{}`", node.name), spans);
         }
         for dispatch in memory.candidates[index].iter().flat_map(|candidate| &candidate.dispatches) {
-            let amount = dispatch.workgroups.iter().copied().max().unwrap_or(0).into();
             let of = format!("kernel {} for `{}`", dispatch.kernel.path, node.name);
-            needs.push(Need { limit: Limit::Workgroups, amount, of });
+            let amount = dispatch.workgroups.iter().copied().max().unwrap_or(0).into();
+            needs.push(Need { limit: Limit::Workgroups, amount, of: of.clone() });
+            let pieces = memory.pieces(graph, index, dispatch);
+            let is_whole = pieces.iter().all(|pieces| *pieces == Pieces::From(vec![]));
+            let of =
+                if is_whole { of } else { format!("{of}, with tensors in pieces of up to {} bytes,", memory.piece) };
+            let amount = pieces.iter().map(Pieces::count).sum::<usize>() as u64;
+            needs.push(Need { limit: Limit::StorageBuffers, amount, of });
         }
     }
-    let bank = memory.bank + memory.guard;
-    needs.push(Need { limit: Limit::Buffer, amount: bank, of: "the parameter bank".into() });
+    if let Some(amount) = memory.bank_pieces().max() {
+        needs.push(Need { limit: Limit::Buffer, amount, of: "the parameter bank".into() });
+    }
     needs
 }
 
@@ -193,7 +199,6 @@ pub(super) fn of_kernels(memory: &MemoryPlan) -> Result<Vec<Need>> {
 pub(super) fn of_kernel(path: &str, interface: &Interface) -> Vec<Need> {
     let of = format!("kernel {path}");
     [
-        (Limit::StorageBuffers, interface.writable.len() as u64),
         (Limit::Invocations, interface.workgroup_size.iter().map(|&size| u64::from(size)).product()),
         (Limit::WorkgroupMemory, interface.workgroup_bytes),
     ]

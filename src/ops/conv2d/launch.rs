@@ -429,7 +429,12 @@ mod tests {
     fn pairs_need_a_fixed_subgroup_size_that_eight_divides_and_even_channels() {
         let window = Window { kernel_size: [3, 3], stride: [1, 1], padding: [0, 0] };
         let lanes = |subgroup_size, software, channels| {
-            pair_lanes(&window, 2, channels, &DeviceProfile { software, subgroup_size, int64: true, f16: false })
+            pair_lanes(
+                &window,
+                2,
+                channels,
+                &DeviceProfile { software, subgroup_size, int64: true, ..DeviceProfile::PORTABLE },
+            )
         };
         assert_eq!(lanes(None, true, 16), None);
         assert_eq!(lanes(Some(4), true, 16), None);
@@ -438,7 +443,7 @@ mod tests {
         assert_eq!(lanes(Some(32), false, 32), Some(32));
         assert_eq!(lanes(Some(32), false, 1024), Some(64));
         assert_eq!(lanes(Some(64), false, 16), Some(64));
-        let device = DeviceProfile { software: true, subgroup_size: Some(8), int64: true, f16: false };
+        let device = DeviceProfile { software: true, subgroup_size: Some(8), int64: true, ..DeviceProfile::PORTABLE };
         assert_eq!([pair_lanes(&window, 1, 16, &device), pair_lanes(&window, 16, 3, &device)], [None; 2]);
         assert_eq!(pair_lanes(&Window { kernel_size: [5, 5], ..window }, 16, 16, &device), None);
         assert_eq!(pair_lanes(&window, 16, 16, &DeviceProfile { int64: false, ..device }), None);
@@ -447,7 +452,7 @@ mod tests {
     #[test]
     fn shuffles_come_first_on_software_and_tiles_everywhere_else() {
         for software in [false, true] {
-            let device = DeviceProfile { software, subgroup_size: Some(32), int64: true, f16: false };
+            let device = DeviceProfile { software, subgroup_size: Some(32), int64: true, ..DeviceProfile::PORTABLE };
             let empty = |elements| Candidate { dispatches: vec![], workspace: vec![elements] };
             let order = |tiled| -> Vec<usize> {
                 let candidates = candidates(&device, empty(2), Some(empty(3)), tiled);

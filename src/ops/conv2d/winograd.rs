@@ -302,7 +302,7 @@ impl Product {
                 let tiled = images.products_by_tiles(Side::Fine, false, None, Epilogue::None);
                 let mut dispatch = tiled.into_iter().next()?.dispatches.pop()?;
                 dispatch.constants.push(constant(&("OWN_WEIGHTS", 1)));
-                dispatch.bindings = vec![INPUTS, WEIGHTS, WEIGHTS, WEIGHTS, PRODUCTS];
+                dispatch.bindings = vec![INPUTS, WEIGHTS, WEIGHTS, INPUTS, PRODUCTS];
                 Some((stride, dispatch))
             }
         }
@@ -423,7 +423,7 @@ mod tests {
 
     #[test]
     fn it_comes_first_where_it_is_known_to_be_faster() {
-        let software = DeviceProfile { software: true, subgroup_size: Some(8), int64: true, f16: false };
+        let software = DeviceProfile { software: true, subgroup_size: Some(8), int64: true, ..DeviceProfile::PORTABLE };
         let first = |side: usize, channels: [usize; 2], device: &DeviceProfile| {
             let geometry = Geometry {
                 window: Window { kernel_size: [3, 3], stride: [1, 1], padding: [0, 0] },
