@@ -56,8 +56,8 @@ pub(crate) struct Global {
     /// Where to compute: auto, cpu, or an adapter's index or part of its name as `tilewise devices` lists them
     #[arg(long, global = true, value_name = "auto|cpu|N|NAME", default_value = "auto")]
     pub(crate) device: DeviceChoice,
-    /// How much of it to use: all that it offers, or no more than every browser with WebGPU does
-    #[arg(long, global = true, value_name = "adapter|webgpu", default_value = "adapter", value_parser = parse::<Limits>)]
+    /// How much of it to use: all that it offers, that without what is experimental, or no more than every browser with WebGPU does
+    #[arg(long, global = true, value_name = "adapter|stable|webgpu", default_value = "adapter", value_parser = parse::<Limits>)]
     pub(crate) limits: Limits,
     /// Which kernels to take where ops have several: tuned, what `tilewise tune` measured to be the fastest on this device; default, what
     /// suits its kind; or a table that tune wrote elsewhere [default: tuned, or the run's]

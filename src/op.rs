@@ -299,14 +299,30 @@ pub struct DeviceProfile {
     pub int64: bool,
     /// Whether kernels may read and write floats of 16 bits. A graph that stores some is refused where they may not, so ops need not ask.
     pub f16: bool,
+    /// The side of the square matrices of `f16` that the device multiplies by units of its own, adding to `f32`, where kernels may have
+    /// such matrices; a subgroup holds each.
+    pub matrix_side: Option<u32>,
     /// The most bytes of a tensor that a kernel sees through one binding. A plan cuts larger ones into pieces, so ops need not ask.
     pub largest_binding: u64,
 }
 
 impl DeviceProfile {
     /// The profile that every device satisfies.
-    pub const PORTABLE: Self =
-        Self { software: false, subgroup_size: None, int64: false, f16: false, largest_binding: 128 << 20 };
+    pub const PORTABLE: Self = Self {
+        software: false,
+        subgroup_size: None,
+        int64: false,
+        f16: false,
+        matrix_side: None,
+        largest_binding: 128 << 20,
+    };
+}
+
+/// The types of matrices, each of so many rows and columns, in the texts of kernels that multiply them: `Left` and `Right`, of `f16`, and
+/// `Sum`, of `f32`.
+pub(crate) fn matrix_types(side: impl fmt::Display) -> [(&'static str, String); 3] {
+    [("Left", "f16", "A"), ("Right", "f16", "B"), ("Sum", "f32", "C")]
+        .map(|(name, element, role)| (name, format!("coop_mat{side}x{side}<{element}, {role}>")))
 }
 
 /// How far a result in `f32` may lie from the reference in `f64`.
@@ -325,6 +341,12 @@ pub enum Bound {
 
 /// The unit roundoff of `f32`, 2⁻²⁴.
 pub const UNIT_ROUNDOFF: f64 = 1.0 / 16_777_216.0;
+
+/// The unit roundoff of `f16`, 2⁻¹¹.
+pub(crate) const HALF_ROUNDOFF: f64 = 1.0 / 2048.0;
+
+/// Half of the least positive `f16`, 2⁻²⁵: what rounding to it is off by at most where that is more.
+pub(crate) const HALF_LEAST: f64 = 1.0 / 33_554_432.0;
 
 impl Bound {
     /// The bound of every element of `output`.
@@ -374,15 +396,13 @@ impl Bound {
 /// more, by 2⁻¹¹ of its magnitude, or 2⁻²⁵ where that is more, unless it is known exactly and is an `f16` already; and it is infinite past
 /// the largest.
 pub(crate) fn stored(dtype: DType, reference: &mut Tensor<f64>, bounds: &mut [f64]) {
-    const HALF_ULP: f64 = 1.0 / 2048.0;
-    const LEAST: f64 = 1.0 / 33_554_432.0;
     let (Tensor::Float(reference), DType::F16) = (reference, dtype) else { return };
     for (value, bound) in reference.data.iter_mut().zip(bounds) {
         let rounded = f16::from_f64(*value).to_f64();
         if rounded.is_infinite() {
             *value = rounded;
         } else if *bound > 0.0 || rounded.to_bits() != value.to_bits() {
-            *bound += HALF_ULP * (value.abs() + *bound) + LEAST;
+            *bound += HALF_ROUNDOFF * (value.abs() + *bound) + HALF_LEAST;
         }
     }
 }

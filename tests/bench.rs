@@ -50,8 +50,12 @@ fn assert_self_contained(page: &str) {
 fn the_kernels_of_the_roof_equal_their_references() {
     let gpu = Gpu::any().unwrap_or_else(|error| panic!("{error}"));
     for case in cases().unwrap() {
-        let comparison = selftest::check_case(&gpu, &case, 0, 1).unwrap_or_else(|error| panic!("{error}"));
-        assert!(comparison.worst <= 1.0);
+        let candidates = selftest::candidates(&gpu, &case).unwrap().len();
+        assert!(candidates > 0 || case.op.name() == "device_matrix_multiply_add", "{}", case.name);
+        for candidate in 0..candidates {
+            let comparison = selftest::check_case(&gpu, &case, candidate, 1).unwrap_or_else(|error| panic!("{error}"));
+            assert!(comparison.worst <= 1.0);
+        }
     }
 }
 

@@ -171,6 +171,7 @@ fn what_a_device_lacks_is_named_with_what_to_ask_for() {
         assert!(message.contains(limit), "{limit}: {message}");
     }
     let needs = Requirements::of(&graph, &adapter).unwrap();
+    assert!(!needs.features.intersects(wgpu::Features::all_experimental_mask()), "those need the host's own consent");
     let limits = needs.raise(low);
     assert_eq!(limits.max_storage_buffer_binding_size, bytes);
     assert_eq!(limits.max_compute_workgroup_storage_size, wgpu::Limits::default().max_compute_workgroup_storage_size);

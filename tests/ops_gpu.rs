@@ -9,7 +9,7 @@ use tilewise::array::{Array, Tensor};
 use tilewise::gpu::device::DRIVER_ADVICE;
 use tilewise::gpu::{DeviceChoice, Gpu, Limits, Plan, PlanOptions};
 use tilewise::graph::Graph;
-use tilewise::op::Case;
+use tilewise::op::{Case, DeviceProfile};
 use tilewise::ops::{Conv2d, REGISTRY};
 use tilewise::progress::unwatched;
 use tilewise::selftest::{self, KernelReport};
@@ -37,6 +37,14 @@ fn every_kernel_equals_its_reference() {
     reports(&gpu(Limits::Adapter));
 }
 
+/// A device without what is experimental is the same in all else.
+#[test]
+fn what_is_experimental_can_be_left_off() {
+    let (all, stable) = (gpu(Limits::Adapter), gpu(Limits::Stable));
+    assert_eq!(*stable.profile(), DeviceProfile { matrix_side: None, ..*all.profile() });
+    assert_eq!(stable.adapter().matrix_side, None);
+}
+
 #[test]
 fn every_kernel_that_any_browser_can_run_equals_its_reference() {
     let gpu = gpu(Limits::WebGpu);
@@ -47,7 +55,8 @@ fn every_kernel_that_any_browser_can_run_equals_its_reference() {
     );
     assert!(adapter.subgroup_size.is_none() && !adapter.f16 && !gpu.profile().int64);
     let reports = reports(&gpu);
-    let others = reports.iter().filter(|report| report.kernel.contains("subgroup"));
+    let others = ["subgroup", "matrix"].map(|what| reports.iter().filter(move |report| report.kernel.contains(what)));
+    let others = others.into_iter().flatten();
     assert_eq!(others.count(), 0, "kernels that need more are not offered");
 }
 

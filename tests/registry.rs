@@ -43,6 +43,11 @@ fn profiles() -> Vec<DeviceProfile> {
             let profile = DeviceProfile { software, subgroup_size, f16: true, ..DeviceProfile::PORTABLE };
             profiles.extend([false, true].map(|int64| DeviceProfile { int64, ..profile }));
         }
+        for (subgroup_size, matrix_side) in [(8, 8), (32, 16)] {
+            let (subgroup_size, matrix_side) = (Some(subgroup_size), Some(matrix_side));
+            let profile = DeviceProfile { software, subgroup_size, matrix_side, ..DeviceProfile::PORTABLE };
+            profiles.push(DeviceProfile { int64: true, f16: true, ..profile });
+        }
     }
     profiles
 }
@@ -64,7 +69,10 @@ fn offers() -> Vec<Offer> {
             let mut candidates: Vec<Candidate> = Vec::new();
             for profile in profiles() {
                 let offered = case.op.offered(&types, &output, &profile);
-                assert!(!offered.is_empty(), "{} ({}) offers nothing for {profile:?}", case.op.name(), case.name);
+                // What matrix units can do at most is nothing where there are none of that size.
+                let optional = case.op.name() == "device_matrix_multiply_add";
+                let (op, name) = (case.op.name(), &case.name);
+                assert!(optional || !offered.is_empty(), "{op} ({name}) offers nothing for {profile:?}");
                 for candidate in offered {
                     if !candidates.contains(&candidate) {
                         candidates.push(candidate);
@@ -203,11 +211,11 @@ fn every_kernel_file_is_laid_out_alike() {
 /// Parses and validates, with what WebGPU offers everywhere and what the text itself enables.
 fn validate(name: &str, wgsl: &str) -> (naga::Module, ModuleInfo) {
     let module = naga::front::wgsl::parse_str(wgsl).unwrap_or_else(|error| panic!("{}", error.emit_to_string(wgsl)));
-    let enabled = if ["enable ", "subgroup", "u64"].iter().any(|what| wgsl.contains(what)) {
-        Capabilities::SUBGROUP | Capabilities::SHADER_FLOAT16 | Capabilities::SHADER_INT64
-    } else {
-        Capabilities::empty()
-    };
+    let mut enabled = Capabilities::empty();
+    if ["enable ", "subgroup", "u64"].iter().any(|what| wgsl.contains(what)) {
+        enabled |= Capabilities::SUBGROUP | Capabilities::SHADER_FLOAT16 | Capabilities::SHADER_INT64;
+    }
+    enabled.set(Capabilities::COOPERATIVE_MATRIX, wgsl.contains("enable wgpu_cooperative_matrix"));
     let info = Validator::new(ValidationFlags::all(), enabled).validate(&module);
     let info = info.unwrap_or_else(|error| panic!("{name}: {}", error.emit_to_string(wgsl)));
     (module, info)
@@ -380,9 +388,16 @@ fn every_kernel_translates_to_spirv_msl_and_hlsl() {
         let (module, info) = validate(&name, &wgsl);
         let words = spv::write_vec(&module, &info, &spv::Options::default(), None);
         assert!(!words.unwrap_or_else(|error| panic!("{name}: SPIR-V: {error}")).is_empty());
-        let options = msl::Options { fake_missing_bindings: true, ..Default::default() };
+        let matrices = wgsl.contains("enable wgpu_cooperative_matrix");
+        // The first version of Metal's language that has matrices is 2.3.
+        let lang_version = if matrices { (2, 3) } else { msl::Options::default().lang_version };
+        let options = msl::Options { fake_missing_bindings: true, lang_version, ..Default::default() };
         let msl = msl::write_string(&module, &info, &options, &msl::PipelineOptions::default());
         assert!(msl.unwrap_or_else(|error| panic!("{name}: MSL: {error}")).0.contains("kernel void"));
+        // naga has no translation of them to HLSL, and wgpu no such feature there.
+        if matrices {
+            continue;
+        }
         let (options, pipeline) = (hlsl::Options::default(), hlsl::PipelineOptions::default());
         let mut hlsl = String::new();
         let outcome = hlsl::Writer::new(&mut hlsl, &options, &pipeline).write(&module, &info, None);

@@ -8,12 +8,13 @@ use crate::gpu::{Gpu, Plan, PlanOptions};
 use crate::graph::{Graph, NodeId};
 use crate::kernel;
 use crate::op::{
-    AnyOp, Binding, Bound, Candidate, Case, DeviceProfile, Dispatch, Fill, Op, UNIT_ROUNDOFF, workgroup_grid,
+    AnyOp, Binding, Bound, Candidate, Case, DeviceProfile, Dispatch, Fill, Op, Param, UNIT_ROUNDOFF, matrix_types,
+    workgroup_grid,
 };
 use crate::ops::turns;
 use crate::random::Random;
 use crate::selftest;
-use crate::shape::{DType, TensorType};
+use crate::shape::{DType, Shape, TensorType};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -40,6 +41,12 @@ const MOST_TURNS: u32 = 1 << 20;
 /// Copies in the chain by which the cost of a dispatch is told.
 const DISPATCHES: usize = 200;
 
+/// Sums that a subgroup keeps in `device/matrix_multiply_add`, likewise.
+const MATRIX_CHAINS: usize = 8;
+
+/// Turns past which these sums, of products of halves of integers, might not be exact.
+const MOST_MATRIX_TURNS: u32 = 1 << 11;
+
 /// Elements of a large result that are held against the reference.
 const CHECKED: usize = 64;
 
@@ -53,6 +60,84 @@ pub struct MultiplyAdd {
 impl MultiplyAdd {
     fn steps(self) -> usize {
         STEPS * self.turns as usize
+    }
+}
+
+/// The like on matrix units: y = Σ over k of `16 · turns` times x\[k\] · x\[8\], for each workgroup. Inputs x `[9, side, side]`, stored as
+/// `f16`. Of halves of integers up to 1 it is exact, which tells a step more from a step less.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MatrixMultiplyAdd {
+    /// Rows and columns of a matrix.
+    pub side: u32,
+    /// Results.
+    pub workgroups: u32,
+    /// Sixteen steps each.
+    pub turns: u32,
+}
+
+impl MatrixMultiplyAdd {
+    /// Elements of a matrix.
+    fn elements(self) -> usize {
+        (self.side * self.side) as usize
+    }
+
+    fn input(self) -> Result<TensorType, String> {
+        let side = self.side as usize;
+        TensorType::f16([MATRIX_CHAINS + 1, side, side])
+    }
+}
+
+impl Op for MatrixMultiplyAdd {
+    fn name(&self) -> &'static str {
+        "device_matrix_multiply_add"
+    }
+
+    fn output(&self, inputs: &[TensorType]) -> Result<TensorType, String> {
+        let (side, expected) = (self.side as usize, self.input()?);
+        match inputs {
+            [x] if *x == expected => TensorType::f32([self.workgroups as usize, side, side]),
+            _ => Err(format!("expected {expected}, got {inputs:?}")),
+        }
+    }
+
+    fn reference<T: Real>(&self, inputs: &[&Tensor<T>]) -> Vec<Tensor<T>> {
+        let (side, elements, x) = (self.side as usize, self.elements(), inputs[0].float());
+        let (left, right) = x.data.split_at(MATRIX_CHAINS * elements);
+        // The sum of the products is the product of the sum.
+        let left: Vec<T> = (0..elements).map(|at| left.iter().skip(at).step_by(elements).copied().sum()).collect();
+        let steps = T::from_f64((STEPS * self.turns as usize) as f64);
+        let of = |at: usize| (0..side).map(|k| left[at / side * side + k] * right[k * side + at % side]).sum::<T>();
+        let product: Vec<T> = (0..elements).map(|at| steps * of(at)).collect();
+        let shape = Shape::new([self.workgroups as usize, side, side]);
+        let array = shape.and_then(|shape| Array::new(shape, product.repeat(self.workgroups as usize)));
+        array.map(Tensor::Float).into_iter().collect()
+    }
+
+    fn candidates(&self, _: &[TensorType], _: &TensorType, device: &DeviceProfile) -> Vec<Candidate> {
+        let Some(lanes) = device.subgroup_size.filter(|_| device.matrix_side == Some(self.side)) else {
+            return Vec::new();
+        };
+        let numbers =
+            [("CHAINS", MATRIX_CHAINS as u32), ("STEPS", STEPS as u32), ("LANES", lanes), ("SIDE", self.side)];
+        let mut constants: Vec<_> = numbers.iter().map(|&(name, value)| (name, format!("{value}u"))).collect();
+        constants.extend(matrix_types(self.side));
+        let dispatch = Dispatch {
+            kernel: kernel!("device/matrix_multiply_add"),
+            constants,
+            bindings: vec![Binding::Input(0), Binding::Output],
+            params: vec![("workgroups", Param::U32(self.workgroups)), ("turns", Param::U32(self.turns))],
+            workgroups: workgroup_grid(self.workgroups as usize),
+        };
+        vec![dispatch.into()]
+    }
+
+    fn flops(&self, _: &[TensorType], output: &TensorType) -> u64 {
+        let steps = STEPS * self.turns as usize;
+        (2 * MATRIX_CHAINS * steps * self.side as usize) as u64 * output.shape.elements() as u64
+    }
+
+    fn bound(&self, _: &[&Tensor<f64>], _: &Tensor<f64>, _: usize) -> Bound {
+        Bound::Exact
     }
 }
 
@@ -132,7 +217,7 @@ impl Op for Copy {
     }
 }
 
-/// Cases of the two, for the tests and to check a device before it is timed.
+/// Cases of the three, for the tests and to check a device before it is timed.
 ///
 /// # Errors
 /// As [`TensorType::f32`].
@@ -149,6 +234,11 @@ pub fn cases() -> Result<Vec<Case>, String> {
     for count in [4, 256, 260, 200_004] {
         let inputs = vec![(TensorType::f32([count])?, Fill::Normal(1.0))];
         cases.push(Case { name: count.to_string(), op: Arc::new(Copy), inputs });
+    }
+    for (side, workgroups, turns) in [(8, 1, 1), (8, 67, 3), (16, 1, 1), (16, 67, 3)] {
+        let op = MatrixMultiplyAdd { side, workgroups, turns };
+        let name = format!("{workgroups} of {side}×{side}, {turns} turns");
+        cases.push(Case { name, op: Arc::new(op), inputs: vec![(op.input()?, Fill::Ties)] });
     }
     Ok(cases)
 }
@@ -179,6 +269,9 @@ impl Rate {
 pub struct Roof {
     /// Multiply-adds in `f32`; one counts as two operations.
     pub multiply_add: Rate,
+    /// The like of matrices of `f16` that are added to `f32`, by units of the device's own, where it has such.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub matrix_multiply_add: Option<Rate>,
     /// A copy by a kernel; each byte counts as read and as written.
     pub copy: Rate,
     /// A copy by the device's own command, counted alike.
@@ -216,16 +309,24 @@ impl Roof {
 pub struct Probe {
     op: Arc<dyn AnyOp>,
     plan: Plan,
+    tensor_type: TensorType,
     x: Array<f32>,
+    /// How many elements at either end of x are held against the reference.
+    checked: usize,
     /// The last of the chain, if there is any.
     output: Option<NodeId>,
 }
 
 impl Probe {
+    /// A chain of an op that computes each element from one.
     fn new(gpu: &Gpu, op: impl Op, elements: usize, length: usize, seed: u32) -> Result<Self> {
+        let tensor_type = TensorType::f32([elements]).map_err(Error::Usage)?;
+        Self::on(gpu, op, (tensor_type, SEEDS), length, seed)
+    }
+
+    fn on(gpu: &Gpu, op: impl Op, (tensor_type, fill): (TensorType, Fill), length: usize, seed: u32) -> Result<Self> {
         let op: Arc<dyn AnyOp> = Arc::new(op);
         let mut graph = Graph::new();
-        let tensor_type = TensorType::f32([elements]).map_err(Error::Usage)?;
         let input = graph.input("x", tensor_type.clone());
         let mut output = None;
         for index in 0..length {
@@ -235,9 +336,9 @@ impl Probe {
             graph.mark_output("y", output)?;
         }
         let plan = Plan::new(gpu, &graph, PlanOptions::default())?;
-        let x = SEEDS.draw(&tensor_type, &mut Random::new(seed, 0));
+        let x = fill.draw(&tensor_type, &mut Random::new(seed, 0));
         plan.write(input, &x)?;
-        Ok(Self { op, plan, x: x.float().clone(), output })
+        Ok(Self { op, plan, tensor_type, x: x.float().clone(), checked: CHECKED, output })
     }
 
     /// A submit without dispatches.
@@ -272,21 +373,50 @@ impl Probe {
     /// # Errors
     /// As [`Plan::new`].
     pub fn multiply_add(gpu: &Gpu, seed: u32) -> Result<Self> {
-        let software = gpu.adapter().is_software();
-        let (invocations, least) =
-            if software { (1 << 12, LEAST_SECONDS_OF_SOFTWARE) } else { (1 << 20, LEAST_SECONDS) };
+        let invocations = if gpu.adapter().is_software() { 1 << 12 } else { 1 << 20 };
+        Self::of_turns(gpu, MOST_TURNS, |turns| Self::new(gpu, MultiplyAdd { turns }, invocations, 1, seed))
+    }
+
+    /// The like on matrix units; none where the device has none.
+    ///
+    /// # Errors
+    /// As [`Plan::new`].
+    pub fn matrix_multiply_add(gpu: &Gpu, seed: u32) -> Result<Option<Self>> {
+        let &DeviceProfile { matrix_side: Some(side), subgroup_size: Some(_), .. } = gpu.profile() else {
+            return Ok(None);
+        };
+        let workgroups = if gpu.adapter().is_software() { 1 << 6 } else { 1 << 14 };
+        let of = |turns| {
+            let op = MatrixMultiplyAdd { side, workgroups, turns };
+            let probe = Self::on(gpu, op, (op.input().map_err(Error::Usage)?, Fill::Ties), 1, seed)?;
+            // No element of its result can do without one of x.
+            Ok(Self { checked: probe.x.data.len(), ..probe })
+        };
+        Self::of_turns(gpu, MOST_MATRIX_TURNS, of).map(Some)
+    }
+
+    /// A probe with as many turns as a timed run needs, or the most.
+    fn of_turns(gpu: &Gpu, most: u32, of: impl Fn(u32) -> Result<Self>) -> Result<Self> {
+        let least = if gpu.adapter().is_software() { LEAST_SECONDS_OF_SOFTWARE } else { LEAST_SECONDS };
         let mut turns = 16;
         loop {
-            let probe = Self::new(gpu, MultiplyAdd { turns }, invocations, 1, seed)?;
+            let probe = of(turns)?;
             // The first run has what comes only once.
             probe.run()?;
             let start = Instant::now();
             probe.run()?;
-            if start.elapsed().as_secs_f64() >= least || turns >= MOST_TURNS {
+            if start.elapsed().as_secs_f64() >= least || turns >= most {
                 return Ok(probe);
             }
             turns *= 2;
         }
+    }
+
+    /// Floating-point operations of one op of the chain.
+    fn flops(&self) -> Result<u64> {
+        let types = [self.tensor_type.clone()];
+        let output = self.op.output(&types).map_err(Error::Usage)?;
+        Ok(self.op.flops(&types, &output))
     }
 
     /// Runs it once and waits.
@@ -303,8 +433,8 @@ impl Probe {
         self.run()?;
         if let Some(output) = self.output {
             let y = self.plan.read(output)?;
-            for from in [0, self.x.data.len().saturating_sub(CHECKED)] {
-                let data: Vec<f64> = self.x.data[from..].iter().take(CHECKED).map(|&x| f64::from(x)).collect();
+            for from in [0, self.x.data.len().saturating_sub(self.checked)] {
+                let data: Vec<f64> = self.x.data[from..].iter().take(self.checked).map(|&x| f64::from(x)).collect();
                 let shape = TensorType::f32([data.len()]).map_err(Error::Usage)?.shape;
                 let x = Tensor::Float(Array { shape, data });
                 let expected = self.op.reference_f64(&[&x]).swap_remove(0);
@@ -324,14 +454,16 @@ impl Probe {
 }
 
 impl Roof {
-    /// Measures a device, `repeats` times each or more after what comes only once; what its two kernels compute is held against their
+    /// Measures a device, `repeats` times each or more after what comes only once; what its kernels compute is held against their
     /// references before.
     ///
     /// # Errors
     /// When the device has failed, has no room for the copied buffers, or a kernel's result is wrong.
     pub fn measure(gpu: &Gpu, repeats: usize, seed: u32) -> Result<Self> {
         for case in cases().map_err(Error::Usage)? {
-            selftest::check_case(gpu, &case, 0, seed)?;
+            for candidate in 0..selftest::candidates(gpu, &case)?.len() {
+                selftest::check_case(gpu, &case, candidate, seed)?;
+            }
         }
         let submit = Probe::submit(gpu)?.measure(repeats)?;
         // What is left of the time of `count` dispatches without their submit, for each.
@@ -341,16 +473,18 @@ impl Roof {
         };
         let dispatch = less_submit(Probe::dispatches(gpu)?.measure(repeats)?, DISPATCHES);
         let probe = Probe::multiply_add(gpu, seed)?;
-        let types = [TensorType { dtype: DType::F32, shape: probe.x.shape.clone() }];
-        let work = probe.op.flops(&types, &types[0]);
-        let multiply_add = Rate { work, seconds: less_submit(probe.measure(repeats)?, 1) };
+        let arithmetic = |probe: &Probe| {
+            Ok::<_, Error>(Rate { work: probe.flops()?, seconds: less_submit(probe.measure(repeats)?, 1) })
+        };
+        let multiply_add = arithmetic(&probe)?;
+        let matrix_multiply_add = Probe::matrix_multiply_add(gpu, seed)?.as_ref().map(arithmetic).transpose()?;
         let probe = Probe::copy(gpu, seed)?;
         let bytes = 4 * probe.x.data.len() as u64;
         let copy = Rate { work: 2 * bytes, seconds: less_submit(probe.measure(repeats)?, 1) };
         drop(probe);
         let command = Spread::of(gpu.time_copies(bytes, repeats)?);
         let command_copy = Rate { work: 2 * bytes, seconds: less_submit(command, 1) };
-        Ok(Self { multiply_add, copy, command_copy, dispatch, submit })
+        Ok(Self { multiply_add, matrix_multiply_add, copy, command_copy, dispatch, submit })
     }
 }
 
@@ -364,6 +498,7 @@ mod tests {
         let nothing = Spread::default();
         let roof = Roof {
             multiply_add: rate(1000, 1.0),
+            matrix_multiply_add: None,
             copy: rate(100, 1.0),
             command_copy: rate(100, 2.0),
             dispatch: nothing,

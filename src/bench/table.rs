@@ -110,19 +110,18 @@ impl Report {
         device.notes.extend(self.notes.iter().cloned());
         if let Some(roof) = &self.roof {
             let gigabytes = |rate: f64| format!("{:.2} GB/s", rate / 1e9);
-            let rows = [
-                (
-                    "multiply-add, f32",
-                    format!("{:.2} GFLOP/s", roof.flops_per_second() / 1e9),
-                    roof.multiply_add.seconds,
-                ),
+            let gigaflops = |rate: f64| format!("{:.2} GFLOP/s", rate / 1e9);
+            let mut rows = vec![("multiply-add, f32", gigaflops(roof.multiply_add.best()), roof.multiply_add.seconds)];
+            let matrices = roof.matrix_multiply_add.iter();
+            rows.extend(matrices.map(|rate| ("multiply-add, matrices of f16", gigaflops(rate.best()), rate.seconds)));
+            rows.extend([
                 ("copy by a kernel", gigabytes(roof.copy.best()), roof.copy.seconds),
                 ("copy by the device's command", gigabytes(roof.command_copy.best()), roof.command_copy.seconds),
                 ("dispatch", format!("{:.2} µs", 1e6 * roof.dispatch.least), roof.dispatch),
                 ("submit", format!("{:.2} µs", 1e6 * roof.submit.least), roof.submit),
-            ];
-            device.rows =
-                rows.map(|(name, best, seconds)| [vec![name.into(), best], spread(seconds).into()].concat()).into();
+            ]);
+            let row = |(name, best, seconds): (&str, _, _)| [vec![name.into(), best], spread(seconds).into()].concat();
+            device.rows = rows.into_iter().map(row).collect();
         }
         let mut tables = vec![device];
         for network in &self.networks {
@@ -147,13 +146,15 @@ impl Report {
         let write = |text: &mut String| -> fmt::Result {
             let times = |seconds: Spread| format!("{},{},{}", seconds.median, seconds.least, seconds.most);
             if let Some(roof) = &self.roof {
-                let rows = [
-                    ("roof.multiply_add", roof.multiply_add.work, 0, roof.multiply_add.seconds),
+                let mut rows = vec![("roof.multiply_add", roof.multiply_add.work, 0, roof.multiply_add.seconds)];
+                let matrices = roof.matrix_multiply_add.iter();
+                rows.extend(matrices.map(|rate| ("roof.matrix_multiply_add", rate.work, 0, rate.seconds)));
+                rows.extend([
                     ("roof.copy", 0, roof.copy.work, roof.copy.seconds),
                     ("roof.command_copy", 0, roof.command_copy.work, roof.command_copy.seconds),
                     ("roof.dispatch", 0, 0, roof.dispatch),
                     ("roof.submit", 0, 0, roof.submit),
-                ];
+                ]);
                 for (name, flops, bytes, seconds) in rows {
                     writeln!(text, ",,,,,{name},,,,,{flops},{bytes},{},,,", times(seconds))?;
                 }

@@ -19,11 +19,12 @@ pub(crate) fn run(global: &Global) -> Result<ExitCode> {
             Some((least, most)) if least == most => format!("subgroups of {least}"),
             Some((least, most)) => format!("subgroups of {least} to {most}"),
         };
+        let matrices = adapter.matrix_side.map(|side| format!("matrices of {side}×{side}, ")).unwrap_or_default();
         let mebibytes = |bytes: u64| bytes >> 20;
         let _ = writeln!(
             text,
             "{} {}\n    {} on {}, driver {}\n    bindings to {} MiB, buffers to {} MiB, {} storage buffers, {} KiB workgroup memory, \
-             {} invocations, {subgroup}, f16 {}, timestamps {}",
+             {} invocations, {subgroup}, f16 {}, {matrices}timestamps {}",
             index,
             adapter.name,
             if adapter.is_software() { "software driver, not a GPU," } else { adapter.kind },

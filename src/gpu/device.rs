@@ -61,6 +61,8 @@ pub enum Limits {
     /// Everything that it offers.
     #[default]
     Adapter,
+    /// As much without what is experimental in wgpu: matrix units.
+    Stable,
     /// What every browser with WebGPU offers: bindings to 128 MiB, buffers to 256, 8 storage buffers, 16 KiB of workgroup memory, 256
     /// invocations, no subgroups, no `f16`, no integers of 64 bits. Timestamps, of which no kernel knows, stay.
     WebGpu,
@@ -69,7 +71,7 @@ pub enum Limits {
 impl Limits {
     fn of(self, adapter: &wgpu::Adapter) -> wgpu::Limits {
         match self {
-            Self::Adapter => adapter.limits(),
+            Self::Adapter | Self::Stable => adapter.limits(),
             Self::WebGpu => wgpu::Limits::defaults(),
         }
     }
@@ -77,6 +79,7 @@ impl Limits {
     fn features_of(self, adapter: &wgpu::Adapter) -> wgpu::Features {
         match self {
             Self::Adapter => adapter.features(),
+            Self::Stable => adapter.features() - wgpu::Features::all_experimental_mask(),
             Self::WebGpu => adapter.features() & wgpu::Features::TIMESTAMP_QUERY,
         }
     }
@@ -107,6 +110,8 @@ pub struct AdapterSummary {
     pub f16: bool,
     /// The smallest and largest subgroup, if subgroup operations are there.
     pub subgroup_size: Option<(u32, u32)>,
+    /// The side of the square matrices of `f16` that units of its own multiply, adding to `f32`, if shaders may use them.
+    pub matrix_side: Option<u32>,
     /// Whether kernels can be timed on the device.
     pub timestamps: bool,
     /// How much of the adapter is used; the fields above tell of no more.
@@ -115,10 +120,11 @@ pub struct AdapterSummary {
 
 impl AdapterSummary {
     fn of(adapter: &wgpu::Adapter, used: Limits) -> Self {
-        Self::new(adapter.get_info(), &used.of(adapter), used.features_of(adapter), used)
+        Self::new(adapter, &used.of(adapter), used.features_of(adapter), used)
     }
 
-    fn new(info: wgpu::AdapterInfo, limits: &wgpu::Limits, features: wgpu::Features, used: Limits) -> Self {
+    fn new(adapter: &wgpu::Adapter, limits: &wgpu::Limits, features: wgpu::Features, used: Limits) -> Self {
+        let info = adapter.get_info();
         let subgroups = features.contains(wgpu::Features::SUBGROUP);
         let driver = format!("{} {}", info.driver, info.driver_info);
         let driver = driver.trim();
@@ -133,6 +139,7 @@ impl AdapterSummary {
             backend: info.backend.to_string(),
             driver: match used {
                 Limits::Adapter => driver.to_owned(),
+                Limits::Stable => format!("{driver}, without what is experimental"),
                 Limits::WebGpu => format!("{driver}, at the limits of WebGPU"),
             },
             name: info.name,
@@ -143,6 +150,7 @@ impl AdapterSummary {
             storage_buffers: limits.max_storage_buffers_per_shader_stage,
             f16: features.contains(wgpu::Features::SHADER_F16),
             subgroup_size: subgroups.then_some((info.subgroup_min_size, info.subgroup_max_size)),
+            matrix_side: matrix_side(adapter, features),
             timestamps: features.contains(wgpu::Features::TIMESTAMP_QUERY),
             limits: used,
         }
@@ -264,8 +272,45 @@ pub(super) const USED: wgpu::Features =
 /// What a device needs for tensors that are stored as `f16`.
 pub(super) const HALF: wgpu::Features = wgpu::Features::SHADER_F16;
 
+/// What a device needs for kernels that multiply matrices by units of its own. It is experimental in wgpu, so a host has to ask for it on
+/// its own account: [`Requirements`](super::Requirements) does not name it.
+const MATRICES: wgpu::Features = wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX;
+
+/// The side of the square matrices of `f16` that shaders may multiply, adding to `f32`, on a device with these features: the largest one.
+fn matrix_side(adapter: &wgpu::Adapter, features: wgpu::Features) -> Option<u32> {
+    if !features.contains(MATRICES | HALF) {
+        return None;
+    }
+    let offered = adapter.cooperative_matrix_properties().into_iter();
+    let fit = offered.filter(|shape| {
+        let types = (shape.ab_type, shape.cr_type);
+        types == (wgpu::CooperativeScalarType::F16, wgpu::CooperativeScalarType::F32)
+            && [shape.n_size, shape.k_size] == [shape.m_size; 2]
+    });
+    fit.map(|shape| shape.m_size).max()
+}
+
+/// What lets a device have these features.
+///
+/// wgpu asks for `unsafe` where a feature is experimental, since what the driver gets of it may be wrong. Of these features that is the
+/// one for matrices, and only kernels of this crate's use them, whose texts are part of it: they load from storage that they only read,
+/// within its bounds, and store to storage that no other invocation reads; none of them passes anything through workgroup memory, of which
+/// naga 30 orders the accesses too weakly in such a kernel. Each result is held against its reference before it is chosen.
+fn consent(features: wgpu::Features) -> wgpu::ExperimentalFeatures {
+    if features.intersects(wgpu::Features::all_experimental_mask()) {
+        #[expect(unsafe_code, reason = "see above")]
+        // SAFETY: what may be undefined here is what those kernels avoid.
+        unsafe {
+            wgpu::ExperimentalFeatures::enabled()
+        }
+    } else {
+        wgpu::ExperimentalFeatures::disabled()
+    }
+}
+
 /// What ops may know of a device with these features and limits.
-pub(super) fn profile_of(info: &wgpu::AdapterInfo, features: wgpu::Features, limits: &wgpu::Limits) -> DeviceProfile {
+pub(super) fn profile_of(adapter: &wgpu::Adapter, features: wgpu::Features, limits: &wgpu::Limits) -> DeviceProfile {
+    let info = adapter.get_info();
     let one_size = info.subgroup_min_size == info.subgroup_max_size;
     let subgroups = features.contains(wgpu::Features::SUBGROUP) && one_size;
     DeviceProfile {
@@ -273,6 +318,7 @@ pub(super) fn profile_of(info: &wgpu::AdapterInfo, features: wgpu::Features, lim
         subgroup_size: subgroups.then_some(info.subgroup_min_size),
         int64: features.contains(wgpu::Features::SHADER_INT64),
         f16: features.contains(HALF),
+        matrix_side: matrix_side(adapter, features),
         largest_binding: limits.max_storage_buffer_binding_size.min(limits.max_buffer_size),
     }
 }
@@ -368,9 +414,11 @@ impl Gpu {
 
     async fn open(adapter: &wgpu::Adapter, limits: Limits) -> Result<Self> {
         let summary = AdapterSummary::of(adapter, limits);
+        let required_features = limits.features_of(adapter) & (USED | MATRICES);
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("tilewise"),
-            required_features: limits.features_of(adapter) & USED,
+            required_features,
+            experimental_features: consent(required_features),
             required_limits: limits.of(adapter),
             memory_hints: wgpu::MemoryHints::MemoryUsage,
             ..Default::default()
@@ -392,7 +440,8 @@ impl Gpu {
     ///
     /// The device stays the host's: no handler is set on it, so that what it reports outside of any call here, its loss included, goes
     /// to the host alone; a loss shows here as the error of the next call that waits. Kernels use the features that the device was
-    /// requested with, of those that [`Requirements`] names, and [`Plan::new`] says which limits are too low for a graph. A call that
+    /// requested with, of those that [`Requirements`] names and, if the host has enabled that experimental one, for cooperative matrices;
+    /// [`Plan::new`] says which limits are too low for a graph. A call that
     /// submits or waits ([`Plan::run`], [`Plan::wait`], [`Plan::read`], and what is built on them) runs callbacks of the host that have
     /// become due. They must not call into a plan, which may be at work, and must not panic.
     ///
@@ -402,7 +451,7 @@ impl Gpu {
     /// [`Plan::wait`]: super::Plan::wait
     /// [`Plan::read`]: super::Plan::read
     pub fn from_device(adapter: &wgpu::Adapter, device: wgpu::Device, queue: wgpu::Queue) -> Self {
-        let summary = AdapterSummary::new(adapter.get_info(), &device.limits(), device.features(), Limits::Adapter);
+        let summary = AdapterSummary::new(adapter, &device.limits(), device.features(), Limits::Adapter);
         Self::with(summary, adapter, device, queue, true)
     }
 
@@ -414,7 +463,7 @@ impl Gpu {
         borrowed: bool,
     ) -> Self {
         Self {
-            profile: profile_of(&adapter.get_info(), device.features(), &device.limits()),
+            profile: profile_of(adapter, device.features(), &device.limits()),
             adapter: adapter.clone(),
             borrowed,
             pipelines: Arc::default(),

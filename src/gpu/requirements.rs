@@ -116,7 +116,7 @@ impl Requirements {
             Some(_) => {}
             None => features.remove(HALF),
         }
-        let profile = profile_of(&adapter.get_info(), features, &adapter.limits());
+        let profile = profile_of(adapter, features, &adapter.limits());
         let memory = MemoryPlan::new(&computed, &profile, &Choices::default(), false)?;
         let mut needs = of_buffers(&computed, &memory);
         needs.extend(of_kernels(&memory)?);

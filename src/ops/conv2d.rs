@@ -4,6 +4,7 @@ mod few;
 pub(super) mod fused;
 pub(super) mod launch;
 pub(super) mod loops;
+mod matrix;
 mod tiled;
 mod winograd;
 mod winograd_gradient;
@@ -119,7 +120,10 @@ impl Conv2d {
         let subgroup = geometry.products_by_pairs(Side::Fine, false, bias, epilogue, device);
         let subgroup = subgroup.or_else(|| geometry.forward_of_few(bias, epilogue, device));
         let tiled = geometry.products_by_tiles(Side::Fine, false, bias, epilogue);
-        geometry.with_winograd(candidates(device, plain.into(), subgroup, tiled), false, bias, epilogue, device)
+        let direct = candidates(device, plain.into(), subgroup, tiled);
+        let mut all = geometry.with_winograd(direct, false, bias, epilogue, device);
+        all.extend(geometry.products_by_matrices(inputs[0].dtype, false, bias, epilogue, device));
+        all
     }
 }
 
@@ -192,8 +196,11 @@ impl Op for Conv2d {
         output: &Tensor<f64>,
         _: usize,
     ) -> Option<Bound> {
-        let winograd = Winograd::of(candidate)?;
         let (x, weight) = (inputs[0].float(), inputs[1].float());
+        let terms = weight.shape.elements() / weight.shape.channels() + 1;
+        let Some(winograd) = Winograd::of(candidate) else {
+            return matrix::bound(candidate, self, inputs, 1, terms);
+        };
         let geometry = Geometry::new(self.window_of(&weight.shape), &inputs[0].tensor_type(), &output.tensor_type());
         let bias = inputs.get(2).map(|bias| bias.float().data.as_slice());
         Some(winograd.bound(&geometry, false, x, weight, bias))
@@ -250,8 +257,11 @@ impl Op for Conv2dGradInput {
         output: &Tensor<f64>,
         _: usize,
     ) -> Option<Bound> {
-        let winograd = Winograd::of(candidate)?;
         let (weight, grad_output) = (inputs[0].float(), inputs[1].float());
+        let Some(winograd) = Winograd::of(candidate) else {
+            let &[kh, kw, _, c_out] = weight.shape.extents() else { return None };
+            return matrix::bound(candidate, self, inputs, 0, kh * kw * c_out);
+        };
         let window = self.conv.window_of(&weight.shape);
         let geometry = Geometry::new(window, &output.tensor_type(), &inputs[1].tensor_type());
         Some(winograd.bound(&geometry, true, grad_output, weight, None))
@@ -278,7 +288,10 @@ impl ThroughRelu for Conv2dGradInput {
         let epilogue = mask.map_or(Epilogue::None, Epilogue::Mask);
         let by_pairs = geometry.products_by_pairs(Side::Coarse, true, None, epilogue, device);
         let tiled = geometry.products_by_tiles(Side::Coarse, true, None, epilogue);
-        geometry.with_winograd(candidates(device, plain.into(), by_pairs, tiled), true, None, epilogue, device)
+        let direct = candidates(device, plain.into(), by_pairs, tiled);
+        let mut all = geometry.with_winograd(direct, true, None, epilogue, device);
+        all.extend(geometry.products_by_matrices(inputs[1].dtype, true, None, epilogue, device));
+        all
     }
 }
 
@@ -323,7 +336,9 @@ impl Op for Conv2dGradWeight {
         let subgroup = geometry.weight_gradient_by_pairs(Side::Fine, device);
         let subgroup = subgroup.or_else(|| geometry.weight_gradient_of_few(device));
         let direct = candidates(device, plain, subgroup, geometry.weight_gradient_by_tiles(Side::Fine));
-        geometry.weight_gradient_with_winograd(direct, device)
+        let mut all = geometry.weight_gradient_with_winograd(direct, device);
+        all.extend(geometry.weight_gradient_by_matrices(inputs[0].dtype, device));
+        all
     }
 
     fn flops(&self, inputs: &[TensorType], _: &TensorType) -> u64 {
@@ -404,13 +419,15 @@ impl Op for Conv2dGradBias {
 }
 
 /// The cases that are computed from `f16`, too: kernels differ by loads and stores only, and each takes a driver long to compile.
-const HALVED: [&str; 6] = [
+const HALVED: [&str; 8] = [
     "one element",
     "one over",
     "primes, batch 2",
     "stride 2, padding 1",
     "pairs, exactly one tile",
     "tiles, exact, gradient in two parts",
+    "matrices, oblong, padding, batch 2",
+    "matrices in strips, padding 1, batch 2",
 ];
 
 /// The forward pass of an op with weight, and its three gradients, at these shapes.
@@ -448,6 +465,8 @@ pub(super) fn cases() -> Result<Vec<Case>, String> {
         ("winograd in strips, batch 2", unit, [2, 53, 47, 32], [3, 3, 32, 64], 1.0),
         ("winograd, gradient in strips, batch 2", unit, [2, 37, 41, 32], [3, 3, 32, 132], 1.0),
         ("winograd of few tiles", unit, [1, 18, 18, 128], [3, 3, 128, 132], 1.0),
+        ("matrices, oblong, padding, batch 2", with([1, 1], [1, 2]), [2, 7, 9, 16], [2, 3, 16, 48], 1.0),
+        ("matrices in strips, padding 1, batch 2", with([1, 1], [1, 1]), [2, 78, 78, 8], [3, 3, 8, 96], 1.0),
         ("few channels, gradient in two parts", with([2, 1], [1, 1]), [3, 35, 13, 3], [3, 3, 3, 18], 1.0),
         ("past 65,535 workgroups in the image", unit, [1, 1030, 1021, 1], [1, 1, 1, 1], 1.0),
         ("past 65,535 workgroups in the weight", unit, [1, 1, 1, 2050], [1, 1, 2050, 2070], 1.0),

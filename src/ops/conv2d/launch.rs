@@ -400,14 +400,19 @@ pub(crate) fn in_parts(parts: usize, elements: usize, partial: impl FnOnce(Bindi
     if parts == 1 {
         return partial(Binding::Output).into();
     }
-    let reduce = Dispatch {
+    let reduce = total_of_parts(parts, elements, Binding::Workspace(0));
+    Candidate { dispatches: vec![partial(Binding::Workspace(0)), reduce], workspace: vec![parts * elements] }
+}
+
+/// The launch that adds parts of so many elements, in order.
+pub(super) fn total_of_parts(parts: usize, elements: usize, partial: Binding) -> Dispatch {
+    Dispatch {
         kernel: kernel!("conv2d/reduce_partials"),
         constants: vec![],
-        bindings: vec![Binding::Workspace(0), Binding::Output],
+        bindings: vec![partial, Binding::Output],
         params: vec![("elements", elements.into()), ("parts", parts.into())],
         workgroups: workgroup_grid(elements.div_ceil(64)),
-    };
-    Candidate { dispatches: vec![partial(Binding::Workspace(0)), reduce], workspace: vec![parts * elements] }
+    }
 }
 
 #[cfg(test)]
