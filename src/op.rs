@@ -109,6 +109,20 @@ pub trait AnyOp: Op {
                 .iter()
                 .all(|dispatch| dispatch.kernel.is_of_either_precision() || !binds_half(dispatch))
         });
+        candidates.retain(|candidate| {
+            let is_whole = |binding: &Binding| {
+                let bytes = match *binding {
+                    Binding::Input(index) => inputs.get(index).map_or(0, TensorType::size_bytes),
+                    Binding::Output => output.size_bytes(),
+                    Binding::Workspace(index) => {
+                        candidate.workspace.get(index).map_or(0, |&elements| 4 * elements as u64)
+                    }
+                };
+                bytes <= device.largest_binding
+            };
+            let mut pointing = candidate.dispatches.iter().filter(|dispatch| dispatch.kernel.takes_pointers());
+            pointing.all(|dispatch| dispatch.bindings.iter().all(is_whole))
+        });
         let dispatches = candidates.iter_mut().flat_map(|candidate| &mut candidate.dispatches);
         for dispatch in dispatches.filter(|dispatch| binds_half(dispatch)) {
             dispatch.constants.push((STORED, "f16".into()));
@@ -173,6 +187,11 @@ pub struct Kernel {
 }
 
 impl Kernel {
+    /// Whether the text takes pointers into storage, as loads of matrices do, so that this cannot be in pieces.
+    pub fn takes_pointers(&self) -> bool {
+        ["(&", ", &"].iter().any(|pointer| self.source.contains(pointer))
+    }
+
     /// Whether the text says of the activations that it reads and writes that they are `Stored`, so that they can be `f16`.
     fn is_of_either_precision(&self) -> bool {
         self.source.lines().any(|line| line.strip_prefix("alias ").is_some_and(|line| line.starts_with(STORED)))

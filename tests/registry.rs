@@ -230,10 +230,11 @@ fn every_kernel_validates_as_it_stands_and_as_it_is_specialised() {
     }
 }
 
-/// As for tensors that are larger than a binding: nothing is done with storage but to index it.
+/// As for tensors that are larger than a binding: nothing is done with storage but to index it, except by the kernels that are not offered
+/// for such tensors.
 #[test]
 fn every_kernel_validates_with_what_it_binds_in_pieces() {
-    for (dispatch, case) in distinct() {
+    for (dispatch, case) in distinct().into_iter().filter(|(dispatch, _)| !dispatch.kernel.takes_pointers()) {
         let path = dispatch.kernel.path;
         let name = format!("{path} for {case}");
         let wgsl = compose(path, dispatch.kernel.source, &dispatch.constants).unwrap();

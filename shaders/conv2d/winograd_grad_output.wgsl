@@ -1,4 +1,4 @@
-// transformed[k, t, c] = (A g A^T)[k], where g is tile first_tile + t, of OUTPUT_TILE x OUTPUT_TILE, of the gradient of the result.
+// transformed[k, t, c] = (A g A^T)[k], where g is tile first_tile + t, of OUTPUT_TILE x OUTPUT_TILE, of the gradient.
 // A is that of conv2d/winograd_output turned: it evaluates a polynomial, whose coefficients are a line of g, at the points.
 // One invocation owns two channels of a tile, a workgroup 64 of these.
 // Bytes moved per invocation: 8 * OUTPUT_TILE * OUTPUT_TILE + 8 * POINTS * POINTS.

@@ -1,5 +1,5 @@
 // products[strip, k, c, r] = sum over t of inputs[k, t, c] * gradients[k, t, r]: a product of matrices for each point k.
-// One invocation owns SOURCES channels c x four channels r; a workgroup, 4 * LANES channels r of these. A load takes four channels.
+// One invocation owns SOURCES channels c x four channels r; a workgroup, 4 * LANES of these r. A load takes four channels.
 // Eight lanes share those of inputs: each reads four, and a shuffle hands them to all. Four tiles a turn, so that a sum is kept
 // in a register for four multiply-adds. Right only if the subgroup size is a multiple of 8 and LANES a multiple of it.
 // Bytes moved per workgroup and tile: 4 * SOURCES + 16 * LANES.

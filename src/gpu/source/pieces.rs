@@ -202,6 +202,10 @@ fn accessed(path: &str, tokens: &[Token], arrays: &[Option<Array<'_>>]) -> Resul
             );
             return Err(problem(path, text));
         };
+        if is_pointed_at(tokens, at) {
+            let text = format!("`{0}` is in pieces, so there can be no pointer into it, as in `&{0}[i]`", array.name);
+            return Err(problem(path, text));
+        }
         let index = accessed(path, &tokens[open + 1..close], arrays)?;
         let name = array.functions;
         at = close + 1;
@@ -218,6 +222,12 @@ fn accessed(path: &str, tokens: &[Token], arrays: &[Option<Array<'_>>]) -> Resul
         };
     }
     Ok(output)
+}
+
+/// Whether a pointer is taken to what begins at `at`: there is a `&` before it, and no operand before that.
+fn is_pointed_at(tokens: &[Token], at: usize) -> bool {
+    let mut before = tokens[..at].iter().rev().filter(|token| token.is_code()).map(|token| token.text.as_str());
+    before.next() == Some("&") && before.next().is_some_and(|operand| ["(", ",", "="].contains(&operand))
 }
 
 /// For the assignment whose left-hand side ends before `at`: its operator, if it computes, and where its right-hand side begins.
@@ -293,6 +303,10 @@ mod tests {
             (
                 "y: array<f32>; fn f() -> u32 { return arrayLength(&y); }",
                 "`y` is in pieces, so nothing can be done with it but to index it, as in `y[i]`",
+            ),
+            (
+                "y: array<f32>; fn f() { coopLoad<A>(&y[0], 8u); }",
+                "`y` is in pieces, so there can be no pointer into it, as in `&y[i]`",
             ),
             ("y: array<f32>; fn f() { let y_1 = y[0]; }", "`y` cannot be in pieces: the name `y_1` is taken"),
             ("y: array<f32>; fn load_y() {}", "`y` cannot be in pieces: the name `load_y` is taken"),
