@@ -2,7 +2,7 @@
 
 use super::launch::{Epilogue, Geometry, pair_parts, total_of_parts};
 use super::loops::Window;
-use super::winograd::{LARGEST_BYTES, STRIP_BYTES};
+use super::winograd::{LARGEST_BYTES, STRIP_BYTES, constant};
 use crate::array::{Array, Tensor};
 use crate::kernel;
 use crate::op::{
@@ -55,10 +55,6 @@ impl Unit {
         constants.extend(matrix_types(self.side));
         constants
     }
-}
-
-fn constant(&(name, value): &(&'static str, usize)) -> (&'static str, String) {
-    (name, format!("{value}u"))
 }
 
 /// A launch of so many workgroups.
@@ -214,7 +210,7 @@ impl Geometry {
             dispatches.push(product);
             let [height, width] = result.0;
             let params = layout.params([("height", height), ("width", width)], result.1, first, count);
-            let bindings = vec![PRODUCTS, bias.unwrap_or(PRODUCTS), mask.unwrap_or(PRODUCTS), Binding::Output];
+            let bindings = vec![PRODUCTS, bias.unwrap_or(PRODUCTS), mask.unwrap_or(image), Binding::Output];
             let constants = flags.iter().map(constant).collect();
             let workgroups = (count * result.1 / 4).div_ceil(LANES);
             dispatches.push(launch(kernel!("conv2d/matrix_result"), constants, bindings, &params, workgroups));
