@@ -5,7 +5,8 @@ use rayon::prelude::*;
 use std::ops::ControlFlow;
 use std::sync::{Mutex, PoisonError};
 
-/// Hears how much is done and how much there is, and may break off: the work then ends with [`Error::Interrupted`].
+/// Hears how much is done and how much there is, and may break off: the work then ends with [`Error::Interrupted`]. It may be called by
+/// any thread of rayon's pool, one at a time, and must not itself wait for that pool.
 pub type Progress<'a> = dyn FnMut(usize, usize) -> ControlFlow<()> + Send + 'a;
 
 /// Hears what comes next, in words, and may break off: the work then ends with [`Error::Interrupted`].

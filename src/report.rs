@@ -10,7 +10,7 @@ use crate::executor::Device;
 use crate::metrics::{InstanceScores, Scores};
 use crate::picture::{Curve, Picture, curve_svg};
 use crate::predict::{Evaluation, Prediction, Predictor};
-use crate::progress::{Progress as Watcher, unless_stopped, unwatched};
+use crate::progress::{Progress as Watcher, unless_stopped};
 use crate::train::{self, Config, Data, LossKind, MAPS, Record, WeightMaps};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -71,12 +71,12 @@ struct Scored {
     pictures: [(&'static str, Picture); 4],
 }
 
-/// [Writes](write()) the report of a run on the images that its configuration names, which are read again.
+/// [Writes](write()) the report of a run on the images that its configuration names, which are read again; `progress` hears of that, too.
 ///
 /// # Errors
 /// As [`Config::read`], [`Data::read`] and [`write()`].
 pub fn of_run(run: &Path, device: &Device, progress: &mut Watcher<'_>) -> Result<PathBuf> {
-    let data = Data::read(&Config::read(&run.join("config.toml"))?, &mut unwatched)?;
+    let data = Data::read(&Config::read(&run.join("config.toml"))?, &mut |_| (), progress)?;
     write(run, device, &data.training, &data.validation, progress)
 }
 

@@ -4,8 +4,10 @@
 
 use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
+use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::task::{Context, Waker};
 use std::thread;
 use std::time::Duration;
 use tilewise::array::{Array, Tensor};
@@ -312,6 +314,34 @@ fn prediction_and_training_are_awaited_while_the_host_polls() {
         }
         assert_eq!(working.join().unwrap(), blocking.parameters().unwrap());
     });
+}
+
+/// A step that is broken off before it is made leaves the next one on the same batch.
+#[test]
+fn a_step_that_nobody_awaits_to_its_end_takes_no_batch() {
+    let (adapter, device, queue) = host(wgpu::Limits::default());
+    let gpu = Device::Gpu(Gpu::from_device(&adapter, device, queue));
+    // So small a rate leaves the weights as they are, so that the loss is that of the batch.
+    let (workers, learning_rate) = (NonZeroUsize::MIN, Some(1e-30));
+    let config = Config { base: 2, depth: 1, batch: 1, workers, learning_rate, ..Config::default() };
+    let [height, width] = [64, 64];
+    let mut random = Random::new(3, 0);
+    let pixels: Vec<f32> = (0..height * width).map(|_| random.normal()).collect();
+    let values = pixels.iter().map(|&value| u32::from(value > 0.5)).collect();
+    let image = Image { height, width, channels: 1, bit_depth: 8, pixels, alpha_dropped: false };
+    let sample = Sample { name: "a".into(), image, truth: Truth::Classes(LabelMap { height, width, values }) };
+    let losses = |broken_off: usize| -> Vec<f32> {
+        let samples = vec![config.prepared(sample.clone()).unwrap()];
+        let mut trainer = Trainer::new(&config, config.model(1, 2), 20, &gpu, samples).unwrap();
+        let mut context = Context::from_waker(Waker::noop());
+        for _ in 0..broken_off {
+            assert!(pin!(trainer.step_async()).poll(&mut context).is_pending());
+        }
+        (0..4).map(|_| trainer.step().unwrap().loss).collect()
+    };
+    let whole = losses(0);
+    assert!(whole.windows(2).all(|pair| pair[0].to_bits() != pair[1].to_bits()), "batches differ: {whole:?}");
+    assert_eq!(losses(2), whole);
 }
 
 /// A device that is busy with long runs measures them while it is awaited, too.

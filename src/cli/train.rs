@@ -266,7 +266,7 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
     }
     let mut device = global.open_device()?;
     let stop = stop_on_interrupt();
-    let Data { training, validation, classes, metadata, .. } = data;
+    let Data { training, validation, classes, metadata } = data;
     if let (true, Some(sample)) = (arguments.tune, training.first()) {
         let model = config.model(sample.image.channels, classes);
         let graph = Trainer::graph_of(&config, &model, config.tile_for(&training), &device)?;
@@ -328,11 +328,9 @@ pub(crate) fn write_report(global: &Global, run: &Path, device: &Device) -> Resu
 /// Reads what a configuration names, and says what it found.
 fn read(global: &Global, config: &Config) -> Result<Data> {
     let bar = global.progress(READING);
-    let data = Data::read(config, &mut on(&bar));
+    let data = Data::read(config, &mut |line| bar.suspend(|| global.say(line)), &mut on(&bar));
     bar.finish_and_clear();
-    let data = data?;
-    data.remarks.iter().for_each(|remark| global.say(remark));
-    Ok(data)
+    data
 }
 
 /// Progress, as a bar in a terminal and as a line now and then elsewhere.

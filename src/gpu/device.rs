@@ -424,6 +424,10 @@ impl Gpu {
             ..Default::default()
         };
         let requested = adapter.request_device(&descriptor).await;
+        if let (Err(error), true) = (&requested, required_features.intersects(MATRICES)) {
+            tracing::warn!("{summary} could not be opened with what is experimental, and is without: {error}");
+            return Box::pin(Self::open(adapter, Limits::Stable)).await;
+        }
         let (device, queue) =
             requested.map_err(|error| Error::Device(format!("{summary} could not be opened: {error}")))?;
         let gpu = Self::with(summary, adapter, device, queue, false);
@@ -494,7 +498,8 @@ impl Gpu {
     }
 
     /// This device, with these kernels in plans to come. They were measured at some limits; a host's device of lower ones may lack what they
-    /// need, and [`Plan::new`](super::Plan::new) then says so.
+    /// need, and [`Plan::new`](super::Plan::new) then says so. A device that is offered other kernels than that on which they were
+    /// measured, for want of matrix units for one, takes its own first ones at those shapes.
     #[must_use]
     pub fn with_choices(self, choices: Choices) -> Self {
         Self { choices: Arc::new(choices), ..self }

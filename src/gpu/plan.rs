@@ -384,13 +384,12 @@ impl Plan {
         self.memory.candidates.get(node.index())?.as_ref()
     }
 
-    /// The bytes of the buffers that were created; equal to [`MemoryPlan::total_bytes`].
+    /// The bytes of the buffers that were created; equal to [`MemoryPlan::total_bytes`]. Of reads at the same time, each but one has a buffer
+    /// more while it lasts.
     pub fn allocated_bytes(&self) -> u64 {
-        let staging =
-            self.staging.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map_or(0, wgpu::Buffer::size);
         let banks = self.banks.values().flatten();
         let buffers = self.transient.iter().chain(&self.inputs).chain(banks).chain([&self.uniform]);
-        buffers.map(wgpu::Buffer::size).sum::<u64>() + staging
+        buffers.map(wgpu::Buffer::size).sum::<u64>() + self.memory.staging
     }
 
     pub(super) fn turn(&self) -> MutexGuard<'_, ()> {
@@ -504,8 +503,8 @@ impl Plan {
             let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
             step.record_some(&mut pass, workgroup_grid(workgroups.len()));
         })?;
-        // Whoever records all of it begins at the first.
-        if workgroups.end == step.divisible_by { begin_at(0) } else { Ok(()) }
+        // Whoever records all of it begins at the first, also between the pieces.
+        begin_at(0)
     }
 
     /// Waits for all runs to finish.

@@ -102,15 +102,16 @@ impl Evaluation {
     /// As [`Predictor::score`].
     pub fn add(&mut self, predictor: &mut Predictor, sample: &Sample) -> Result<Prediction> {
         let (prediction, confusion) = predictor.score(sample)?;
-        self.most_tiles = self.most_tiles.max(predictor.tiles_for(sample.image.height, sample.image.width)?);
-        self.confusion.merge(&confusion);
-        self.variety.add(&prediction.logits, &prediction.labels);
+        let tiles = predictor.tiles_for(sample.image.height, sample.image.width)?;
         let instances = self.objects.map(|components| {
             let truth = sample.objects(components.connectivity);
             InstanceScores::new(&truth, &components.label(&prediction.label_map()))
         });
         let Scores { foreground_iou, mean_iou, pixel_error, .. } = confusion.scores();
         let (name, instances) = (sample.name.clone(), instances.transpose()?);
+        self.most_tiles = self.most_tiles.max(tiles);
+        self.confusion.merge(&confusion);
+        self.variety.add(&prediction.logits, &prediction.labels);
         self.images.push(ImageScores { name, foreground_iou, mean_iou, pixel_error, instances });
         Ok(prediction)
     }

@@ -313,13 +313,15 @@ impl Trainer {
     }
 
     /// As [`Trainer::step`], without blocking: ready once somebody has polled the device, as for
-    /// [`Plan::read_async`](crate::gpu::Plan::read_async). Dropped before that, the update may be made and not be counted.
+    /// [`Plan::read_async`](crate::gpu::Plan::read_async). Dropped before that, the update may have been made, or a part of it, without being
+    /// counted; the next step is on the same batch.
     ///
     /// # Errors
     /// As [`Trainer::step`].
     pub async fn step_async(&mut self) -> Result<Record> {
         let begun = Instant::now();
-        let inputs = self.loader()?.take_async().await?;
+        let mut loader = self.loader()?;
+        let inputs = loader.take_async().await?;
         self.waited = begun.elapsed();
         let Place { step, generator, .. } = self.place;
         let learning_rate = self.config.learning_rate_at(step);
@@ -339,6 +341,8 @@ impl Trainer {
             None => None,
         };
         self.place = self.place.next();
+        // Not before, so that a step that is broken off leaves none that is a batch ahead.
+        self.loader = Some(loader);
         let scaling = self.scaling.map(|state| {
             let LossScaleState { scale: loss_scale, overflows, skipped, .. } = state;
             Scaling { loss_scale, overflows, skipped }
@@ -350,15 +354,13 @@ impl Trainer {
         Ok(self.executor.read_async(node).await?.float().data.first().copied().unwrap_or(f32::NAN))
     }
 
-    /// What makes the batches from the next step on.
-    fn loader(&mut self) -> Result<&mut Loader<Inputs>> {
-        let loader = if let Some(loader) = self.loader.take() {
-            loader
-        } else {
-            let batches = Arc::clone(&self.batches);
-            Loader::new(self.place.batch, self.config.workers, move |number| batches.make(number))?
-        };
-        Ok(self.loader.insert(loader))
+    /// Takes what makes the batches from the next step on.
+    fn loader(&mut self) -> Result<Loader<Inputs>> {
+        if let Some(loader) = self.loader.take() {
+            return Ok(loader);
+        }
+        let batches = Arc::clone(&self.batches);
+        Loader::new(self.place.batch, self.config.workers, move |number| batches.make(number))
     }
 
     /// Shows `visitor` what the nodes, which must come before the update, have as values in the step at `place` when it starts from

@@ -79,10 +79,11 @@ impl Geometry {
         let [tile_rows, tile_columns] = out_extents.map(|extent| extent.div_ceil(winograd.output_tile));
         let tiles = self.batch * tile_rows * tile_columns;
         let in_cache = STRIP_BYTES[usize::from(!device.software)] / (4 * points * (in_channels + out_channels));
-        let strips = tiles.div_ceil(in_cache.max(TILED));
+        let sums = points * in_channels * out_channels;
+        // Each strip has sums of its own, of which all must find room.
+        let strips = tiles.div_ceil(in_cache.max(TILED)).min((LARGEST_BYTES / (4 * sums)).max(1));
         let strip_tiles = tiles.div_ceil(strips);
         let strips = tiles.div_ceil(strip_tiles);
-        let sums = points * in_channels * out_channels;
         let mut dispatches = Vec::with_capacity(3 * strips + 1);
         for (strip, first_tile) in (0..tiles).step_by(strip_tiles).enumerate() {
             let count = strip_tiles.min(tiles - first_tile);
