@@ -36,12 +36,12 @@ pub(super) const STRIP_BYTES: [usize; 2] = [4 << 20, 32 << 20];
 /// No buffer of a candidate is larger: a kernel can bind so many bytes of one on every device.
 pub(super) const LARGEST_BYTES: usize = 128 << 20;
 
-/// What multiplies transformed tiles by transformed weights.
+/// What multiplies transformed tiles by transformed weights, or by each other for the gradient of the weight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Product {
-    /// `conv2d/winograd_product_subgroup`, with so many lanes.
+pub(super) enum Product {
+    /// `conv2d/winograd_product_subgroup` or `conv2d/winograd_grad_product_subgroup`, on subgroups of this size.
     Shuffles(usize),
-    /// `conv2d/correlation_tiled`.
+    /// `conv2d/correlation_tiled` or `conv2d/grad_weight_tiled`.
     Tiles,
 }
 
@@ -124,6 +124,21 @@ impl Geometry {
         epilogue: Epilogue,
         device: &DeviceProfile,
     ) -> Vec<Candidate> {
+        let result = if turned { self.in_extents } else { self.out_extents };
+        let candidate = |winograd, product| self.in_strips(winograd, product, Pass { turned, bias, epilogue }, device);
+        self.beside_winograd(direct, Winograd::preferred, result, candidate, device)
+    }
+
+    /// The direct candidates and Winograd's, as `candidate` makes them where the window and the channels allow it: in front the one that is
+    /// `preferred` on a software driver, for so many pixels of these extents and the lesser number of channels, the others behind.
+    pub(super) fn beside_winograd(
+        &self,
+        direct: Vec<Candidate>,
+        preferred: impl Fn(usize, usize) -> Option<Winograd>,
+        extents: [usize; 2],
+        candidate: impl Fn(Winograd, Product) -> Option<Candidate>,
+        device: &DeviceProfile,
+    ) -> Vec<Candidate> {
         let Window { kernel_size, stride, .. } = self.window;
         let channels = [self.in_channels, self.out_channels];
         let fours = channels.iter().all(|channels| channels.is_multiple_of(CHANNELS));
@@ -132,14 +147,12 @@ impl Geometry {
         }
         let size = device.subgroup_size.map(|size| size as usize).filter(|size| size.is_multiple_of(8) && *size <= 64);
         let shuffles = size.map(Product::Shuffles);
-        let result = if turned { self.in_extents } else { self.out_extents };
-        let pixels = self.batch * result[0] * result[1];
-        let preferred = Winograd::preferred(pixels, channels[0].min(channels[1])).filter(|_| device.software);
+        let pixels = self.batch * extents[0] * extents[1];
+        let preferred = preferred(pixels, channels[0].min(channels[1])).filter(|_| device.software);
         let first = preferred.zip(shuffles);
         let all = shuffles.into_iter().chain([Product::Tiles]);
         let all = all.flat_map(|product| [(Winograd::F4, product), (Winograd::F2, product)]);
-        let candidate =
-            |(winograd, product)| self.in_strips(winograd, product, Pass { turned, bias, epilogue }, device);
+        let candidate = |(winograd, product)| candidate(winograd, product);
         let behind = all.filter(|&other| Some(other) != first).filter_map(candidate);
         first.and_then(candidate).into_iter().chain(direct).chain(behind).collect()
     }

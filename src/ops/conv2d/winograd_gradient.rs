@@ -3,7 +3,9 @@
 
 use super::launch::{Geometry, lanes};
 use super::loops::Window;
-use super::winograd::{CHANNELS, ELEMENTS, LARGEST_BYTES, STRIP_BYTES, TILED, Winograd, constant, sandwich, squares};
+use super::winograd::{
+    CHANNELS, ELEMENTS, LARGEST_BYTES, Product, STRIP_BYTES, TILED, Winograd, constant, sandwich, squares,
+};
 use crate::array::Array;
 use crate::kernel;
 use crate::op::{Binding, Bound, Candidate, DeviceProfile, Dispatch, UNIT_ROUNDOFF, workgroup_grid};
@@ -17,15 +19,6 @@ const SOURCES: [usize; 2] = [16, 32];
 const INPUTS: Binding = Binding::Workspace(0);
 const GRADIENTS: Binding = Binding::Workspace(1);
 const PRODUCTS: Binding = Binding::Workspace(2);
-
-/// What sums the products.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Product {
-    /// `conv2d/winograd_grad_product_subgroup`, with so many lanes.
-    Shuffles(usize),
-    /// `conv2d/grad_weight_tiled`.
-    Tiles,
-}
 
 impl Winograd {
     /// The one that is clearly faster than the plain sum on a software driver, for a gradient of so many pixels. Of few, transforming the
@@ -46,25 +39,8 @@ impl Geometry {
         direct: Vec<Candidate>,
         device: &DeviceProfile,
     ) -> Vec<Candidate> {
-        let Window { kernel_size, stride, .. } = self.window;
-        let channels = [self.in_channels, self.out_channels];
-        let fours = channels.iter().all(|channels| channels.is_multiple_of(CHANNELS));
-        if kernel_size != [ELEMENTS; 2] || stride != [1, 1] || !fours || !device.int64 {
-            return direct;
-        }
-        let size = device.subgroup_size.map(|size| size as usize).filter(|size| size.is_multiple_of(8) && *size <= 64);
-        let shuffles = size.map(|size| {
-            let vectors = lanes(self.out_channels, CHANNELS, device).div_ceil(size);
-            Product::Shuffles(size * vectors)
-        });
-        let pixels = self.batch * self.out_extents[0] * self.out_extents[1];
-        let preferred = Winograd::preferred_for_weight(pixels, channels[0].min(channels[1]));
-        let first = preferred.filter(|_| device.software).zip(shuffles);
-        let all = shuffles.into_iter().chain([Product::Tiles]);
-        let all = all.flat_map(|product| [(Winograd::F4, product), (Winograd::F2, product)]);
-        let candidate = |(winograd, product)| self.weight_gradient_in_strips(winograd, product, device);
-        let behind = all.filter(|&other| Some(other) != first).filter_map(candidate);
-        first.and_then(candidate).into_iter().chain(direct).chain(behind).collect()
+        let candidate = |winograd, product| self.weight_gradient_in_strips(winograd, product, device);
+        self.beside_winograd(direct, Winograd::preferred_for_weight, self.out_extents, candidate, device)
     }
 
     /// Strip by strip of tiles, these transformed and their products summed; then the sums of all strips transformed back.
@@ -116,7 +92,7 @@ impl Geometry {
                 &of_strip([("height", out_extents[0]), ("width", out_extents[1]), ("channels", out_channels)]),
                 count * out_channels / 2,
             ));
-            dispatches.push(product.dispatch(points, count, strip, [in_channels, out_channels])?);
+            dispatches.push(product.sum(points, count, strip, [in_channels, out_channels], device)?);
         }
         dispatches.push(winograd.transform(
             kernel!("conv2d/winograd_grad_weight"),
@@ -133,10 +109,18 @@ impl Geometry {
 
 impl Product {
     /// The launch that sums over so many tiles at each point; none where it does not fit the channels.
-    fn dispatch(self, points: usize, tiles: usize, strip: usize, channels: [usize; 2]) -> Option<Dispatch> {
+    fn sum(
+        self,
+        points: usize,
+        tiles: usize,
+        strip: usize,
+        channels: [usize; 2],
+        device: &DeviceProfile,
+    ) -> Option<Dispatch> {
         let [in_channels, out_channels] = channels;
         match self {
-            Self::Shuffles(lanes) => {
+            Self::Shuffles(size) => {
+                let lanes = lanes(out_channels, CHANNELS, device).next_multiple_of(size);
                 let sources = SOURCES[usize::from(in_channels > SOURCES[0])];
                 let params = [
                     ("points", points),
