@@ -1,12 +1,14 @@
 //! From a graph to one with fewer kernels: ops that follow each other are computed together where one kernel can.
 //!
-//! What a fused kernel leaves out is writing a tensor to memory and reading it again. Three chains of a U-Net's training step are fused:
+//! What a fused kernel leaves out is writing a tensor to memory and reading it again. Three chains of a U-Net's training step are fused, and
+//! concatenations are never made:
 //!
 //! | [`Fusion`] | chain | one kernel |
 //! |---|---|---|
 //! | `Relu` | convolution, ReLU | [`Conv2dRelu`] |
 //! | `ReluGrad` | gradient of a convolution's input, gradient of the ReLU that made this input | [`ThenReluGrad`] |
 //! | `Pooling` | gradients of pooling and of the skip, their sum, gradient of the ReLU before | [`MaxPool2dGradSkip`] |
+//! | `Concat` | crop and concatenation, whatever reads them; a gradient of theirs, its halves | any that reads or writes them: where its text indexes a concatenation, [it finds its way](crate::gpu::source) to one of two tensors |
 //!
 //! The values are the same to the bit, since each sum is added in the same order, and rounded at the same places (as long as no
 //! [choice](crate::gpu::Choices) computes one of the two otherwise). What each is worth
@@ -19,8 +21,8 @@
 use crate::graph::{Graph, NodeId, NodeKind};
 use crate::op::AnyOp;
 use crate::ops::{
-    Add, Conv2d, Conv2dGradInput, Conv2dRelu, ConvTranspose2dGradInput, CropConcatGradSkip, MaxPool2dGrad,
-    MaxPool2dGradSkip, Relu, ReluGrad, ThenReluGrad,
+    Add, Conv2d, Conv2dGradInput, Conv2dRelu, ConvTranspose2dGradInput, MaxPool2dGrad, MaxPool2dGradSkip, Pad, Relu,
+    ReluGrad, ThenReluGrad,
 };
 use std::any::Any;
 use std::str::FromStr;
@@ -35,6 +37,8 @@ pub enum Fusion {
     ReluGrad,
     /// The gradients of a pooling and of a skip, their sum, and the gradient of the ReLU before them.
     Pooling,
+    /// Concatenations, read and written where their parts are.
+    Concat,
 }
 
 /// Which chains are fused; all of them by default.
@@ -43,13 +47,14 @@ pub struct Fusions {
     relu: bool,
     relu_grad: bool,
     pooling: bool,
+    concat: bool,
 }
 
 impl Fusions {
     /// All.
-    pub const ALL: Self = Self { relu: true, relu_grad: true, pooling: true };
+    pub const ALL: Self = Self { relu: true, relu_grad: true, pooling: true, concat: true };
     /// None: every op has a kernel of its own.
-    pub const NONE: Self = Self { relu: false, relu_grad: false, pooling: false };
+    pub const NONE: Self = Self { relu: false, relu_grad: false, pooling: false, concat: false };
 
     /// All of these but one.
     #[must_use]
@@ -58,6 +63,7 @@ impl Fusions {
             Fusion::Relu => self.relu = false,
             Fusion::ReluGrad => self.relu_grad = false,
             Fusion::Pooling => self.pooling = false,
+            Fusion::Concat => self.concat = false,
         }
         self
     }
@@ -77,7 +83,8 @@ impl FromStr for Fusion {
             "relu" => Ok(Self::Relu),
             "relu-grad" => Ok(Self::ReluGrad),
             "pooling" => Ok(Self::Pooling),
-            _ => Err(format!("there is no fusion {text:?}; there are relu, relu-grad and pooling")),
+            "concat" => Ok(Self::Concat),
+            _ => Err(format!("there is no fusion {text:?}; there are relu, relu-grad, pooling and concat")),
         }
     }
 }
@@ -99,6 +106,7 @@ impl Graph {
         let needed = self.needed();
         let chain = Chain { graph: self, uses: self.uses(), fusions };
         let mut fused = self.clone();
+        fused.concats_in_place = fusions.concat;
         for (index, node) in self.nodes.iter().enumerate().filter(|&(index, _)| needed[index]) {
             if let NodeKind::Op { op, inputs } = &node.kind
                 && let Some((op, inputs)) = chain.ending_in(op.as_ref(), inputs)
@@ -119,7 +127,7 @@ struct Chain<'a> {
 
 impl Chain<'_> {
     fn ending_in(&self, op: &dyn AnyOp, inputs: &[NodeId]) -> Option<Rewrite> {
-        let Fusions { relu, relu_grad, pooling } = self.fusions;
+        let Fusions { relu, relu_grad, pooling, .. } = self.fusions;
         if is::<Relu>(op).is_some() && relu {
             let (&conv, inputs) = self.alone::<Conv2d>(*inputs.first()?)?;
             return Some((Arc::new(Conv2dRelu(conv)), inputs.to_vec()));
@@ -138,11 +146,15 @@ impl Chain<'_> {
         }
         let (_, summands) = self.alone::<Add>(grad)?;
         let &[skip, pool] = summands else { return None };
-        let (&skip, skip_inputs) = self.alone::<CropConcatGradSkip>(skip)?;
         let (&pool, pool_inputs) = self.alone::<MaxPool2dGrad>(pool)?;
-        let (&[pooled, grad_pooled], &[grad_concat]) = (pool_inputs, skip_inputs) else { return None };
-        let op = MaxPool2dGradSkip { pool, skip };
-        (pooled == y).then(|| (Arc::new(op) as Arc<dyn AnyOp>, vec![y, grad_pooled, grad_concat]))
+        let &[pooled, grad_pooled] = pool_inputs else { return None };
+        let (crop, grad_skip) = match self.alone::<Pad>(skip) {
+            Some((&crop, &[grad_skip])) if crop.keeps_channels() => (crop, grad_skip),
+            // A skip that is used whole.
+            _ => (Pad::default(), skip),
+        };
+        let op = MaxPool2dGradSkip { pool, crop };
+        (pooled == y).then(|| (Arc::new(op) as Arc<dyn AnyOp>, vec![y, grad_pooled, grad_skip]))
     }
 
     /// The op of a node and its inputs, if it is an `O` and used once.
@@ -182,7 +194,7 @@ mod tests {
         let step = net.build(1, [side; 2]).unwrap().training_step(&Training::default()).unwrap();
         let (before, after) = (computed(&step.graph), computed(&step.graph.fused()));
         assert_eq!(before["relu"], 14);
-        for gone in ["relu", "relu_grad", "add", "max_pool2d_grad", "crop_concat_grad_skip"] {
+        for gone in ["relu", "relu_grad", "add", "max_pool2d_grad"] {
             assert!(before.contains_key(gone) && !after.contains_key(gone), "{gone}: {after:?}");
         }
         assert_eq!((after["conv2d"], after["conv2d_relu"]), (1, 14), "the head has no ReLU");
@@ -192,6 +204,7 @@ mod tests {
         );
         assert_eq!(after["conv_transpose2d_grad_input_relu_grad"], 3);
         assert_eq!(after["max_pool2d_grad_skip"], 3);
+        assert_eq!((before["pad"], after["pad"]), (9, 6), "what is left is the halves of gradients");
         assert_eq!(computed(&step.graph.fused().fused()), after, "there is nothing left to fuse");
     }
 

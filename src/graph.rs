@@ -127,6 +127,8 @@ pub struct Graph {
     pub(crate) outputs: Vec<(String, NodeId)>,
     bank_elements: usize,
     banks_frozen: bool,
+    /// Whether a plan may leave concatenations in the memory of their parts.
+    pub(crate) concats_in_place: bool,
 }
 
 impl Graph {

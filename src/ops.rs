@@ -39,7 +39,7 @@ pub use clip_grad_norm::{ClipGradNorm, ClipGradNormTotal};
 pub use conv_transpose2d::{ConvTranspose2d, ConvTranspose2dGradInput, ConvTranspose2dGradWeight};
 pub(crate) use conv2d::launch::in_parts;
 pub use conv2d::{Conv2d, Conv2dGradBias, Conv2dGradInput, Conv2dGradWeight, Conv2dRelu, ThenReluGrad};
-pub use crop_concat::{CropConcat, CropConcatGradSkip, CropConcatGradUp};
+pub use crop_concat::CropConcat;
 pub use cross_entropy::{CrossEntropy, CrossEntropyGrad, CrossEntropyScale, CrossEntropySettings, Reduction};
 pub use dice::{Dice, DiceGrad, DiceSettings};
 pub use dropout::Dropout;

@@ -93,7 +93,7 @@ impl DType {
         self != Self::U32
     }
 
-    fn size_bytes(self) -> u64 {
+    pub(crate) fn size_bytes(self) -> u64 {
         if self == Self::F16 { 2 } else { 4 }
     }
 }

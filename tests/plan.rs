@@ -123,7 +123,8 @@ fn fused_ops_give_the_bits_of_ops_with_kernels_of_their_own() {
     let by = |fusions| PlanOptions { fusions, ..PlanOptions::default() };
     let unfused = by(Fusions::NONE);
     let expected = train(&gpu, &step, unfused, 3);
-    let one_less = [Fusion::Relu, Fusion::ReluGrad, Fusion::Pooling].map(|fusion| by(Fusions::ALL.without(fusion)));
+    let one_less = [Fusion::Relu, Fusion::ReluGrad, Fusion::Pooling, Fusion::Concat]
+        .map(|fusion| by(Fusions::ALL.without(fusion)));
     for options in [PlanOptions::default()].into_iter().chain(one_less) {
         assert_eq!(train(&gpu, &step, options, 3), expected, "{options:?}");
     }

@@ -1,6 +1,6 @@
 // grad_input = grad_output at the first maximum of each window in row-major order, else 0
-// With SKIP, plus grad_concat inside the crop that was concatenated, and 0 where x <= 0: the gradient of a ReLU whose result x is
-// pooled, and cropped and concatenated as a skip.
+// With SKIP, plus grad_skip inside the crop that was used, and 0 where x <= 0: the gradient of a ReLU whose result x is pooled,
+// and used as a skip.
 // One invocation owns one channel of one window of x, cut windows at the lower and right edge included, whose gradient
 // is 0; one workgroup 64 neighbours a turn. Bytes moved: 8 per element of x, 4 per element of grad_output and of the crop.
 alias Stored = f32; // how activations are stored; f16 halves the bytes that they move
@@ -14,17 +14,16 @@ struct Params {
     channels: u32,
     crop_height: u32,
     crop_width: u32,
-    crop_channels: u32,
     top: u32,
     left: u32,
 }
 
 const KERNEL_SIZE = 2u;
-const SKIP = 0u; // 0: any buffer stands in the place of grad_concat
+const SKIP = 0u; // 0: any buffer stands in the place of grad_skip
 
 @group(0) @binding(0) var<storage, read> x: array<Stored>; // [n, in_height, in_width, channels]
 @group(0) @binding(1) var<storage, read> grad_output: array<Stored>; // [n, out_height, out_width, channels]
-@group(0) @binding(2) var<storage, read> grad_concat: array<Stored>; // [n, crop_height, crop_width, crop_channels]
+@group(0) @binding(2) var<storage, read> grad_skip: array<Stored>; // [n, crop_height, crop_width, channels]
 @group(0) @binding(3) var<storage, read_write> grad_input: array<Stored>; // [n, in_height, in_width, channels]
 @group(0) @binding(4) var<uniform> params: Params; // count: n * ceil(in_height / k) * ceil(in_width / k) * channels
 
@@ -74,7 +73,7 @@ fn main(
                 var sum = select(0.0, grad, r * KERNEL_SIZE + s == winner);
                 if SKIP == 1u && line < params.crop_height && column < params.crop_width {
                     let pixel = (n * params.crop_height + line) * params.crop_width + column;
-                    sum += f32(grad_concat[pixel * params.crop_channels + c]);
+                    sum += f32(grad_skip[pixel * params.channels + c]);
                 }
                 let here = first + (r * params.in_width + s) * params.channels;
                 if SKIP == 1u {

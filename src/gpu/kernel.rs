@@ -2,7 +2,7 @@
 
 use super::device::Gpu;
 use super::requirements::of_kernel;
-use super::source::{Pieces, compose, in_pieces};
+use super::source::{Beside, Pieces, compose, in_pieces};
 use crate::error::{Error, Result};
 use crate::op::{Binding, Dispatch, Kernel, Param};
 use std::collections::HashMap;
@@ -80,11 +80,14 @@ impl Interface {
         Ok(interface)
     }
 
-    /// Pieces from some elements on, given those from some bytes on.
+    /// Pieces as elements are counted, given those as bytes are.
     fn in_elements(&self, bindings: &[Pieces]) -> Vec<Pieces> {
         let elements = |(pieces, &stride): (&Pieces, &u64)| match pieces {
             Pieces::From(places) => Pieces::From(places.iter().map(|place| place / stride.max(1)).collect()),
             Pieces::Of(earlier) => Pieces::Of(*earlier),
+            Pieces::Beside(beside) => {
+                Pieces::Beside(Beside { channels: beside.channels.map(|bytes| bytes / stride.max(1)), ..*beside })
+            }
         };
         bindings.iter().zip(&self.strides).map(elements).collect()
     }

@@ -1,5 +1,8 @@
 //! Which buffer each tensor lives in: decided from the graph alone, before any device is touched.
 
+mod concat;
+
+use self::concat::{InParts, Life};
 use super::choices::Choices;
 use super::source::Pieces;
 use crate::error::{Error, Result};
@@ -50,10 +53,13 @@ pub struct MemoryPlan {
     /// Where each node's scratch buffers are.
     #[serde(skip)]
     pub(crate) workspaces: Vec<Vec<Vec<Span>>>,
+    /// For each node that has no memory of its own, the nodes that it is in.
+    #[serde(skip)]
+    in_parts: Vec<Option<InParts>>,
     /// The transient bytes that are alive while each node is computed.
     #[serde(skip)]
     pub(crate) live: Vec<u64>,
-    /// The chosen candidate of each node that is computed.
+    /// The chosen candidate of each node that is computed by a kernel.
     #[serde(skip)]
     pub(crate) candidates: Vec<Option<Candidate>>,
 }
@@ -90,7 +96,8 @@ impl MemoryPlan {
     ///
     /// Transient tensors are placed largest first into the first buffer whose other tensors are not alive at the same time,
     /// so a buffer is as large as its first tensor. A tensor is alive from the node that computes it to its last use. What is larger than
-    /// the device's largest binding is placed in pieces, of which all but the last are as large as that admits.
+    /// the device's largest binding is placed in pieces, of which all but the last are as large as that admits. Concatenations of a
+    /// [fused](Graph::fused) graph have no place but that of their parts.
     ///
     /// # Errors
     /// When an op offers no candidate for the device.
@@ -104,16 +111,17 @@ impl MemoryPlan {
             piece: (room - room % PIECE_ALIGNMENT).max(PIECE_ALIGNMENT),
             nodes: vec![Vec::new(); count],
             workspaces: vec![Vec::new(); count],
+            in_parts: vec![None; count],
             candidates: vec![None; count],
             bank: 4 * graph.bank_elements() as u64,
             banks: graph.banks().len() as u64,
             ..Self::default()
         };
-        let mut last_use: Vec<usize> = (0..count).collect();
+        let mut lives: Vec<Life> = (0..count).map(|index| Life { first: index, last: index }).collect();
         for (index, node) in graph.nodes().iter().enumerate().filter(|&(index, _)| needed[index]) {
             if let NodeKind::Op { op, inputs } = &node.kind {
                 for input in inputs {
-                    last_use[input.index()] = index;
+                    lives[input.index()].last = index;
                 }
                 let types: Vec<TensorType> = inputs.iter().map(|&id| graph.node(id).tensor_type.clone()).collect();
                 let mut candidates = op.offered(&types, &node.tensor_type, device);
@@ -127,17 +135,21 @@ impl MemoryPlan {
             }
         }
         for (_, node) in graph.outputs() {
-            last_use[node.index()] = count;
+            lives[node.index()].last = count;
+        }
+        if graph.concats_in_place {
+            plan.leave_in_parts(graph, &placements, &mut lives);
         }
         let (mut claims, largest) = (Vec::new(), plan.piece);
         for (index, node) in graph.nodes().iter().enumerate().filter(|&(index, _)| needed[index]) {
             let bytes = node.tensor_type.size_bytes();
-            let mut claim = |bytes: u64, last: usize, scratch: Option<usize>| {
+            let mut claim = |bytes: u64, Life { first, last }, scratch: Option<usize>| {
                 let pieces = pieces(0, bytes, largest);
-                claims.extend(pieces.map(|(_, _, bytes)| Claim { bytes, first: index, last, owner: (index, scratch) }));
+                claims.extend(pieces.map(|(_, _, bytes)| Claim { bytes, first, last, owner: (index, scratch) }));
             };
             match placements[index] {
-                Placement::Transient => claim(bytes, last_use[index], None),
+                Placement::Transient if plan.in_parts[index].is_some() => {}
+                Placement::Transient => claim(bytes, lives[index], None),
                 Placement::Input | Placement::Constant => {
                     for (_, offset, bytes) in pieces(0, bytes, largest) {
                         plan.nodes[index].push(Span { buffer: Buffer::Input(plan.inputs.len()), offset, bytes });
@@ -151,13 +163,19 @@ impl MemoryPlan {
                 }
             }
             let workspace = plan.candidates[index].iter().flat_map(|candidate| &candidate.workspace).enumerate();
-            workspace.for_each(|(scratch, &elements)| claim(4 * elements as u64, index, Some(scratch)));
+            let now = Life { first: index, last: index };
+            workspace.for_each(|(scratch, &elements)| claim(4 * elements as u64, now, Some(scratch)));
         }
         plan.live = vec![0; count];
         for Claim { bytes, first, last, .. } in &claims {
             plan.live[*first..(last + 1).min(count)].iter_mut().for_each(|live| *live += bytes + guard);
         }
         plan.place(claims);
+        for index in 0..count {
+            if let Some(InParts { parts, .. }) = plan.in_parts[index] {
+                plan.nodes[index] = parts.iter().flat_map(|part| plan.nodes[part.index()].clone()).collect();
+            }
+        }
         let dispatches = plan.candidates.iter().flatten().flat_map(|candidate| &candidate.dispatches);
         let uniform = dispatches.map(|dispatch| (4 * dispatch.params.len() as u64).next_multiple_of(UNIFORM_ALIGNMENT));
         // Buffers cannot be empty.
@@ -193,14 +211,9 @@ impl MemoryPlan {
 
     /// Where what a node's dispatch binds is; nowhere if its op has no such thing.
     pub(crate) fn bound(&self, graph: &Graph, node: usize, binding: Binding) -> &[Span] {
-        let inputs = match &graph.nodes()[node].kind {
-            NodeKind::Op { inputs, .. } => inputs.as_slice(),
-            _ => &[],
-        };
         let spans = match binding {
             Binding::Workspace(index) => self.workspaces[node].get(index),
-            Binding::Output => self.nodes.get(node),
-            Binding::Input(index) => inputs.get(index).and_then(|input| self.nodes.get(input.index())),
+            _ => node_of(graph, node, binding).and_then(|bound| self.nodes.get(bound)),
         };
         spans.map_or(&[], Vec::as_slice)
     }
@@ -209,16 +222,23 @@ impl MemoryPlan {
     pub(crate) fn pieces(&self, graph: &Graph, node: usize, dispatch: &Dispatch) -> Vec<Pieces> {
         let bindings = &dispatch.bindings;
         let pieces = |(position, &binding): (usize, &Binding)| {
-            let ends = self.bound(graph, node, binding).iter().scan(0, |end, span| {
+            let spans = self.bound(graph, node, binding);
+            let earlier = bindings[..position].iter().position(|&earlier| earlier == binding);
+            if let Some(earlier) = earlier.filter(|_| spans.len() > 1) {
+                return Pieces::Of(earlier);
+            }
+            if let Some(bound) = node_of(graph, node, binding)
+                && let Some(InParts { beside, .. }) = self.in_parts[bound]
+            {
+                return Pieces::Beside(beside);
+            }
+            let ends = spans.iter().scan(0, |end, span| {
                 *end += span.bytes;
                 Some(*end)
             });
             let mut places: Vec<u64> = ends.collect();
             places.pop();
-            match bindings[..position].iter().position(|&earlier| earlier == binding) {
-                Some(earlier) if !places.is_empty() => Pieces::Of(earlier),
-                _ => Pieces::From(places),
-            }
+            Pieces::From(places)
         };
         bindings.iter().enumerate().map(pieces).collect()
     }
@@ -233,6 +253,15 @@ impl MemoryPlan {
     pub fn total_bytes(&self) -> u64 {
         let banks = self.bank_pieces().sum::<u64>() * self.banks;
         self.transient.iter().chain(&self.inputs).sum::<u64>() + banks + self.uniform + self.staging
+    }
+}
+
+/// The node that a dispatch of a node binds, unless it binds scratch space.
+fn node_of(graph: &Graph, node: usize, binding: Binding) -> Option<usize> {
+    match (binding, &graph.nodes()[node].kind) {
+        (Binding::Output, _) => Some(node),
+        (Binding::Input(index), NodeKind::Op { inputs, .. }) => inputs.get(index).map(|input| input.index()),
+        _ => None,
     }
 }
 

@@ -22,11 +22,11 @@
 //! The bounds of a marked loop and the indices of a split array may use integer literals, the file's own top-level
 //! integer constants, counters of enclosing marked loops, `+ - * / %`, parentheses and `u32()`, `i32()`.
 //!
-//! Where a tensor is larger than a binding, [`in_pieces`] then changes how the text refers to it.
+//! Where a tensor is larger than a binding, or a concatenation left in its parts, [`in_pieces`] then changes how the text refers to it.
 
 mod pieces;
 
-pub use pieces::{Pieces, in_pieces};
+pub use pieces::{Beside, Pieces, in_pieces};
 
 use std::collections::HashMap;
 use std::ops::Range;

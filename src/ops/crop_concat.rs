@@ -17,24 +17,6 @@ use std::sync::Arc;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CropConcat;
 
-/// The gradient of skip: the first channels of dy inside the crop, 0 around it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct CropConcatGradSkip {
-    /// H.
-    pub height: usize,
-    /// W.
-    pub width: usize,
-    /// C1.
-    pub channels: usize,
-}
-
-/// The gradient of up: the last channels of dy.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct CropConcatGradUp {
-    /// C2.
-    pub channels: usize,
-}
-
 impl Graph {
     /// The centre of `skip`, as large as `up`, with the channels of `up` behind its own.
     ///
@@ -98,14 +80,23 @@ impl Op for CropConcat {
     }
 
     fn gradient(&self, backward: &mut Backward<'_>) -> Result<Vec<Option<NodeId>>> {
-        let ([_, height, width, c1], [_, _, _, c2]) = (image(&backward.input_type(0)), image(&backward.input_type(1)));
-        let (needs, grad) = (backward.needs, [backward.grad_output]);
-        let skip = CropConcatGradSkip { height, width, channels: c1 };
-        let up = CropConcatGradUp { channels: c2 };
-        Ok(vec![
-            needs[0].then(|| backward.apply("grad_skip", skip, &grad)).transpose()?,
-            needs[1].then(|| backward.apply("grad_up", up, &grad)).transpose()?,
-        ])
+        let ([_, height, width, c1], [_, h, w, c2]) = (image(&backward.input_type(0)), image(&backward.input_type(1)));
+        let (needs, grad_output) = (backward.needs, [backward.grad_output]);
+        let mut gradients = vec![None; 2];
+        if needs[0] {
+            let channels = Pad { after: [0, 0, -(c2 as i32)], ..Pad::default() };
+            let mut grad_skip = backward.apply("grad_skip", channels, &grad_output)?;
+            let margins = Pad::centred([h, w], [height, width]);
+            if margins != Pad::default() {
+                grad_skip = backward.apply("grad_crop", margins, &[grad_skip])?;
+            }
+            gradients[0] = Some(grad_skip);
+        }
+        if needs[1] {
+            let channels = Pad { before: [0, 0, -(c1 as i32)], ..Pad::default() };
+            gradients[1] = Some(backward.apply("grad_up", channels, &grad_output)?);
+        }
+        Ok(gradients)
     }
 
     fn onnx(&self, translation: &mut Translation<'_>) -> Result<Value> {
@@ -115,101 +106,6 @@ impl Op for CropConcat {
         let crop = Pad::centred([height, width], [h, w]);
         let skip = if crop == Pad::default() { skip } else { crop.onnx_slice("crop", &skip, translation) };
         Ok(translation.result("Concat", &[&skip, &up], vec![Attribute::int("axis", 1)]))
-    }
-
-    fn flops(&self, _: &[TensorType], _: &TensorType) -> u64 {
-        0
-    }
-
-    fn bound(&self, _: &[&Tensor<f64>], _: &Tensor<f64>, _: usize) -> Bound {
-        Bound::Exact
-    }
-}
-
-impl Op for CropConcatGradSkip {
-    fn name(&self) -> &'static str {
-        "crop_concat_grad_skip"
-    }
-
-    fn output(&self, inputs: &[TensorType]) -> Result<TensorType, String> {
-        let [grad] = inputs else { return Err(format!("expected one tensor, got {inputs:?}")) };
-        let [n, h, w, c] = grad.shape.image()?;
-        if !grad.dtype.is_float() || h > self.height || w > self.width || c <= self.channels {
-            return Err(format!("the gradient {grad} is not that of a concatenation with {self:?}"));
-        }
-        grad.with_extents([n, self.height, self.width, self.channels])
-    }
-
-    fn reference<T: Real>(&self, inputs: &[&Tensor<T>]) -> Vec<Tensor<T>> {
-        let Self { height, width, channels } = *self;
-        let [_, h, w, c] = image(&inputs[0].tensor_type());
-        let grad = &inputs[0].float().data;
-        let (top, left) = ((height - h) / 2, (width - w) / 2);
-        let mut skip = zeros(self, inputs);
-        skip.data.par_chunks_mut(width * channels).enumerate().for_each(|(row, skip)| {
-            let (n, y) = (row / height, row % height);
-            if (top..top + h).contains(&y) {
-                let grad = &grad[(n * h + y - top) * w * c..][..w * c];
-                for (skip, grad) in skip[left * channels..].chunks_mut(channels).zip(grad.chunks(c)) {
-                    skip.copy_from_slice(&grad[..channels]);
-                }
-            }
-        });
-        vec![Tensor::Float(skip)]
-    }
-
-    fn candidates(&self, inputs: &[TensorType], output: &TensorType, device: &DeviceProfile) -> Vec<Candidate> {
-        let [_, h, w, c] = image(&inputs[0]);
-        let params = [
-            ("height", h.into()),
-            ("width", w.into()),
-            ("channels", c.into()),
-            ("skip_height", self.height.into()),
-            ("skip_width", self.width.into()),
-            ("skip_channels", self.channels.into()),
-            ("top", ((self.height - h) / 2).into()),
-            ("left", ((self.width - w) / 2).into()),
-        ];
-        let bindings = vec![Binding::Input(0), Binding::Output];
-        vec![turns(kernel!("crop_concat/grad_skip"), bindings, output.shape.elements(), &params, device).into()]
-    }
-
-    fn flops(&self, _: &[TensorType], _: &TensorType) -> u64 {
-        0
-    }
-
-    fn bound(&self, _: &[&Tensor<f64>], _: &Tensor<f64>, _: usize) -> Bound {
-        Bound::Exact
-    }
-}
-
-impl Op for CropConcatGradUp {
-    fn name(&self) -> &'static str {
-        "crop_concat_grad_up"
-    }
-
-    fn output(&self, inputs: &[TensorType]) -> Result<TensorType, String> {
-        let [grad] = inputs else { return Err(format!("expected one tensor, got {inputs:?}")) };
-        let [n, h, w, c] = grad.shape.image()?;
-        if !grad.dtype.is_float() || c <= self.channels {
-            return Err(format!("the gradient {grad} is not that of a concatenation with {self:?}"));
-        }
-        grad.with_extents([n, h, w, self.channels])
-    }
-
-    fn reference<T: Real>(&self, inputs: &[&Tensor<T>]) -> Vec<Tensor<T>> {
-        let grad = inputs[0].float();
-        let c = grad.shape.channels();
-        let mut up = zeros(self, inputs);
-        let pixels = up.data.par_chunks_mut(self.channels).zip(grad.data.par_chunks(c)).with_min_len(1024);
-        pixels.for_each(|(up, grad)| up.copy_from_slice(&grad[c - self.channels..]));
-        vec![Tensor::Float(up)]
-    }
-
-    fn candidates(&self, inputs: &[TensorType], output: &TensorType, device: &DeviceProfile) -> Vec<Candidate> {
-        let params = [("channels", inputs[0].shape.channels().into()), ("up_channels", self.channels.into())];
-        let bindings = vec![Binding::Input(0), Binding::Output];
-        vec![turns(kernel!("crop_concat/grad_up"), bindings, output.shape.elements(), &params, device).into()]
     }
 
     fn flops(&self, _: &[TensorType], _: &TensorType) -> u64 {
@@ -234,17 +130,9 @@ pub(super) fn cases() -> Result<Vec<Case>, String> {
         ([1, 1028, 1031, 4], [1, 1024, 1027, 4], "past 65,535 workgroups"),
     ] {
         let (skip, up) = (TensorType::f32(skip)?, TensorType::f32(up)?);
-        let ([_, height, width, c1], [_, _, _, c2]) = (skip.shape.image()?, up.shape.image()?);
-        let grad = CropConcat.output(&[skip.clone(), up.clone()])?;
         let name = format!("{what}: {skip} and {up}");
         let fill = Fill::Normal(1.0);
-        let grad = vec![(grad, fill)];
-        let inputs = vec![(skip, fill), (up, fill)];
-        cases.push(Case { name: name.clone(), op: Arc::new(CropConcat), inputs });
-        let op = Arc::new(CropConcatGradSkip { height, width, channels: c1 });
-        cases.push(Case { name: name.clone(), op, inputs: grad.clone() });
-        let op = Arc::new(CropConcatGradUp { channels: c2 });
-        cases.push(Case { name, op, inputs: grad });
+        cases.push(Case { name, op: Arc::new(CropConcat), inputs: vec![(skip, fill), (up, fill)] });
     }
     Ok(in_both_precisions(cases))
 }

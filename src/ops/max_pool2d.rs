@@ -8,7 +8,7 @@ use crate::onnx::{Attribute, Translation, Value};
 use crate::op::{
     Backward, Binding, Bound, Candidate, Case, DeviceProfile, Dispatch, Fill, Kernel, Op, Param, UNIT_ROUNDOFF,
 };
-use crate::ops::{Add, CropConcatGradSkip, ReluGrad, image, in_both_precisions, turns, zeros};
+use crate::ops::{Add, Pad, ReluGrad, image, in_both_precisions, turns, zeros};
 use crate::shape::TensorType;
 use rayon::prelude::*;
 use std::sync::Arc;
@@ -27,14 +27,14 @@ pub struct MaxPool2dGrad {
     pub kernel_size: usize,
 }
 
-/// The gradient of a ReLU whose result x is pooled, and cropped and concatenated as a skip: the gradients of both uses, added, and 0
-/// where x ≤ 0; inputs x, the gradient of the pooled images and that of the concatenation. See [`crate::fuse`].
+/// The gradient of a ReLU whose result x is pooled, and used as a skip, whole or cropped: the gradients of both uses, added, and 0
+/// where x ≤ 0; inputs x, the gradient of the pooled images and that of what is left by the crop. See [`crate::fuse`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MaxPool2dGradSkip {
     /// The gradient of the pooling.
     pub pool: MaxPool2dGrad,
-    /// The gradient of the crop.
-    pub skip: CropConcatGradSkip,
+    /// The gradient of the crop: zeros around that of what is left. No margins of channels.
+    pub crop: Pad,
 }
 
 impl Graph {
@@ -83,25 +83,19 @@ fn dispatch(
     Dispatch { constants, ..turns(kernel, bindings, n * rows * columns * c, &params, device) }
 }
 
-/// The gradient of the pooling, from x and the gradient of the pooled images; with the gradient of a concatenation behind them, of the ReLU
-/// before.
-fn gradient(kernel_size: usize, inputs: &[TensorType], device: &DeviceProfile) -> Candidate {
+/// The gradient of the pooling, from x and the gradient of the pooled images; with the gradient of a skip behind them, of the ReLU before.
+fn gradient(kernel_size: usize, crop: Pad, inputs: &[TensorType], device: &DeviceProfile) -> Candidate {
     let [_, h, w, _] = image(&inputs[0]);
-    let concat = inputs.get(2);
-    let [_, crop_height, crop_width, crop_channels] = concat.map_or([0; 4], image);
-    let params = [
-        ("crop_height", crop_height.into()),
-        ("crop_width", crop_width.into()),
-        ("crop_channels", crop_channels.into()),
-        ("top", ((h - crop_height) / 2).into()),
-        ("left", ((w - crop_width) / 2).into()),
-    ];
-    let concat_or_any = Binding::Input(inputs.len() - 1);
-    let bindings = vec![Binding::Input(0), Binding::Input(1), concat_or_any, Binding::Output];
+    let skip = inputs.get(2);
+    let [_, crop_height, crop_width, _] = skip.map_or([0; 4], image);
+    let [top, left, _] = crop.before.map(|margin| Param::U32(margin.cast_unsigned()));
+    let params = [("crop_height", crop_height.into()), ("crop_width", crop_width.into()), ("top", top), ("left", left)];
+    let skip_or_any = Binding::Input(inputs.len() - 1);
+    let bindings = vec![Binding::Input(0), Binding::Input(1), skip_or_any, Binding::Output];
     let windows = [h.div_ceil(kernel_size), w.div_ceil(kernel_size)];
     let kernel = kernel!("max_pool2d/grad_input");
     let mut dispatch = dispatch(kernel, bindings, kernel_size, &inputs[0], windows, &params, device);
-    dispatch.constants.push(("SKIP", format!("{}u", u8::from(concat.is_some()))));
+    dispatch.constants.push(("SKIP", format!("{}u", u8::from(skip.is_some()))));
     dispatch.into()
 }
 
@@ -212,7 +206,7 @@ impl Op for MaxPool2dGrad {
     }
 
     fn candidates(&self, inputs: &[TensorType], _: &TensorType, device: &DeviceProfile) -> Vec<Candidate> {
-        vec![gradient(self.kernel_size, inputs, device)]
+        vec![gradient(self.kernel_size, Pad::default(), inputs, device)]
     }
 
     fn flops(&self, _: &[TensorType], output: &TensorType) -> u64 {
@@ -230,21 +224,21 @@ impl Op for MaxPool2dGradSkip {
     }
 
     fn output(&self, inputs: &[TensorType]) -> Result<TensorType, String> {
-        let [x, pooled, concat] = inputs else { return Err(format!("expected three tensors, got {inputs:?}")) };
-        match (self.pool.output(&[x.clone(), pooled.clone()])?, self.skip.output(std::slice::from_ref(concat))?) {
-            (x, skip) if x == skip => Ok(x),
-            (x, skip) => Err(format!("what is pooled is {x}, what is cropped {skip}")),
+        let [x, pooled, skip] = inputs else { return Err(format!("expected three tensors, got {inputs:?}")) };
+        match (self.pool.output(&[x.clone(), pooled.clone()])?, self.crop.output(std::slice::from_ref(skip))?) {
+            (x, cropped) if x == cropped && self.crop.keeps_channels() => Ok(x),
+            (x, cropped) => Err(format!("what is pooled is {x}, what is cropped {cropped}, to {skip}")),
         }
     }
 
     fn reference<T: Real>(&self, inputs: &[&Tensor<T>]) -> Vec<Tensor<T>> {
-        let (skip, pool) = (self.skip.reference(&inputs[2..]), self.pool.reference(&inputs[..2]));
+        let (skip, pool) = (self.crop.reference(&inputs[2..]), self.pool.reference(&inputs[..2]));
         let sum = Add.reference(&[&skip[0], &pool[0]]);
         ReluGrad.reference(&[inputs[0], &sum[0]])
     }
 
     fn candidates(&self, inputs: &[TensorType], _: &TensorType, device: &DeviceProfile) -> Vec<Candidate> {
-        vec![gradient(self.pool.kernel_size, inputs, device)]
+        vec![gradient(self.pool.kernel_size, self.crop, inputs, device)]
     }
 
     fn flops(&self, _: &[TensorType], output: &TensorType) -> u64 {
@@ -281,11 +275,11 @@ pub(super) fn cases() -> Result<Vec<Case>, String> {
         // The crop is as large as x, or smaller by one row and two columns.
         let [n, h, w, c] = extents;
         for [crop_height, crop_width] in [[h, w], [(h - 1).max(1), w.saturating_sub(2).max(1)]] {
-            let skip = CropConcatGradSkip { height: h, width: w, channels: c };
-            let concat = TensorType::f32([n, crop_height, crop_width, c + 2])?;
-            let inputs = [&inputs[..], &[(concat, Fill::Normal(1.0))]].concat();
+            let crop = Pad::centred([crop_height, crop_width], [h, w]);
+            let skip = TensorType::f32([n, crop_height, crop_width, c])?;
+            let inputs = [&inputs[..], &[(skip, Fill::Normal(1.0))]].concat();
             let name = format!("{name}, crop {crop_height}×{crop_width}");
-            cases.push(Case { name, op: Arc::new(MaxPool2dGradSkip { pool, skip }), inputs });
+            cases.push(Case { name, op: Arc::new(MaxPool2dGradSkip { pool, crop }), inputs });
         }
     }
     Ok(in_both_precisions(cases))

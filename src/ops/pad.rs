@@ -9,6 +9,7 @@ use crate::op::{Backward, Binding, Bound, Candidate, Case, DeviceProfile, Fill, 
 use crate::ops::{image, in_both_precisions, turns, zeros};
 use crate::shape::TensorType;
 use rayon::prelude::*;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// y[n, y, x, c] = x[n, y − before₀, x − before₁, c − before₂] inside x, else 0. Margins are of rows, columns, channels; a negative one
@@ -42,6 +43,19 @@ impl Pad {
             pad.after[axis] = difference - pad.before[axis];
         }
         pad
+    }
+
+    /// Whether all margins are of rows and columns.
+    pub(crate) fn keeps_channels(self) -> bool {
+        [self.before[2], self.after[2]] == [0; 2]
+    }
+
+    /// The channels of x that are left, if these are all that is cropped, and nothing is added.
+    pub(crate) fn channels_of(self, x: &TensorType) -> Option<Range<usize>> {
+        let [_, _, _, channels] = image(x);
+        let of_pixels = self.before[..2].iter().chain(&self.after[..2]);
+        let [front, back] = [self.before[2], self.after[2]].map(|margin| usize::try_from(-margin).ok());
+        of_pixels.eq(&[0; 4]).then_some(front?..channels - back?)
     }
 
     fn negated(self) -> Self {

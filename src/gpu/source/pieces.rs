@@ -1,5 +1,5 @@
-//! Storage that no single binding holds is bound in pieces: a declaration becomes several, and an access the call of a function that
-//! knows where the pieces end. Kernels do nothing with storage but to index it, and their text is written as if it were whole:
+//! A tensor that is not in one place is bound in pieces: a declaration becomes several, and an access the call of a function that knows
+//! which piece an element is in. Kernels do nothing with storage but to index it, and their text is written as if it were whole:
 //!
 //! ```text
 //! @group(0) @binding(0) var<storage, read_write> y: array<f32>;    @group(0) @binding(0) var<storage, read_write> y_0: array<f32>;
@@ -8,6 +8,8 @@
 //!                                                                  fn store_y(i: u32, value: f32) { … }
 //! y[2u * p] += x[p];                                               store_y(2u * p, load_y(2u * p) + (x[p]));
 //! ```
+//!
+//! So it is with what no single binding holds, and with concatenations, which are left in their parts.
 
 use super::{Kind, Token, matching, next_code, problem, tokenise};
 use crate::error::Result;
@@ -22,6 +24,8 @@ pub enum Pieces {
     From(Vec<u64>),
     /// By the pieces of this earlier binding, which refers to the same.
     Of(usize),
+    /// In two tensors.
+    Beside(Beside),
 }
 
 impl Pieces {
@@ -30,7 +34,59 @@ impl Pieces {
         match self {
             Self::From(places) => 1 + places.len(),
             Self::Of(_) => 0,
+            Self::Beside(_) => 2,
         }
+    }
+
+    /// The name of what stands here in pieces, one after another, with the condition of the element `i` to be in it and its place there.
+    fn choices(&self, name: &str) -> Vec<(Option<String>, String)> {
+        match self {
+            Self::From(places) => {
+                let begins = [0].iter().chain(places).enumerate();
+                let choice = |(index, begin)| {
+                    (places.get(index).map(|end| format!("i < {end}u")), format!("{name}_{index}[i - {begin}u]"))
+                };
+                begins.map(choice).collect()
+            }
+            Self::Of(_) => vec![],
+            Self::Beside(beside) => beside.choices(name).into(),
+        }
+    }
+}
+
+/// Images side by side in the channels, in two tensors: the first channels in the centre of images that may be larger, the others in images as
+/// large.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Beside {
+    /// How much of a pixel is in the first tensor, and in the second.
+    pub channels: [u64; 2],
+    /// Rows and columns.
+    pub extents: [u64; 2],
+    /// Rows and columns of the images in the first tensor.
+    pub first_extents: [u64; 2],
+}
+
+impl Beside {
+    /// As [`Pieces::choices`]. Among larger images a pixel comes later by the columns that these have more, for each row before it, and
+    /// by the rows, for each image.
+    fn choices(&self, name: &str) -> [(Option<String>, String); 2] {
+        let Self { channels: [first, second], extents: [height, width], first_extents } = *self;
+        let [rows, columns] = [first_extents[0] - height, first_extents[1] - width];
+        let pixel = format!("i / {}u", first + second);
+        let channel = format!("i % {}u", first + second);
+        let mut place = pixel.clone();
+        let mut add = |pixels_each: u64, much: u64| {
+            if much > 0 {
+                place += &format!(" + {pixel} / {pixels_each}u * {much}u");
+            }
+        };
+        add(width, columns);
+        add(height * width, rows * first_extents[1]);
+        let corner = rows / 2 * first_extents[1] + columns / 2;
+        [
+            (Some(format!("{channel} < {first}u")), format!("{name}_0[({place} + {corner}u) * {first}u + {channel}]")),
+            (None, format!("{name}_1[{pixel} * {second}u + {channel} - {first}u]")),
+        ]
     }
 }
 
@@ -97,8 +153,8 @@ pub fn in_pieces(path: &str, text: &str, bindings: &[Pieces]) -> Result<String> 
         output += &accessed(path, &tokens[at..range.start], &arrays)?;
         let first: usize = bindings.iter().take(*binding).map(Pieces::count).sum();
         match (bindings.get(*binding), arrays.get(*binding).and_then(Option::as_ref)) {
-            (Some(Pieces::From(places)), Some(array)) => {
-                let declared = array.declared(first, places);
+            (Some(pieces @ (Pieces::From(_) | Pieces::Beside(_))), Some(array)) => {
+                let declared = array.declared(first, pieces);
                 if let Some(taken) =
                     tokenise(&declared).iter().find(|token| array.gives(&token.text) && given.contains(&token.text[..]))
                 {
@@ -142,11 +198,6 @@ fn declarations(tokens: &[Token]) -> Vec<Declaration<'_>> {
 }
 
 impl Array<'_> {
-    /// The name of a piece.
-    fn piece(&self, index: usize) -> String {
-        format!("{}_{index}", self.name)
-    }
-
     /// Whether this is one of the names that [`Array::declared`] gives.
     fn gives(&self, name: &str) -> bool {
         name.strip_suffix(self.name).is_some_and(|prefix| ["load_", "store_"].contains(&prefix))
@@ -154,27 +205,20 @@ impl Array<'_> {
     }
 
     /// The pieces from binding `first` on, and the functions that choose among them.
-    fn declared(&self, first: usize, places: &[u64]) -> String {
+    fn declared(&self, first: usize, pieces: &Pieces) -> String {
         let Self { name, element, access, .. } = self;
-        let pieces = (0..=places.len()).map(|index| {
-            format!(
-                "@group(0) @binding({}) var<storage, {access}> {}: array<{element}>;\n",
-                first + index,
-                self.piece(index)
-            )
+        let declarations = (0..pieces.count()).map(|index| {
+            format!("@group(0) @binding({}) var<storage, {access}> {name}_{index}: array<{element}>;\n", first + index)
         });
-        // One after another, each with the place that it begins at.
         let chosen = |statement: &dyn Fn(String) -> String| {
-            let begins = [0].iter().chain(places);
-            let branches = begins.enumerate().map(|(index, begin)| {
-                let condition = places.get(index).map_or(String::new(), |end| format!("if i < {end}u "));
-                format!("{condition}{{ {} }}", statement(format!("{}[i - {begin}u]", self.piece(index))))
-            });
-            branches.collect::<Vec<_>>().join(" else ")
+            let branch = |(condition, place): (Option<String>, String)| {
+                format!("{}{{ {} }}", condition.map_or(String::new(), |it| format!("if {it} ")), statement(place))
+            };
+            pieces.choices(name).into_iter().map(branch).collect::<Vec<_>>().join(" else ")
         };
         let load = chosen(&|place| format!("value = {place};"));
         let store = chosen(&|place| format!("{place} = value;"));
-        let mut declared: String = pieces.collect();
+        let mut declared: String = declarations.collect();
         let _ =
             write!(declared, "fn load_{name}(i: u32) -> {element} {{ var value: {element}; {load} return value; }}");
         if *access == "read_write" {
@@ -291,6 +335,25 @@ mod tests {
         assert!(cut.contains("@binding(2) var<storage, read> c: array<u32>") && !cut.contains("@binding(3)"), "{cut}");
         let message = in_pieces("k", text, &[from(&[64]), from(&[]), Pieces::Of(0)]).unwrap_err().to_string();
         assert_eq!(message, "kernel `k`: `c` is bound to what binding 0 is, and declared in another way");
+    }
+
+    #[test]
+    fn images_side_by_side_are_found_by_their_channels() {
+        let beside = |first_extents| {
+            let beside = Beside { channels: [2, 3], extents: [4, 5], first_extents };
+            in_pieces("k", KERNEL, &[from(&[]), Pieces::Beside(beside)]).unwrap()
+        };
+        let expected = "@group(0) @binding(1) var<storage, read_write> y_0: array<f32>;\n\
+            @group(0) @binding(2) var<storage, read_write> y_1: array<f32>;\n\
+            fn load_y(i: u32) -> f32 { var value: f32; if i % 5u < 2u \
+            { value = y_0[(i / 5u + i / 5u / 5u * 2u + i / 5u / 20u * 35u + 15u) * 2u + i % 5u]; } \
+            else { value = y_1[i / 5u * 3u + i % 5u - 2u]; } return value; }\n";
+        let text = beside([9, 7]);
+        assert!(text.contains(expected) && text.contains("@binding(3) var<uniform>"), "{text}");
+        let expected = "fn store_y(i: u32, value: f32) { if i % 5u < 2u { y_0[(i / 5u + 0u) * 2u + i % 5u] = value; } \
+            else { y_1[i / 5u * 3u + i % 5u - 2u] = value; } }";
+        let text = beside([4, 5]);
+        assert!(text.contains(expected), "{text}");
     }
 
     #[test]
