@@ -1,23 +1,24 @@
 //! From a graph to one with fewer kernels: ops that follow each other are computed together where one kernel can.
 //!
-//! What a fused kernel leaves out is writing a tensor to memory and reading it again. Three chains of a U-Net's training step are fused, and
-//! concatenations are never made:
+//! What a fused kernel leaves out is writing a tensor to memory and reading it again, or reading it twice:
 //!
 //! | [`Fusion`] | chain | one kernel |
 //! |---|---|---|
 //! | `Relu` | convolution, ReLU | [`Conv2dRelu`] |
 //! | `ReluGrad` | gradient of a convolution's input, gradient of the ReLU that made this input | [`ThenReluGrad`] |
 //! | `Pooling` | gradients of pooling and of the skip, their sum, gradient of the ReLU before | [`MaxPool2dGradSkip`] |
-//! | `Concat` | crop and concatenation, whatever reads them; a gradient of theirs, its halves | any that reads or writes them: where its text indexes a concatenation, [it finds its way](crate::gpu::source) to one of two tensors |
+//! | `Concat` | concatenation of a crop, whatever reads it; a gradient of that, its two parts | any: what is indexed is found in [one of two tensors](crate::gpu::source) |
+//! | `Loss` | [`CrossEntropy`](crate::ops::CrossEntropy), its gradient where it is all that is minimised, or a term of that | the loss's own |
+//!
+//! The first three are graphs rewritten, the last two are left to [the planning of memory](crate::gpu::MemoryPlan).
 //!
 //! The values are the same to the bit, since each sum is added in the same order, and rounded at the same places (as long as no
 //! [choice](crate::gpu::Choices) computes one of the two otherwise). What each is worth
 //! on one machine: `benches/results/2026-11-25-xeon-lavapipe.md`.
-//!
-//! A loss and its gradient stay two kernels, which read the scores twice. One kernel for both has two results, of which the loss is the
-//! earlier node: a node would have to be two tensors, or read the scratch space of a later one, and the planning of memory, both executors and
-//! the tests of ops would have to know. It would save one dispatch, 0.06 % of a step of 124 pixels and 0.01 % of one of 188 there.
 
+mod joint;
+
+pub(crate) use self::joint::{Concat, Joints};
 use crate::graph::{Graph, NodeId, NodeKind};
 use crate::op::AnyOp;
 use crate::ops::{
@@ -39,6 +40,8 @@ pub enum Fusion {
     Pooling,
     /// Concatenations, read and written where their parts are.
     Concat,
+    /// A loss and its gradient.
+    Loss,
 }
 
 /// Which chains are fused; all of them by default.
@@ -48,13 +51,14 @@ pub struct Fusions {
     relu_grad: bool,
     pooling: bool,
     concat: bool,
+    loss: bool,
 }
 
 impl Fusions {
     /// All.
-    pub const ALL: Self = Self { relu: true, relu_grad: true, pooling: true, concat: true };
+    pub const ALL: Self = Self { relu: true, relu_grad: true, pooling: true, concat: true, loss: true };
     /// None: every op has a kernel of its own.
-    pub const NONE: Self = Self { relu: false, relu_grad: false, pooling: false, concat: false };
+    pub const NONE: Self = Self { relu: false, relu_grad: false, pooling: false, concat: false, loss: false };
 
     /// All of these but one.
     #[must_use]
@@ -64,6 +68,7 @@ impl Fusions {
             Fusion::ReluGrad => self.relu_grad = false,
             Fusion::Pooling => self.pooling = false,
             Fusion::Concat => self.concat = false,
+            Fusion::Loss => self.loss = false,
         }
         self
     }
@@ -84,7 +89,8 @@ impl FromStr for Fusion {
             "relu-grad" => Ok(Self::ReluGrad),
             "pooling" => Ok(Self::Pooling),
             "concat" => Ok(Self::Concat),
-            _ => Err(format!("there is no fusion {text:?}; there are relu, relu-grad, pooling and concat")),
+            "loss" => Ok(Self::Loss),
+            _ => Err(format!("there is no fusion {text:?}; there are relu, relu-grad, pooling, concat and loss")),
         }
     }
 }
@@ -106,7 +112,6 @@ impl Graph {
         let needed = self.needed();
         let chain = Chain { graph: self, uses: self.uses(), fusions };
         let mut fused = self.clone();
-        fused.concats_in_place = fusions.concat;
         for (index, node) in self.nodes.iter().enumerate().filter(|&(index, _)| needed[index]) {
             if let NodeKind::Op { op, inputs } = &node.kind
                 && let Some((op, inputs)) = chain.ending_in(op.as_ref(), inputs)
@@ -114,6 +119,7 @@ impl Graph {
                 fused.nodes[index].kind = NodeKind::Op { op, inputs };
             }
         }
+        fused.joints = Joints::of(&fused, fusions);
         fused
     }
 }

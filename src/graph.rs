@@ -6,6 +6,7 @@ pub use table::{Row, Table};
 
 use crate::array::{Array, Real, Tensor};
 use crate::error::{Error, Result};
+use crate::fuse::Joints;
 use crate::op::{AnyOp, Op};
 use crate::random::Random;
 use crate::shape::{DType, Shape, TensorType};
@@ -127,8 +128,8 @@ pub struct Graph {
     pub(crate) outputs: Vec<(String, NodeId)>,
     bank_elements: usize,
     banks_frozen: bool,
-    /// Whether a plan may leave concatenations in the memory of their parts.
-    pub(crate) concats_in_place: bool,
+    /// What [`Graph::fused`] leaves to the planning of memory.
+    pub(crate) joints: Joints,
 }
 
 impl Graph {
@@ -434,7 +435,7 @@ impl Graph {
         let is_update = |node: &Node| matches!(&node.kind, NodeKind::Op { op, .. } if !op.writes().is_empty());
         let nodes: Vec<Node> = self.nodes.iter().take_while(|node| !is_update(node)).cloned().collect();
         let outputs = self.outputs.iter().filter(|(_, node)| node.0 < nodes.len()).cloned().collect();
-        Self { nodes, outputs, ..self.clone() }
+        Self { nodes, outputs, joints: Joints::default(), ..self.clone() }
     }
 
     /// Starting values of the parameter bank: each parameter's [`Init`], drawn from its own stream of the seed. Padding is zero.

@@ -38,6 +38,12 @@ pub trait Op: Debug + Send + Sync + 'static {
     /// nothing of how activations are stored: a plan takes what [`AnyOp::offered`] makes of them.
     fn candidates(&self, inputs: &[TensorType], output: &TensorType, device: &DeviceProfile) -> Vec<Candidate>;
 
+    /// A way to compute the op that computes the gradient of the first input as well, into [`Binding::Gradient`], where the gradient of the
+    /// result is 1. A plan takes it where that is wanted.
+    fn candidate_with_gradient(&self, _inputs: &[TensorType]) -> Option<Candidate> {
+        None
+    }
+
     /// The indices of the inputs that the op overwrites in place; empty for a pure function. The node of an op that writes
     /// stands for the new value of its first written input.
     fn writes(&self) -> &'static [usize] {
@@ -100,7 +106,7 @@ pub trait AnyOp: Op {
         let half = |binding: &Binding| match *binding {
             Binding::Input(index) => inputs.get(index).is_some_and(|input| input.dtype == DType::F16),
             Binding::Output => output.dtype == DType::F16,
-            Binding::Workspace(_) => false,
+            Binding::Workspace(_) | Binding::Gradient => false,
         };
         let binds_half = |dispatch: &Dispatch| dispatch.bindings.iter().any(half);
         candidates.retain(|candidate| {
@@ -113,6 +119,7 @@ pub trait AnyOp: Op {
             let is_whole = |binding: &Binding| {
                 let bytes = match *binding {
                     Binding::Input(index) => inputs.get(index).map_or(0, TensorType::size_bytes),
+                    Binding::Gradient => inputs.first().map_or(0, TensorType::size_bytes),
                     Binding::Output => output.size_bytes(),
                     Binding::Workspace(index) => {
                         candidate.workspace.get(index).map_or(0, |&elements| 4 * elements as u64)
@@ -244,6 +251,8 @@ pub enum Binding {
     Output,
     /// A scratch buffer of the candidate.
     Workspace(usize),
+    /// The gradient of the op's first input, where a plan computes it along with the result.
+    Gradient,
 }
 
 /// A field of a kernel's `Params`.

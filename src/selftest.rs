@@ -368,7 +368,8 @@ pub fn each_op(
         let NodeKind::Op { op, inputs } = &ordinary.node(*node).kind else { return None };
         let inputs: Vec<&Tensor<f64>> = inputs.iter().filter_map(|input| values.get(input)).collect();
         let mut reference = op.reference_f64(&inputs).swap_remove(0);
-        let own = op.candidate_bound(plan.candidate(*node)?, &inputs, &reference, 0);
+        let candidate = plan.candidate(*node);
+        let own = candidate.and_then(|candidate| op.candidate_bound(candidate, &inputs, &reference, 0));
         let bound = own.unwrap_or_else(|| op.bound(&inputs, &reference, 0));
         let mut bounds = bound.elements(op.as_ref(), &inputs, &reference);
         stored(ordinary.node(*node).tensor_type.dtype, &mut reference, &mut bounds);

@@ -123,14 +123,15 @@ fn fused_ops_give_the_bits_of_ops_with_kernels_of_their_own() {
     let by = |fusions| PlanOptions { fusions, ..PlanOptions::default() };
     let unfused = by(Fusions::NONE);
     let expected = train(&gpu, &step, unfused, 3);
-    let one_less = [Fusion::Relu, Fusion::ReluGrad, Fusion::Pooling, Fusion::Concat]
+    let one_less = [Fusion::Relu, Fusion::ReluGrad, Fusion::Pooling, Fusion::Concat, Fusion::Loss]
         .map(|fusion| by(Fusions::ALL.without(fusion)));
     for options in [PlanOptions::default()].into_iter().chain(one_less) {
         assert_eq!(train(&gpu, &step, options, 3), expected, "{options:?}");
     }
     let dispatches = |options| Plan::new(&gpu, &step.graph, options).unwrap().profile(1).unwrap().rows.len();
-    // Ten ReLUs, seven gradients of one behind a convolution's, and three launches where one level ends; dropout keeps the rest apart.
-    assert_eq!(dispatches(unfused) - dispatches(PlanOptions::default()), 20);
+    // Ten ReLUs, seven gradients of one behind a convolution's, three launches where one level ends (dropout keeps the rest apart), two
+    // concatenations and the halves of their gradients, and the gradient of the loss.
+    assert_eq!(dispatches(unfused) - dispatches(PlanOptions::default()), 27);
     let memory = |graph| MemoryPlan::new(graph, gpu.profile(), &Choices::default(), false).unwrap().total_bytes();
     assert!(memory(&step.graph.fused()) < memory(&step.graph), "fusion saves memory");
 }
@@ -143,17 +144,16 @@ fn tensors_in_pieces_give_the_same_bits() {
         let net = UNet { variant, base_channels: 8, depth: 1, dropout, ..NET };
         let side = net.legal_above(net.shrink() + 8);
         let step = net.build(1, [side; 2]).unwrap().training_step(&Training::default()).unwrap();
-        let memory =
-            |gpu: &Gpu| MemoryPlan::new(&step.graph.fused(), gpu.profile(), &Choices::default(), false).unwrap();
+        // Concatenations whose parts are in pieces are made.
+        let options = PlanOptions { fusions: Fusions::ALL.without(Fusion::Concat), ..PlanOptions::default() };
+        let fused = step.graph.fused_by(options.fusions);
+        let memory = |gpu: &Gpu| MemoryPlan::new(&fused, gpu.profile(), &Choices::default(), false).unwrap();
         let whole = memory(&gpu);
         let largest = whole.transient.iter().max().unwrap().min(&whole.bank) / 2 + 256;
         let small = gpu.clone().with_largest_binding(largest);
         let cut = memory(&small);
         assert!(cut.transient.iter().max() <= Some(&largest) && cut.unshared == whole.unshared);
-        assert_eq!(
-            cut.total_bytes(),
-            Plan::new(&small, &step.graph, PlanOptions::default()).unwrap().allocated_bytes()
-        );
+        assert_eq!(cut.total_bytes(), Plan::new(&small, &step.graph, options).unwrap().allocated_bytes());
         let expected = train(&gpu, &step, PlanOptions::default(), 3);
         assert_eq!(train(&small, &step, PlanOptions::default(), 3), expected, "{variant}");
     }

@@ -300,7 +300,7 @@ fn bindings_and_params_are_what_the_dispatch_says() {
                         assert_eq!(writable, case.op.writes().contains(&input), "{name}: access to {binding:?}");
                         Some(types[input].dtype)
                     }
-                    Binding::Output => {
+                    Binding::Output | Binding::Gradient => {
                         assert!(writable, "{name}: the result is read only");
                         Some(output.dtype)
                     }

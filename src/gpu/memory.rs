@@ -1,12 +1,11 @@
 //! Which buffer each tensor lives in: decided from the graph alone, before any device is touched.
 
-mod concat;
+mod joint;
 
-use self::concat::{InParts, Life};
 use super::choices::Choices;
 use super::source::Pieces;
 use crate::error::{Error, Result};
-use crate::graph::{Bank, Graph, NodeKind, Placement};
+use crate::graph::{Bank, Graph, NodeId, NodeKind, Placement};
 use crate::op::{Binding, Candidate, DeviceProfile, Dispatch};
 use crate::shape::TensorType;
 use serde::Serialize;
@@ -55,7 +54,10 @@ pub struct MemoryPlan {
     pub(crate) workspaces: Vec<Vec<Vec<Span>>>,
     /// For each node that has no memory of its own, the nodes that it is in.
     #[serde(skip)]
-    in_parts: Vec<Option<InParts>>,
+    parts: Vec<Option<[NodeId; 2]>>,
+    /// For each node whose kernel computes a gradient as well, the node of that.
+    #[serde(skip)]
+    gradients: Vec<Option<NodeId>>,
     /// The transient bytes that are alive while each node is computed.
     #[serde(skip)]
     pub(crate) live: Vec<u64>,
@@ -80,6 +82,13 @@ pub(crate) struct Span {
     pub(crate) offset: u64,
     /// Without a guard.
     pub(crate) bytes: u64,
+}
+
+/// From the node that computes a tensor to its last use.
+#[derive(Clone, Copy, Debug)]
+struct Life {
+    first: usize,
+    last: usize,
 }
 
 /// The claim on transient memory of a tensor, or of a piece of it.
@@ -111,7 +120,8 @@ impl MemoryPlan {
             piece: (room - room % PIECE_ALIGNMENT).max(PIECE_ALIGNMENT),
             nodes: vec![Vec::new(); count],
             workspaces: vec![Vec::new(); count],
-            in_parts: vec![None; count],
+            parts: vec![None; count],
+            gradients: vec![None; count],
             candidates: vec![None; count],
             bank: 4 * graph.bank_elements() as u64,
             banks: graph.banks().len() as u64,
@@ -130,16 +140,13 @@ impl MemoryPlan {
                     return Err(Error::Graph { op: op.name().into(), node: node.name.clone(), problem });
                 };
                 let candidate = candidates.swap_remove(choice);
-                plan.workspaces[index] = vec![Vec::new(); candidate.workspace.len()];
                 plan.candidates[index] = Some(candidate);
             }
         }
         for (_, node) in graph.outputs() {
             lives[node.index()].last = count;
         }
-        if graph.concats_in_place {
-            plan.leave_in_parts(graph, &placements, &mut lives);
-        }
+        plan.join(graph, &placements, &mut lives);
         let (mut claims, largest) = (Vec::new(), plan.piece);
         for (index, node) in graph.nodes().iter().enumerate().filter(|&(index, _)| needed[index]) {
             let bytes = node.tensor_type.size_bytes();
@@ -148,7 +155,7 @@ impl MemoryPlan {
                 claims.extend(pieces.map(|(_, _, bytes)| Claim { bytes, first, last, owner: (index, scratch) }));
             };
             match placements[index] {
-                Placement::Transient if plan.in_parts[index].is_some() => {}
+                Placement::Transient if plan.parts[index].is_some() => {}
                 Placement::Transient => claim(bytes, lives[index], None),
                 Placement::Input | Placement::Constant => {
                     for (_, offset, bytes) in pieces(0, bytes, largest) {
@@ -162,9 +169,12 @@ impl MemoryPlan {
                         .collect();
                 }
             }
-            let workspace = plan.candidates[index].iter().flat_map(|candidate| &candidate.workspace).enumerate();
             let now = Life { first: index, last: index };
-            workspace.for_each(|(scratch, &elements)| claim(4 * elements as u64, now, Some(scratch)));
+            let workspace = plan.candidates[index].as_ref().map_or(&[][..], |candidate| &candidate.workspace);
+            plan.workspaces[index] = vec![Vec::new(); workspace.len()];
+            for (scratch, &elements) in workspace.iter().enumerate() {
+                claim(4 * elements as u64, now, Some(scratch));
+            }
         }
         plan.live = vec![0; count];
         for Claim { bytes, first, last, .. } in &claims {
@@ -172,7 +182,7 @@ impl MemoryPlan {
         }
         plan.place(claims);
         for index in 0..count {
-            if let Some(InParts { parts, .. }) = plan.in_parts[index] {
+            if let Some(parts) = plan.parts[index] {
                 plan.nodes[index] = parts.iter().flat_map(|part| plan.nodes[part.index()].clone()).collect();
             }
         }
@@ -209,11 +219,21 @@ impl MemoryPlan {
         }
     }
 
+    /// The node that a dispatch of a node binds, unless it binds scratch space.
+    fn node_of(&self, graph: &Graph, node: usize, binding: Binding) -> Option<usize> {
+        match (binding, &graph.nodes()[node].kind) {
+            (Binding::Output, _) => Some(node),
+            (Binding::Gradient, _) => self.gradients[node].map(NodeId::index),
+            (Binding::Input(index), NodeKind::Op { inputs, .. }) => inputs.get(index).map(|input| input.index()),
+            _ => None,
+        }
+    }
+
     /// Where what a node's dispatch binds is; nowhere if its op has no such thing.
     pub(crate) fn bound(&self, graph: &Graph, node: usize, binding: Binding) -> &[Span] {
         let spans = match binding {
             Binding::Workspace(index) => self.workspaces[node].get(index),
-            _ => node_of(graph, node, binding).and_then(|bound| self.nodes.get(bound)),
+            _ => self.node_of(graph, node, binding).and_then(|bound| self.nodes.get(bound)),
         };
         spans.map_or(&[], Vec::as_slice)
     }
@@ -227,8 +247,8 @@ impl MemoryPlan {
             if let Some(earlier) = earlier.filter(|_| spans.len() > 1) {
                 return Pieces::Of(earlier);
             }
-            if let Some(bound) = node_of(graph, node, binding)
-                && let Some(InParts { beside, .. }) = self.in_parts[bound]
+            if let Some(bound) = self.node_of(graph, node, binding)
+                && let Some(beside) = self.beside(graph, bound)
             {
                 return Pieces::Beside(beside);
             }
@@ -253,15 +273,6 @@ impl MemoryPlan {
     pub fn total_bytes(&self) -> u64 {
         let banks = self.bank_pieces().sum::<u64>() * self.banks;
         self.transient.iter().chain(&self.inputs).sum::<u64>() + banks + self.uniform + self.staging
-    }
-}
-
-/// The node that a dispatch of a node binds, unless it binds scratch space.
-fn node_of(graph: &Graph, node: usize, binding: Binding) -> Option<usize> {
-    match (binding, &graph.nodes()[node].kind) {
-        (Binding::Output, _) => Some(node),
-        (Binding::Input(index), NodeKind::Op { inputs, .. }) => inputs.get(index).map(|input| input.index()),
-        _ => None,
     }
 }
 

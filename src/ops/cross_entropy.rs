@@ -274,6 +274,30 @@ impl Op for CrossEntropyScale {
     }
 }
 
+impl CrossEntropy {
+    /// The loss, and `with_gradient` that of the logits.
+    fn candidate(&self, inputs: &[TensorType], with_gradient: bool) -> Candidate {
+        let (pixels, classes) = (inputs[0].shape.pixels(), inputs[0].shape.channels());
+        let first = invocations(
+            kernel!("cross_entropy/forward"),
+            (0..4).map(Binding::Input).chain([Binding::Workspace(0)]).collect(),
+            pixels.div_ceil(PIXELS),
+            &[("pixels", pixels.into()), ("classes", classes.into()), ignore_label(self.ignore)],
+        );
+        let mut candidate = sum_up(first, pixels, 1, Total::Result);
+        let gradient = if with_gradient {
+            Binding::Gradient
+        } else {
+            candidate.workspace.push(1);
+            Binding::Workspace(candidate.workspace.len() - 1)
+        };
+        let first = &mut candidate.dispatches[0];
+        first.bindings.push(gradient);
+        first.constants.push(("GRAD", format!("{}u", u8::from(with_gradient))));
+        candidate
+    }
+}
+
 impl Op for CrossEntropy {
     fn name(&self) -> &'static str {
         "cross_entropy"
@@ -305,14 +329,11 @@ impl Op for CrossEntropy {
     }
 
     fn candidates(&self, inputs: &[TensorType], _: &TensorType, _: &DeviceProfile) -> Vec<Candidate> {
-        let (pixels, classes) = (inputs[0].shape.pixels(), inputs[0].shape.channels());
-        let first = invocations(
-            kernel!("cross_entropy/forward"),
-            (0..4).map(Binding::Input).chain([Binding::Workspace(0)]).collect(),
-            pixels.div_ceil(PIXELS),
-            &[("pixels", pixels.into()), ("classes", classes.into()), ignore_label(self.ignore)],
-        );
-        vec![sum_up(first, pixels, 1, Total::Result)]
+        vec![self.candidate(inputs, false)]
+    }
+
+    fn candidate_with_gradient(&self, inputs: &[TensorType]) -> Option<Candidate> {
+        Some(self.candidate(inputs, true))
     }
 
     fn gradient(&self, backward: &mut Backward<'_>) -> Result<Vec<Option<NodeId>>> {

@@ -1,0 +1,233 @@
+//! What is not another graph, but another use of memory: tensors that a plan need not make, or whose kernel makes another one as well.
+
+use super::{Fusions, is};
+use crate::graph::{Graph, NodeId, NodeKind};
+use crate::op::AnyOp;
+use crate::ops::{CropConcat, CrossEntropy, CrossEntropyGrad, Pad, image};
+use std::ops::Range;
+
+/// What a plan may do with the nodes of a fused graph.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Joints {
+    /// Tensors that can be left in two others, in the order of computation.
+    pub(crate) concats: Vec<Concat>,
+    /// Nodes whose kernel can compute the gradient of their first input as well, and the node of that.
+    pub(crate) gradients: Vec<(NodeId, NodeId)>,
+}
+
+/// A tensor of images that can be left in two others, side by side in the channels: either it is the concatenation of earlier ones, and the
+/// kernels that read it read them, or later ones are all that is made of it, and its kernel writes them.
+#[derive(Clone, Debug)]
+pub(crate) struct Concat {
+    pub(crate) whole: NodeId,
+    pub(crate) parts: [NodeId; 2],
+    /// The nodes whose kernels find their way from the whole to the parts.
+    pub(crate) users: Vec<NodeId>,
+}
+
+/// Kernels take at most so many channels in one load, which must be in one of the parts.
+const TOGETHER: usize = 4;
+
+impl Joints {
+    /// Those of a graph whose chains of ops are fused.
+    pub(super) fn of(graph: &Graph, fusions: Fusions) -> Self {
+        let (needed, uses) = (graph.needed(), graph.uses());
+        let mut readers = vec![Vec::new(); graph.nodes().len()];
+        let nodes: Vec<NodeId> = (0..graph.nodes().len()).filter(|&index| needed[index]).map(NodeId).collect();
+        for &node in &nodes {
+            let inputs = op_of(graph, node).map_or(&[][..], |(_, inputs)| inputs);
+            inputs.iter().for_each(|input| readers[input.index()].push(node));
+        }
+        // What is read from outside is a whole.
+        let concat = |&node: &NodeId| {
+            let readers = &readers[node.index()];
+            (readers.len() == uses[node.index()]).then(|| concat(graph, node, readers))?
+        };
+        let gradient = |&node: &NodeId| Some((node, gradient(graph, node, &nodes)?));
+        Self {
+            concats: nodes.iter().filter(|_| fusions.concat).filter_map(concat).collect(),
+            gradients: nodes.iter().filter(|_| fusions.loss).filter_map(gradient).collect(),
+        }
+    }
+}
+
+fn op_of(graph: &Graph, node: NodeId) -> Option<(&dyn AnyOp, &[NodeId])> {
+    match &graph.node(node).kind {
+        NodeKind::Op { op, inputs } => Some((op.as_ref(), inputs)),
+        _ => None,
+    }
+}
+
+fn concat(graph: &Graph, whole: NodeId, readers: &[NodeId]) -> Option<Concat> {
+    let (op, inputs) = op_of(graph, whole)?;
+    let (parts, users) = match (is::<CropConcat>(op), inputs, readers) {
+        (Some(_), &[skip, up], _) => ([skip, up], readers.to_vec()),
+        (None, _, &[one, other]) => (taken_apart(graph, whole, [one, other])?, vec![whole]),
+        _ => return None,
+    };
+    let channels = parts.map(|part| image(&graph.node(part).tensor_type)[3]);
+    let together = channels.iter().all(|channels| channels.is_multiple_of(TOGETHER));
+    together.then_some(Concat { whole, parts, users })
+}
+
+/// The readers of a node in the order of the channels that each takes, if they take it apart.
+fn taken_apart(graph: &Graph, whole: NodeId, readers: [NodeId; 2]) -> Option<[NodeId; 2]> {
+    let whole = &graph.node(whole).tensor_type;
+    let channels = |reader| is::<Pad>(op_of(graph, reader)?.0)?.channels_of(whole);
+    let [Some(one), Some(other)] = readers.map(channels) else { return None };
+    let end = whole.shape.channels();
+    let apart = |a: &Range<usize>, b: &Range<usize>| a.start == 0 && a.end == b.start && b.end == end;
+    if apart(&one, &other) { Some(readers) } else { apart(&other, &one).then_some([readers[1], readers[0]]) }
+}
+
+/// The gradient of the scores that is all of a loss's: times 1.
+fn gradient(graph: &Graph, loss: NodeId, nodes: &[NodeId]) -> Option<NodeId> {
+    let (op, inputs) = op_of(graph, loss)?;
+    let &CrossEntropy { ignore } = is(op)?;
+    let is_gradient = |&&node: &&NodeId| {
+        let Some((op, others)) = op_of(graph, node) else { return false };
+        is(op) == Some(&CrossEntropyGrad { ignore })
+            && others.split_last().is_some_and(|(&times, others)| {
+                others == inputs && matches!(graph.node(times).kind, NodeKind::Constant(1.0))
+            })
+    };
+    nodes.iter().find(is_gradient).copied()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::array::{Array, Tensor};
+    use crate::fuse::Fusion;
+    use crate::gpu::{Choices, Gpu, MemoryPlan, Plan, PlanOptions};
+    use crate::graph::{Bank, Init};
+    use crate::op::DeviceProfile;
+    use crate::ops::{Conv2d, CrossEntropySettings, Reduction};
+    use crate::shape::{Shape, TensorType};
+
+    /// A skip of 9 × 8 pixels, a map of 6 × 5 beside its centre, and a convolution of both, with the gradients of a constant.
+    fn graph(channels: [usize; 2], output: bool) -> Graph {
+        let mut graph = Graph::new();
+        let image = |extents| TensorType::f32(extents).unwrap();
+        let inputs = [[9, 8], [6, 5]].into_iter().zip(channels).enumerate();
+        let weights: Vec<NodeId> = inputs
+            .map(|(number, ([height, width], channels))| {
+                let x = graph.input(&format!("x{number}"), image([2, height, width, 1]));
+                let name = format!("weight{number}");
+                let weight = graph.parameter(&name, [1, 1, 1, channels], Init::Normal(1.0)).unwrap();
+                graph.conv2d(&format!("part{number}"), x, weight, None, Conv2d::default()).unwrap()
+            })
+            .collect();
+        let concat = graph.crop_concat("concat", weights[0], weights[1]).unwrap();
+        let weight = graph.parameter("weight", [3, 3, channels[0] + channels[1], 20], Init::Normal(1.0)).unwrap();
+        let y = graph.conv2d("y", concat, weight, None, Conv2d::default()).unwrap();
+        let labels = graph.input("labels", TensorType::u32([2, 4, 3]).unwrap());
+        let ones = graph.constant("ones", Shape::new([2, 4, 3]).unwrap(), 1.0);
+        let settings = CrossEntropySettings { reduction: Reduction::MeanOverPixels, ignore: None };
+        let loss = graph.cross_entropy("loss", y, labels, ones, settings).unwrap();
+        let parameters: Vec<NodeId> = graph.parameters().iter().map(|parameter| parameter.node).collect();
+        let (mut graph, gradients) = graph.gradients(loss, &parameters).unwrap();
+        for gradient in [Some(loss)].into_iter().chain(gradients).flatten() {
+            graph.mark_output("", gradient).unwrap();
+        }
+        if output {
+            graph.mark_output("", concat).unwrap();
+        }
+        graph
+    }
+
+    /// Bits of the loss and of all gradients.
+    fn bits(gpu: &Gpu, graph: &Graph, options: PlanOptions) -> Vec<u32> {
+        let plan = Plan::new(gpu, graph, options).unwrap();
+        for (seed, node) in graph.inputs().enumerate() {
+            let shape = graph.shape(node).clone();
+            let value = |i: usize| ((i * 37 + seed * 11) % 17) as f32 / 8.0 - 1.0;
+            let floats = graph.node(node).tensor_type.dtype.is_float();
+            let elements = 0..shape.elements();
+            plan.write(
+                node,
+                &if floats {
+                    Tensor::Float(Array { shape, data: elements.map(value).collect() })
+                } else {
+                    Tensor::Uint(Array { shape, data: elements.map(|i| i as u32 % 20).collect() })
+                },
+            )
+            .unwrap();
+        }
+        plan.write_bank(Bank::Parameters, &graph.initial_parameters(3)).unwrap();
+        plan.run().unwrap();
+        assert_eq!(plan.memory().total_bytes(), plan.allocated_bytes());
+        let outputs = graph.outputs().iter().flat_map(|&(_, output)| plan.read(output).unwrap().float().data.clone());
+        outputs.map(f32::to_bits).collect()
+    }
+
+    #[test]
+    fn concatenations_are_left_in_their_parts_where_kernels_can_find_them() {
+        // What is needed and has no kernel of its own.
+        let joined = |graph: &Graph, device: DeviceProfile| {
+            let fused = graph.fused();
+            let plan = MemoryPlan::new(&fused, &device, &Choices::default(), false).unwrap();
+            let is_joined = |&index: &usize| op_of(&fused, NodeId(index)).is_some() && plan.candidates[index].is_none();
+            let needed = fused.needed();
+            let joined = (0..needed.len()).filter(|&index| needed[index]).filter(is_joined);
+            joined.map(|index| fused.nodes()[index].name.clone()).collect::<Vec<_>>()
+        };
+        let device = DeviceProfile::PORTABLE;
+        let gradients = ["loss.grad_logits", "concat.grad_skip", "concat.grad_up"];
+        let all = ["concat", gradients[0], gradients[1], gradients[2]];
+        assert_eq!(joined(&graph([4, 8], false), device), all);
+        assert_eq!(joined(&graph([4, 8], true), device), gradients, "somebody reads it");
+        let message = "loads of four channels would be in both";
+        assert_eq!(joined(&graph([4, 6], false), device), gradients[..1], "{message}");
+        let small = DeviceProfile { largest_binding: 1024, ..device };
+        assert_eq!(joined(&graph([4, 8], false), small), gradients[..1], "parts are in pieces");
+    }
+
+    #[test]
+    fn every_kernel_reads_and_writes_parts_as_it_would_the_whole() {
+        let gpu = Gpu::any().unwrap_or_else(|error| panic!("{error}"));
+        // As many channels as all kernels but those for few want.
+        let graph = graph([12, 8], false);
+        for candidate in 0..10 {
+            let options = PlanOptions { candidate: Some(candidate), guarded: true, ..PlanOptions::default() };
+            let made = PlanOptions { fusions: Fusions::ALL.without(Fusion::Concat), ..options };
+            assert_eq!(bits(&gpu, &graph, options), bits(&gpu, &graph, made), "candidate {candidate}");
+        }
+    }
+
+    #[test]
+    fn a_loss_and_its_gradient_are_one_kernel_with_the_bits_of_two() {
+        let gpu = Gpu::any().unwrap_or_else(|error| panic!("{error}"));
+        let mut graph = Graph::new();
+        let logits = graph.input("logits", TensorType::f32([2, 7, 11, 3]).unwrap());
+        let labels = graph.input("labels", TensorType::u32([2, 7, 11]).unwrap());
+        let weights = graph.input("weights", TensorType::f32([2, 7, 11]).unwrap());
+        let settings = CrossEntropySettings { reduction: Reduction::MeanOverWeights, ignore: Some(2) };
+        let loss = graph.cross_entropy("loss", logits, labels, weights, settings).unwrap();
+        let (mut graph, gradients) = graph.gradients(loss, &[logits]).unwrap();
+        graph.mark_output("loss", loss).unwrap();
+        graph.mark_output("gradient", gradients[0].unwrap()).unwrap();
+        let value = |i: usize| (i * 37 % 41) as f32 / 8.0 - 2.0;
+        let run = |fusions| {
+            let plan =
+                Plan::new(&gpu, &graph, PlanOptions { fusions, guarded: true, ..PlanOptions::default() }).unwrap();
+            for node in [logits, labels, weights] {
+                let shape = graph.shape(node).clone();
+                let elements = 0..shape.elements();
+                let value = if node == labels {
+                    // 3 is no class.
+                    Tensor::Uint(Array { shape, data: elements.map(|i| i as u32 % 4).collect() })
+                } else {
+                    Tensor::Float(Array { shape, data: elements.map(value).collect() })
+                };
+                plan.write(node, &value).unwrap();
+            }
+            plan.run().unwrap();
+            assert_eq!(plan.broken_guards().unwrap(), [""; 0]);
+            let outputs = graph.outputs().iter().flat_map(|&(_, node)| plan.read(node).unwrap().float().data.clone());
+            (plan.profile(1).unwrap().rows.len(), outputs.map(f32::to_bits).collect::<Vec<_>>())
+        };
+        let (one, two) = (run(Fusions::ALL), run(Fusions::ALL.without(Fusion::Loss)));
+        assert_eq!((one.0 + 1, one.1), two);
+    }
+}
