@@ -21,7 +21,7 @@ mod train;
 mod tune;
 mod weights;
 
-use self::kernels::Kernels;
+use self::kernels::{Kernels, PipelineCache};
 use clap::{ArgAction, Args, Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::de::{DeserializeOwned, IntoDeserializer, value};
@@ -59,10 +59,13 @@ pub(crate) struct Global {
     /// How much of it to use: all that it offers, that without what is experimental, or no more than every browser with WebGPU does
     #[arg(long, global = true, value_name = "adapter|stable|webgpu", default_value = "adapter", value_parser = parse::<Limits>)]
     pub(crate) limits: Limits,
-    /// Which kernels to take where ops have several: tuned, what `tilewise tune` measured to be the fastest on this device; default, what
-    /// suits its kind; or a table that tune wrote elsewhere [default: tuned, or the run's]
+    /// Which kernels to take where ops have several: tuned, what `tilewise tune` measured to be the fastest on this device, or what comes with
+    /// the program for it; default, what suits its kind; or a table that tune wrote elsewhere [default: tuned, or the run's]
     #[arg(long, global = true, value_name = "tuned|default|FILE")]
     pub(crate) kernels: Option<Kernels>,
+    /// Where to keep kernels as the driver compiles them, to start sooner the next time: auto, the user's folder of caches; none; or a folder
+    #[arg(long, global = true, value_name = "auto|none|FOLDER", default_value = "auto")]
+    pub(crate) pipeline_cache: PipelineCache,
     /// Seed of everything random; the same seed gives the same result on the same device [default: 1, or the run's]
     #[arg(long, global = true, value_name = "N")]
     pub(crate) seed: Option<u32>,

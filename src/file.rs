@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result};
 use std::fs::{self, File};
-use std::io::Read;
+use std::io::{self, Read};
 use std::path::Path;
 
 /// Opens a regular file to read it.
@@ -18,19 +18,28 @@ pub(crate) fn open(path: &Path) -> Result<File> {
     File::open(path).map_err(io)
 }
 
+/// What a regular file of at most so many bytes holds.
+///
+/// # Errors
+/// As [`open`], and [`Error::Data`] when it is larger.
+pub(crate) fn read(path: &Path, largest_bytes: u64) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    // A file may grow after it was measured.
+    let read = open(path)?.take(largest_bytes + 1).read_to_end(&mut bytes);
+    read.map_err(|source| Error::io("read", path, source))?;
+    if bytes.len() as u64 > largest_bytes {
+        return Err(Error::data(path, format!("the file is too large, at most {largest_bytes} bytes are accepted")));
+    }
+    Ok(bytes)
+}
+
 /// The text of a regular file of at most so many bytes.
 ///
 /// # Errors
-/// As [`open`], and [`Error::Data`] when it is larger, [`Error::Io`] when it is no UTF-8.
+/// As [`read`], and [`Error::Io`] when it is no UTF-8.
 pub(crate) fn read_text(path: &Path, largest_bytes: u64) -> Result<String> {
-    let mut text = Vec::new();
-    let io = |source| Error::io("read", path, source);
-    // A file may grow after it was measured.
-    open(path)?.take(largest_bytes + 1).read_to_end(&mut text).map_err(io)?;
-    if text.len() as u64 > largest_bytes {
-        return Err(Error::data(path, format!("the file is too large, at most {largest_bytes} bytes are accepted")));
-    }
-    String::from_utf8(text).map_err(|error| io(std::io::Error::new(std::io::ErrorKind::InvalidData, error)))
+    let no_text = |error| Error::io("read", path, io::Error::new(io::ErrorKind::InvalidData, error));
+    String::from_utf8(read(path, largest_bytes)?).map_err(no_text)
 }
 
 #[cfg(test)]

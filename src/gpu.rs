@@ -1,10 +1,12 @@
 //! The GPU executor. Only this module and its children know wgpu, and [`Segmenter`](crate::predict::Segmenter), whose users do.
 
 pub(crate) mod choices;
+mod consent;
 pub mod device;
 pub mod kernel;
 pub mod memory;
 mod pace;
+mod pipeline_cache;
 pub mod plan;
 pub mod profile;
 pub mod requirements;

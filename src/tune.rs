@@ -17,10 +17,10 @@ use crate::bench::network::{self, inputs, write};
 use crate::bench::{Machine, Workload, wgpu_version};
 use crate::error::{Error, Result};
 use crate::executor::{Device, Executor};
-use crate::gpu::choices::Question;
+use crate::gpu::choices::{checksum, question};
 use crate::gpu::{Gpu, MemoryPlan, Plan, PlanOptions, Spread};
 use crate::graph::{Graph, NodeId, NodeKind};
-use crate::op::{Case, Fill};
+use crate::op::{Candidate, Case, Fill};
 use crate::selftest::Trial;
 use crate::shape::{DType, TensorType};
 use std::collections::{BTreeMap, BTreeSet};
@@ -77,7 +77,7 @@ fn subjects(gpu: &Gpu, graphs: &[&Graph]) -> (Vec<Subject>, usize) {
             let NodeKind::Op { op, inputs } = &node.kind else { continue };
             let types: Vec<TensorType> = inputs.iter().map(|&id| graph.node(id).tensor_type.clone()).collect();
             let candidates = op.offered(&types, &node.tensor_type, gpu.profile());
-            let Question { op: name, inputs, candidates: checksum } = Question::new(op.as_ref(), &types, &candidates);
+            let (name, inputs) = question(op.as_ref(), &types);
             if candidates.len() < 2 || !seen.insert((name.clone(), inputs.clone())) {
                 continue;
             }
@@ -85,9 +85,14 @@ fn subjects(gpu: &Gpu, graphs: &[&Graph]) -> (Vec<Subject>, usize) {
                 known += 1;
                 continue;
             }
-            let kernels = candidates.iter().map(ToString::to_string);
-            let candidates =
-                kernels.map(|kernels| Timed { kernels, seconds: None, rounds: 0, problem: None }).collect();
+            let timed = |(position, candidate): (usize, &Candidate)| Timed {
+                kernels: candidate.to_string(),
+                checksum: checksum(&candidates, position),
+                seconds: None,
+                rounds: 0,
+                problem: None,
+            };
+            let candidates = candidates.iter().enumerate().map(timed).collect();
             let flops = op.flops(&types, &node.tensor_type);
             let filled = |tensor_type: TensorType| match tensor_type.dtype {
                 DType::F32 | DType::F16 => (tensor_type, Fill::Normal(1.0)),
@@ -95,7 +100,7 @@ fn subjects(gpu: &Gpu, graphs: &[&Graph]) -> (Vec<Subject>, usize) {
             };
             let inputs_of_case = types.into_iter().map(filled).collect();
             let case = Case { name: node.name.clone(), op: Arc::clone(op), inputs: inputs_of_case };
-            let tuned = Tuned { node: node.name.clone(), op: name, inputs, checksum, candidates, winner: None };
+            let tuned = Tuned { node: node.name.clone(), op: name, inputs, candidates, winner: None };
             subjects.push(Subject { case, flops, tuned });
         }
     }
@@ -282,6 +287,42 @@ fn compare(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::op::{AnyOp, DeviceProfile};
+    use crate::ops::Conv2d;
+
+    /// A host has to ask for matrix units on its own account, so that most have none.
+    #[test]
+    fn what_was_chosen_beside_matrix_units_holds_without_them() {
+        let op = Conv2d { stride: [1, 1], padding: [1, 1] };
+        let of = |dtype, shape: [usize; 4]| TensorType { dtype, ..TensorType::f32(shape).unwrap() };
+        let inputs = [of(DType::F16, [1, 32, 32, 64]), of(DType::F32, [3, 3, 64, 64])];
+        let output = of(DType::F16, [1, 32, 32, 64]);
+        let without = DeviceProfile { subgroup_size: Some(32), f16: true, ..DeviceProfile::PORTABLE };
+        let offered = |device| op.offered(&inputs, &output, &device);
+        let (all, fewer) = (offered(DeviceProfile { matrix_side: Some(16), ..without }), offered(without));
+        assert!(fewer.len() > 1 && fewer.len() < all.len() && all.starts_with(&fewer), "{all:?}");
+        for chosen in 0..all.len() {
+            let (op_name, types) = question(&op, &inputs);
+            let kernels = all[chosen].to_string();
+            let choice = Choice {
+                op: op_name,
+                inputs: types,
+                candidates: checksum(&all, chosen),
+                kernels,
+                seconds: 1.0,
+                default_seconds: None,
+            };
+            let choices: Choices = [choice].into_iter().collect();
+            assert_eq!(choices.chosen(&op, &inputs, &all), Some(chosen));
+            assert_eq!(choices.chosen(&op, &inputs, &fewer), Some(chosen).filter(|&chosen| chosen < fewer.len()));
+            // What was chosen has changed, and so has another.
+            for changed in [chosen, 0] {
+                let mut later = all.clone();
+                later[changed].dispatches[0].kernel.source = "";
+                assert_eq!(choices.chosen(&op, &inputs, &later), None);
+            }
+        }
+    }
 
     #[test]
     fn only_what_is_clearly_faster_in_most_rounds_takes_the_place_of_the_default() {

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot be set up fails")]
 
+use std::fs;
 use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
 use std::pin::pin;
@@ -119,6 +120,27 @@ fn a_host_records_and_submits_by_itself() {
     device.poll(wgpu::PollType::wait_indefinitely()).unwrap();
     let found: Vec<f32> = bytemuck::pod_collect_to_vec(&own.get_mapped_range(..).unwrap());
     assert_eq!(found, sixteen(|i| (i as f32 - 8.0).max(0.0)).float().data);
+}
+
+#[test]
+fn compiled_kernels_are_kept_if_the_host_has_asked_for_the_feature() {
+    let adapter = adapter();
+    let offered = adapter.features() & wgpu::Features::PIPELINE_CACHE;
+    for required_features in [wgpu::Features::empty(), offered] {
+        let descriptor = wgpu::DeviceDescriptor { required_features, ..Default::default() };
+        let (device, queue) = pollster::block_on(adapter.request_device(&descriptor)).unwrap();
+        let heard = counted_errors(&device);
+        let folder = tempfile::tempdir().unwrap();
+        let gpu = Gpu::from_device(&adapter, device, queue).with_pipeline_cache(folder.path());
+        let (graph, x, y) = relu();
+        let plan = Plan::new(&gpu, &graph, PlanOptions::default()).unwrap();
+        plan.write(x, &sixteen(|i| i as f32 - 8.0)).unwrap();
+        plan.run().unwrap();
+        assert_eq!(plan.read(y).unwrap(), sixteen(|i| (i as f32 - 8.0).max(0.0)));
+        drop((plan, gpu));
+        let files = fs::read_dir(folder.path()).unwrap().count();
+        assert_eq!((files, heard.load(Ordering::SeqCst)), (usize::from(!required_features.is_empty()), 0));
+    }
 }
 
 #[test]

@@ -3,8 +3,8 @@
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::collections::BTreeMap;
-use std::time::Duration;
-use tilewise::Error;
+use std::fs;
+use std::time::{Duration, SystemTime};
 use tilewise::array::{Array, Real, Tensor};
 use tilewise::cpu::{banks, evaluate};
 use tilewise::executor::{Device, Executor};
@@ -18,6 +18,7 @@ use tilewise::random::Random;
 use tilewise::recompute::MemoryBudget;
 use tilewise::selftest;
 use tilewise::shape::{Shape, TensorType};
+use tilewise::{Error, wgpu};
 
 fn gpu() -> Gpu {
     Gpu::any().unwrap_or_else(|error| panic!("{error}"))
@@ -519,4 +520,66 @@ fn unknown_devices_are_answered_with_the_listing() {
         assert!(message.contains(&gpu().adapter().name), "{message}");
     }
     assert!(Gpu::choose(&DeviceChoice::Cpu).unwrap().is_none());
+}
+
+#[test]
+fn compiled_kernels_are_kept_in_the_folder_that_is_named_and_a_file_that_is_no_good_is_replaced() {
+    let compile = |gpu: &Gpu| {
+        let mut graph = Graph::new();
+        let x = graph.input("x", TensorType::f32([3]).unwrap());
+        let y = graph.relu("y", x).unwrap();
+        graph.mark_output("y", y).unwrap();
+        let plan = Plan::new(gpu, &graph, PlanOptions::default()).unwrap();
+        let value = |data: [f32; 3]| Tensor::Float(Array { shape: graph.shape(x).clone(), data: data.to_vec() });
+        plan.write(x, &value([-1.0, 0.0, 1.0])).unwrap();
+        plan.run().unwrap();
+        assert_eq!(plan.read(y).unwrap(), value([0.0, 0.0, 1.0]));
+    };
+    let parent = tempfile::tempdir().unwrap();
+    let folder = parent.path().join("new");
+    let open = || gpu().with_pipeline_cache(&folder);
+    let gpu = open();
+    let offered = gpu.device().features().contains(wgpu::Features::PIPELINE_CACHE);
+    compile(&gpu);
+    assert!(!folder.exists(), "nothing is written while the device is in use");
+    let another = gpu.reopen().unwrap();
+    drop(gpu);
+    assert_eq!(folder.exists(), offered);
+    if !offered {
+        return;
+    }
+    let files = || fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect::<Vec<_>>();
+    let [file] = files().try_into().unwrap();
+    let kept = fs::read(&file).unwrap();
+
+    // What it is of; the rest is the driver's affair, and SwiftShader adds a header each time that it has read one.
+    let head = kept.iter().position(|&byte| byte == b'\n').unwrap();
+    let is_good = |file: &[u8]| file.len() >= kept.len() && file[..head] == kept[..head];
+
+    let then = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
+    fs::File::options().write(true).open(&file).unwrap().set_modified(then).unwrap();
+    compile(&open());
+    let is_as_read = fs::read(&file).unwrap() == kept;
+    assert_eq!(is_as_read, fs::metadata(&file).unwrap().modified().unwrap() == then, "written only if it is another");
+
+    fs::remove_file(&file).unwrap();
+    compile(&another);
+    drop(another);
+    assert!(is_good(&fs::read(&file).unwrap()), "the other device knows the folder, too");
+
+    let damaged = [&kept[..kept.len() - 1], &[!kept[kept.len() - 1]]].concat();
+    let foreign = [&b"another program's "[..], &kept].concat();
+    for bad in [&damaged[..], &foreign, &kept[..kept.len() / 2], b""] {
+        fs::write(&file, bad).unwrap();
+        compile(&open());
+        let replaced = fs::read(&file).unwrap();
+        assert!(is_good(&replaced) && replaced != bad);
+    }
+    fs::File::create(&file).unwrap().set_len(1 << 30).unwrap();
+    compile(&open());
+    let replaced = fs::read(&file).unwrap();
+    assert!(is_good(&replaced) && replaced.len() < 1 << 30, "a file that could fill the memory");
+    assert_eq!(files().len(), 1, "{:?}", files());
+    // No folder can be there.
+    compile(&self::gpu().with_pipeline_cache(&file.join("below")));
 }

@@ -13,7 +13,7 @@ use tilewise::models::Variant;
 use tilewise::op::{Binding, Bound, Candidate, DeviceProfile, Dispatch, Kernel, Op, workgroup_grid};
 use tilewise::shape::TensorType;
 use tilewise::tune::{self, Settings, Table, Tuned};
-use tilewise::{Error, Gpu, Graph};
+use tilewise::{Error, Gpu, Graph, wgpu};
 
 /// `y = FACTOR x`, after so many turns that add nothing.
 const TIMES: Kernel = Kernel {
@@ -159,6 +159,12 @@ fn a_plan_takes_what_was_chosen_and_only_while_that_is_what_was_measured() {
     for choice in stale {
         assert_eq!(bytes([choice.clone()].into_iter().collect()), first, "{choice:?}");
     }
+    // Of several choices the last that holds counts.
+    let slow = tune::Choice { kernels: "times/forward FACTOR=2.0 79×1×1".into(), ..choice.clone() };
+    assert_eq!(bytes([choice.clone(), slow.clone()].into_iter().collect()), first);
+    assert_eq!(bytes([slow.clone(), choice.clone()].into_iter().collect()), third);
+    let stale = tune::Choice { candidates: String::new(), ..slow };
+    assert_eq!(bytes([choice.clone(), stale].into_iter().collect()), third);
     // What is chosen already is not measured again, and what has changed since is.
     let ops = |choice| {
         let gpu = gpu.clone().with_choices([choice].into_iter().collect());
@@ -180,8 +186,16 @@ fn a_table_is_read_back_and_tells_devices_apart() {
     assert_eq!(Table::read(&path).unwrap(), table);
     assert_eq!(table.choices(&gpu).rows().collect::<Vec<_>>(), [&choice]);
     let better = tune::Choice { seconds: 1e-9, ..choice.clone() };
-    table.add(&gpu, [better.clone(), tune::Choice { op: "other".into(), ..choice.clone() }]);
+    let default = tune::Choice { op: "other".into(), default_seconds: Some(choice.seconds), ..choice.clone() };
+    table.add(&gpu, [better.clone(), default]);
     assert_eq!(table.choices(&gpu).rows().map(|choice| choice.seconds).collect::<Vec<_>>(), [1e-9, choice.seconds]);
+    let mut faster = table.clone();
+    faster.retain_faster();
+    assert_eq!(faster.choices(&gpu).rows().collect::<Vec<_>>(), [&better]);
+    // What is added when there are several, to be taken in their order, is read back so.
+    let both: Choices = [choice.clone(), better.clone()].into_iter().collect();
+    faster.add(&gpu, both.rows().cloned());
+    assert_eq!(faster.choices(&gpu), both);
 
     let text = fs::read_to_string(&path).unwrap();
     let read = |from: &str, to: &str| {
@@ -254,17 +268,22 @@ fn the_command_measures_a_network_once_and_keeps_what_it_found() {
     assert_eq!(fs::read_to_string(&path).unwrap().matches("[[devices.choices]]").count(), ops.len(), "{first}");
     let (bench, said) = report(&["bench", "--tune", "--repeats", "1"]);
     assert!(bench["networks"][0]["checked"]["worst"].as_f64().unwrap() <= 1.0 && said.contains("known from before"));
-    let (second, _) = report(&["tune", "--repeats", "1"]);
+    let (second, _) = report(&["tune", "--repeats", "1", "--only-faster"]);
     assert_eq!((&second["known"], &second["ops"]), (&ops.len().into(), &Value::Array(vec![])));
+    let kept = Table::read(&path).unwrap().choices(&gpu());
+    assert!(kept.rows().count() < ops.len() && kept.rows().all(tune::Choice::is_faster), "{kept:?}");
 
-    let text =
-        String::from_utf8(tilewise(&[&["tune", "--again", "--repeats", "1"][..], &network].concat()).stdout).unwrap();
+    let compiled = folder.path().join("compiled");
+    let again = ["tune", "--again", "--repeats", "1", "--pipeline-cache", compiled.to_str().unwrap()];
+    let text = String::from_utf8(tilewise(&[&again[..], &network].concat()).stdout).unwrap();
+    assert_eq!(compiled.exists(), gpu().device().features().contains(wgpu::Features::PIPELINE_CACHE));
     assert!(text.contains("encoder0.conv1.relu") && text.contains("1×44×44×1") && text.contains(" *"), "{text}");
 
     fs::write(&path, "schema = 3").unwrap();
     for (code, arguments, part) in [
         (3, [&["bench"][..], &network].concat(), "kernels.toml: the field `schema` is 3"),
         (2, vec!["tune", "--kernels", ""], "give tuned, default, or a file"),
+        (2, vec!["tune", "--pipeline-cache", ""], "give auto, none, or a folder"),
         (4, vec!["tune", "--device", "cpu"], "no kernels to choose from"),
         (2, vec!["tune", "--repeats", "0", "--kernels", "default"], "0 repeats"),
     ] {

@@ -11,16 +11,56 @@ use tilewise::gpu::{Choice, Choices, Gpu};
 use tilewise::tune::{self, Progress, Settings, Table, Tuned};
 use tilewise::{Error, Graph, Result};
 
-/// Where choices come from, and where what is measured goes.
+/// Where choices come from, before those that the program comes with, and where what is measured goes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Kernels {
     /// The table in the user's folder of caches.
     #[default]
     Tuned,
-    /// Nowhere: plans take what comes first.
+    /// Nowhere, nor those that the program comes with: plans take what comes first.
     Default,
     /// A table elsewhere.
     File(PathBuf),
+}
+
+/// Where pipelines that were compiled are kept.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) enum PipelineCache {
+    /// In the user's folder of caches.
+    #[default]
+    Auto,
+    /// Nowhere.
+    None,
+    /// In this folder.
+    Folder(PathBuf),
+}
+
+impl FromStr for PipelineCache {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        Ok(match text {
+            "" => return Err("give auto, none, or a folder".into()),
+            "auto" => Self::Auto,
+            "none" => Self::None,
+            path => Self::Folder(path.into()),
+        })
+    }
+}
+
+impl PipelineCache {
+    fn folder(&self) -> Option<PathBuf> {
+        match self {
+            Self::Auto => folder_of_caches(),
+            Self::None => None,
+            Self::Folder(path) => Some(path.clone()),
+        }
+    }
+}
+
+/// The program's own in the user's folder of caches; none where the system has no such folder.
+fn folder_of_caches() -> Option<PathBuf> {
+    Some(choose_base_strategy().ok()?.cache_dir().join("tilewise"))
 }
 
 impl FromStr for Kernels {
@@ -40,7 +80,7 @@ impl Kernels {
     /// The file of the table; none where nothing is kept, or the system has no folder for caches.
     fn path(&self) -> Option<PathBuf> {
         match self {
-            Self::Tuned => Some(choose_base_strategy().ok()?.cache_dir().join("tilewise").join("kernels.toml")),
+            Self::Tuned => Some(folder_of_caches()?.join("kernels.toml")),
             Self::Default => None,
             Self::File(path) => Some(path.clone()),
         }
@@ -59,13 +99,21 @@ impl Kernels {
         }
     }
 
-    /// The choices for a device.
-    pub(crate) fn choices(&self, gpu: &Gpu) -> Result<Choices> {
+    /// The choices for a device that were measured here.
+    pub(crate) fn measured(&self, gpu: &Gpu) -> Result<Choices> {
         Ok(self.table()?.choices(gpu))
     }
 
-    /// Adds choices to the table, and returns its file.
-    pub(crate) fn keep(&self, gpu: &Gpu, choices: Vec<Choice>) -> Result<Option<PathBuf>> {
+    /// The choices for a device: where none that was measured here holds, one that the program comes with.
+    fn choices(&self, gpu: &Gpu) -> Result<Choices> {
+        let shipped = if *self == Self::Default { Table::default() } else { Table::shipped() };
+        let mut choices = shipped.choices(gpu);
+        choices.extend(self.measured(gpu)?.rows().cloned());
+        Ok(choices)
+    }
+
+    /// Adds choices to the table, or, with `only_faster`, leaves only those in it that are faster than what is taken without; returns its file.
+    pub(crate) fn keep(&self, gpu: &Gpu, choices: Vec<Choice>, only_faster: bool) -> Result<Option<PathBuf>> {
         let Some(path) = self.path() else { return Ok(None) };
         // Read again, for another program may have written it in the meantime. What cannot be read is not written over.
         let mut table = match Table::read(&path) {
@@ -73,6 +121,9 @@ impl Kernels {
             table => table?,
         };
         table.add(gpu, choices);
+        if only_faster {
+            table.retain_faster();
+        }
         create_folder(path.parent().unwrap_or(Path::new(".")))?;
         table.write(&path)?;
         Ok(Some(path))
@@ -80,11 +131,15 @@ impl Kernels {
 }
 
 impl Global {
-    /// The device with the kernels that are to be used on it.
+    /// The device with the kernels that are to be used on it, and those that were compiled before.
     pub(crate) fn with_kernels(&self, device: Device) -> Result<Device> {
         let Device::Gpu(gpu) = device else { return Ok(device) };
         let choices = self.kernels.clone().unwrap_or_default().choices(&gpu)?;
-        Ok(Device::Gpu(gpu.with_choices(choices)))
+        let gpu = gpu.with_choices(choices);
+        Ok(Device::Gpu(match self.pipeline_cache.folder() {
+            Some(folder) => gpu.with_pipeline_cache(&folder),
+            None => gpu,
+        }))
     }
 
     /// Lets `measure` tell of its progress on a bar, until `stop` is raised.
@@ -104,9 +159,12 @@ impl Global {
     pub(crate) fn tuned(&self, device: Device, graphs: &[&Graph], stop: &AtomicBool) -> Result<Device> {
         let Device::Gpu(gpu) = device else { return Ok(device) };
         let settings = Settings { repeats: ROUNDS, seed: self.seed.unwrap_or(1) };
-        let (ops, known, complete) = self.watched(stop, |watch| tune::ops(&gpu, graphs, settings, watch))?;
+        let kernels = self.kernels.clone().unwrap_or_default();
+        // What the program comes with was measured elsewhere.
+        let measured = gpu.clone().with_choices(kernels.measured(&gpu)?);
+        let (ops, known, complete) = self.watched(stop, |watch| tune::ops(&measured, graphs, settings, watch))?;
         let choices: Vec<Choice> = ops.iter().filter_map(Tuned::choice).collect();
-        self.kernels.clone().unwrap_or_default().keep(&gpu, choices.clone())?;
+        kernels.keep(&gpu, choices.clone(), false)?;
         let changed = ops.iter().filter(|tuned| tuned.winner.is_some_and(|winner| winner > 0)).count();
         self.say(&format!("tuned {} ops, {known} known from before; {changed} get another kernel", ops.len()));
         if !complete {
@@ -119,3 +177,47 @@ impl Global {
 
 /// How often each candidate is timed unless told otherwise.
 pub(crate) const ROUNDS: usize = 8;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn choice(op: &str, default_seconds: f64) -> Choice {
+        let (op, default_seconds) = (op.into(), Some(default_seconds));
+        let (inputs, candidates, kernels) = (vec!["5".into()], "00000000".into(), "some/kernel".into());
+        Choice { op, inputs, candidates, kernels, seconds: 1.0, default_seconds }
+    }
+
+    #[test]
+    fn what_the_program_comes_with_is_below_any_table_and_default_is_without() {
+        let gpu = Gpu::any().unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let table = Kernels::File(folder.path().join("kernels.toml"));
+        let shipped = Table::shipped().choices(&gpu);
+        assert_eq!(table.choices(&gpu).unwrap(), shipped);
+        let mut own: Vec<Choice> = shipped.rows().map(|row| Choice { seconds: 0.0, ..row.clone() }).collect();
+        own.push(choice("mine", 2.0));
+        table.keep(&gpu, own.clone(), false).unwrap();
+        let mut both = shipped;
+        both.extend(own);
+        assert_eq!(table.choices(&gpu).unwrap(), both);
+        assert!(Kernels::Default.choices(&gpu).unwrap().is_empty());
+        assert!(Kernels::Default.keep(&gpu, vec![choice("mine", 2.0)], false).unwrap().is_none());
+    }
+
+    #[test]
+    fn what_another_program_has_kept_meanwhile_stays() {
+        let gpu = Gpu::any().unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let [one, another] = [(); 2].map(|()| Kernels::File(folder.path().join("kernels.toml")));
+        let ops = |kernels: &Kernels| {
+            kernels.measured(&gpu).unwrap().rows().map(|choice| choice.op.clone()).collect::<Vec<_>>()
+        };
+        assert!(ops(&one).is_empty() && ops(&another).is_empty(), "both have read it");
+        one.keep(&gpu, vec![choice("a", 2.0), choice("b", 1.0)], false).unwrap();
+        another.keep(&gpu, vec![choice("c", 2.0)], false).unwrap();
+        assert_eq!(ops(&one), ["a", "b", "c"]);
+        one.keep(&gpu, vec![choice("a", 1.0)], true).unwrap();
+        assert_eq!(ops(&another), ["c"], "only what is faster is left");
+    }
+}

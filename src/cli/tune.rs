@@ -20,6 +20,9 @@ pub(crate) struct Arguments {
     /// Measure also what is in the table already
     #[arg(long)]
     again: bool,
+    /// Leave only those kernels in the table that are faster than what suits the kind of device: what the program comes with is made so
+    #[arg(long)]
+    only_faster: bool,
     /// Print the tables in markdown
     #[arg(long, conflicts_with = "json")]
     markdown: bool,
@@ -28,15 +31,15 @@ pub(crate) struct Arguments {
 pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
     let workloads = arguments.networks.workloads()?;
     let settings = Settings { repeats: arguments.repeats, seed: global.seed.unwrap_or(1) };
-    let Device::Gpu(mut gpu) = global.open_device()? else {
+    let Device::Gpu(gpu) = global.open_device()? else {
         return Err(Error::Device("the CPU executor has no kernels to choose from; name another --device".into()));
     };
-    if arguments.again {
-        gpu = gpu.with_choices(Choices::default());
-    }
+    let kernels = global.kernels.clone().unwrap_or_default();
+    let known = if arguments.again { Choices::default() } else { kernels.measured(&gpu)? };
+    let gpu = gpu.with_choices(known);
     let stop = stop_on_interrupt();
     let report = global.watched(&stop, |watch| tune::run(&gpu, &workloads, settings, watch))?;
-    match global.kernels.clone().unwrap_or_default().keep(&gpu, report.choices())? {
+    match kernels.keep(&gpu, report.choices(), arguments.only_faster)? {
         Some(path) => global.say(&format!("kept in {}", path.display())),
         None => note("note: nothing is kept; give --kernels FILE"),
     }

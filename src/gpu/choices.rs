@@ -13,7 +13,7 @@ pub struct Choice {
     pub op: String,
     /// The types of its inputs, such as `1×124×124×1`.
     pub inputs: Vec<String>,
-    /// A checksum of all candidates that there were, and of the texts of their kernels.
+    /// A checksum of the chosen one and the other candidates that there were, but for experimental ones, and of the texts of their kernels.
     pub candidates: String,
     /// The chosen one: its kernels, their constants and workgroups.
     pub kernels: String,
@@ -23,28 +23,36 @@ pub struct Choice {
     pub default_seconds: Option<f64>,
 }
 
-/// What is chosen for: an op with settings, the types of its inputs, and the candidates.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Question {
-    pub(crate) op: String,
-    pub(crate) inputs: Vec<String>,
-    pub(crate) candidates: String,
+impl Choice {
+    /// Whether it was faster than the candidate that is taken without a choice, or that one was wrong.
+    pub fn is_faster(&self) -> bool {
+        self.default_seconds.is_none_or(|default| self.seconds < default)
+    }
 }
 
-impl Question {
-    pub(crate) fn new(op: &dyn AnyOp, inputs: &[TensorType], candidates: &[Candidate]) -> Self {
-        let mut checksum = 0;
-        let mut add = |text: &str| checksum = crc32c::crc32c_append(checksum, text.as_bytes());
-        for candidate in candidates {
+/// An op with its settings and the types of its inputs: what is chosen for.
+pub(crate) fn question(op: &dyn AnyOp, inputs: &[TensorType]) -> (String, Vec<String>) {
+    (format!("{}: {op:?}", op.name()), inputs.iter().map(ToString::to_string).collect())
+}
+
+/// Whether a candidate needs what is experimental in wgpu: units of the device's own that multiply matrices.
+fn is_experimental(candidate: &Candidate) -> bool {
+    let mut sources = candidate.dispatches.iter().map(|dispatch| dispatch.kernel.source);
+    sources.any(|source| source.lines().any(|line| line == "enable wgpu_cooperative_matrix;"))
+}
+
+/// A checksum of the candidate that is chosen and those that it was chosen from, and of the texts of their kernels. Only some devices of an
+/// adapter have what is experimental, so that what was not chosen of that does not count.
+pub(crate) fn checksum(candidates: &[Candidate], chosen: usize) -> String {
+    let mut checksum = 0;
+    let mut add = |text: &str| checksum = crc32c::crc32c_append(checksum, text.as_bytes());
+    for (position, candidate) in candidates.iter().enumerate() {
+        if position == chosen || !is_experimental(candidate) {
             add(&candidate.to_string());
             candidate.dispatches.iter().for_each(|dispatch| add(dispatch.kernel.source));
         }
-        Self {
-            op: format!("{}: {op:?}", op.name()),
-            inputs: inputs.iter().map(ToString::to_string).collect(),
-            candidates: format!("{checksum:08x}"),
-        }
     }
+    format!("{checksum:08x}")
 }
 
 /// Which candidate of each op a plan takes: the first one, but for ops at shapes for which there is a [`Choice`]. A choice whose op now
@@ -56,7 +64,8 @@ impl Question {
 pub struct Choices {
     /// Where there is none.
     otherwise: usize,
-    rows: BTreeMap<(String, Vec<String>), Choice>,
+    /// By op and inputs, of which the last that holds counts.
+    rows: BTreeMap<(String, Vec<String>), Vec<Choice>>,
 }
 
 impl Choices {
@@ -65,9 +74,9 @@ impl Choices {
         Self { otherwise: candidate, rows: BTreeMap::new() }
     }
 
-    /// The choices, ordered by op and inputs.
+    /// The choices, ordered by op and inputs; of several for the same, each counts before those that come before it.
     pub fn rows(&self) -> impl Iterator<Item = &Choice> {
-        self.rows.values()
+        self.rows.values().flatten()
     }
 
     /// Whether there are none.
@@ -75,14 +84,21 @@ impl Choices {
         self.rows.is_empty()
     }
 
+    /// Adds choices, and drops what there was for the same ops and inputs.
+    pub(crate) fn replace(&mut self, choices: Self) {
+        self.rows.extend(choices.rows);
+    }
+
     /// The position of the candidate that a choice names, if there is one that holds.
     pub(crate) fn chosen(&self, op: &dyn AnyOp, inputs: &[TensorType], candidates: &[Candidate]) -> Option<usize> {
         if self.is_empty() || candidates.len() < 2 {
             return None;
         }
-        let Question { op, inputs, candidates: checksum } = Question::new(op, inputs, candidates);
-        let choice = self.rows.get(&(op, inputs)).filter(|choice| choice.candidates == checksum)?;
-        candidates.iter().position(|candidate| candidate.to_string() == choice.kernels)
+        let holds = |choice: &Choice| {
+            let chosen = candidates.iter().position(|candidate| candidate.to_string() == choice.kernels)?;
+            (checksum(candidates, chosen) == choice.candidates).then_some(chosen)
+        };
+        self.rows.get(&question(op, inputs))?.iter().rev().find_map(holds)
     }
 
     /// The position of the candidate to take; `None` if there is not any.
@@ -93,9 +109,11 @@ impl Choices {
 }
 
 impl Extend<Choice> for Choices {
-    /// Adds choices, in place of those for the same op and inputs.
+    /// Adds choices that count before those for the same ops and inputs, which count where the new ones do not hold.
     fn extend<I: IntoIterator<Item = Choice>>(&mut self, choices: I) {
-        self.rows.extend(choices.into_iter().map(|choice| ((choice.op.clone(), choice.inputs.clone()), choice)));
+        for choice in choices {
+            self.rows.entry((choice.op.clone(), choice.inputs.clone())).or_default().push(choice);
+        }
     }
 }
 

@@ -1,6 +1,9 @@
 //! Choosing a device, and the handle to it.
 
 use super::choices::Choices;
+use super::consent;
+use super::kernel::Pipelines;
+use super::pipeline_cache::PipelineCache;
 use super::requirements::{Limit, Need};
 use crate::error::{Error, Result};
 use crate::op::DeviceProfile;
@@ -8,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use std::cmp::Reverse;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 use std::pin::pin;
 use std::str::FromStr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -235,7 +239,8 @@ pub const DRIVER_ADVICE: &str = "install your GPU's Vulkan driver, or a software
 pub struct Gpu {
     pub(crate) device: wgpu::Device,
     pub(crate) queue: wgpu::Queue,
-    pub(crate) pipelines: super::kernel::PipelineCache,
+    pub(super) pipelines: Pipelines,
+    pub(super) pipeline_cache: Option<Arc<PipelineCache>>,
     summary: Arc<AdapterSummary>,
     adapter: wgpu::Adapter,
     /// Whether device and queue belong to a host program.
@@ -288,24 +293,6 @@ fn matrix_side(adapter: &wgpu::Adapter, features: wgpu::Features) -> Option<u32>
             && [shape.n_size, shape.k_size] == [shape.m_size; 2]
     });
     fit.map(|shape| shape.m_size).max()
-}
-
-/// What lets a device have these features.
-///
-/// wgpu asks for `unsafe` where a feature is experimental, since what the driver gets of it may be wrong. Of these features that is the
-/// one for matrices, and only kernels of this crate's use them, whose texts are part of it: they load from storage that they only read,
-/// within its bounds, and store to storage that no other invocation reads; none of them passes anything through workgroup memory, of which
-/// naga 30 orders the accesses too weakly in such a kernel. Each result is held against its reference before it is chosen.
-fn consent(features: wgpu::Features) -> wgpu::ExperimentalFeatures {
-    if features.intersects(wgpu::Features::all_experimental_mask()) {
-        #[expect(unsafe_code, reason = "see above")]
-        // SAFETY: what may be undefined here is what those kernels avoid.
-        unsafe {
-            wgpu::ExperimentalFeatures::enabled()
-        }
-    } else {
-        wgpu::ExperimentalFeatures::disabled()
-    }
 }
 
 /// What ops may know of a device with these features and limits.
@@ -414,11 +401,11 @@ impl Gpu {
 
     async fn open(adapter: &wgpu::Adapter, limits: Limits) -> Result<Self> {
         let summary = AdapterSummary::of(adapter, limits);
-        let required_features = limits.features_of(adapter) & (USED | MATRICES);
+        let required_features = limits.features_of(adapter) & (USED | MATRICES | wgpu::Features::PIPELINE_CACHE);
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("tilewise"),
             required_features,
-            experimental_features: consent(required_features),
+            experimental_features: consent::experimental(required_features),
             required_limits: limits.of(adapter),
             memory_hints: wgpu::MemoryHints::MemoryUsage,
             ..Default::default()
@@ -471,6 +458,7 @@ impl Gpu {
             adapter: adapter.clone(),
             borrowed,
             pipelines: Arc::default(),
+            pipeline_cache: None,
             choices: Arc::default(),
             summary: Arc::new(summary),
             failure: Failure::default(),
@@ -479,14 +467,18 @@ impl Gpu {
         }
     }
 
-    /// A device of its own on the same adapter, with the same choices and nothing compiled yet.
+    /// A device of its own on the same adapter, with the same choices and the same folder for compiled kernels, and nothing compiled yet.
     ///
     /// # Errors
     /// [`Error::Device`] when it cannot be opened.
     pub fn reopen(&self) -> Result<Self> {
         let opened = pollster::block_on(Self::open(&self.adapter, self.summary.limits))?;
         let opened = opened.with_largest_binding(self.profile.largest_binding);
-        Ok(Self { choices: Arc::clone(&self.choices), ..opened })
+        let opened = Self { choices: Arc::clone(&self.choices), ..opened };
+        Ok(match &self.pipeline_cache {
+            Some(cache) => opened.with_pipeline_cache(cache.folder()),
+            None => opened,
+        })
     }
 
     /// This device, with tensors in plans to come in pieces of at most so many bytes, in whole multiples of 256, where it admits larger
@@ -498,11 +490,25 @@ impl Gpu {
     }
 
     /// This device, with these kernels in plans to come. They were measured at some limits; a host's device of lower ones may lack what they
-    /// need, and [`Plan::new`](super::Plan::new) then says so. A device that is offered other kernels than that on which they were
-    /// measured, for want of matrix units for one, takes its own first ones at those shapes.
+    /// need, and [`Plan::new`](super::Plan::new) then says so. A device that is not offered the kernel that was chosen, for want of matrix
+    /// units for one, takes its own first one at those shapes.
     #[must_use]
     pub fn with_choices(self, choices: Choices) -> Self {
         Self { choices: Arc::new(choices), ..self }
+    }
+
+    /// This device, with the kernels that it compiles from here on kept in a file in this folder, one for each model of device, and taken
+    /// from there the next time; results are the same to the bit. The file is written when the last handle to the device is
+    /// dropped, if it is not as it was read. A file that cannot be read, is damaged or of another driver counts for nothing and is replaced;
+    /// one that cannot be written is passed over.
+    ///
+    /// The driver trusts what the file holds, of which only a checksum is looked at: let nobody else write into the folder.
+    ///
+    /// Without [`wgpu::Features::PIPELINE_CACHE`], which Vulkan has, and a host's device if it was requested with it, nothing changes.
+    #[must_use]
+    pub fn with_pipeline_cache(self, folder: &Path) -> Self {
+        let pipeline_cache = PipelineCache::open(&self, &self.adapter.get_info(), folder).map(Arc::new);
+        Self { pipeline_cache, ..self }
     }
 
     /// Which kernels plans on this device take where there are several.

@@ -139,7 +139,7 @@ pub(crate) struct Pipeline {
 type Recipe = (Kernel, Vec<(&'static str, String)>, Vec<Pieces>);
 
 /// Compiled kernels, shared by everything on one device.
-pub(crate) type PipelineCache = Arc<Mutex<HashMap<Recipe, Arc<Pipeline>>>>;
+pub(super) type Pipelines = Arc<Mutex<HashMap<Recipe, Arc<Pipeline>>>>;
 
 impl Gpu {
     /// The pipeline of a dispatch, what it binds being in pieces from these bytes on, compiled at first use.
@@ -201,7 +201,7 @@ impl Gpu {
                     zero_initialize_workgroup_memory: false,
                     ..Default::default()
                 },
-                cache: None,
+                cache: self.pipeline_cache.as_ref().map(|cache| cache.entries()),
             });
             Pipeline { interface, layout, program }
         })

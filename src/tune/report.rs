@@ -12,6 +12,8 @@ use std::collections::BTreeSet;
 pub struct Timed {
     /// Its kernels, their constants and workgroups.
     pub kernels: String,
+    /// What tells whether it is still what was measured: [`Choice::candidates`] of a choice of it.
+    pub checksum: String,
     /// Its times: of the shorter of two warm runs if it was hopelessly slow, of all rounds otherwise; `None` when it was wrong.
     pub seconds: Option<Spread>,
     /// How many rounds it took part in.
@@ -30,8 +32,6 @@ pub struct Tuned {
     pub op: String,
     /// The types of its inputs.
     pub inputs: Vec<String>,
-    /// A checksum of the candidates and the texts of their kernels.
-    pub checksum: String,
     /// Its candidates, that first which is taken without a choice.
     pub candidates: Vec<Timed>,
     /// The position of the one to take; `None` when all are wrong.
@@ -51,7 +51,7 @@ impl Tuned {
         Some(Choice {
             op: self.op.clone(),
             inputs: self.inputs.clone(),
-            candidates: self.checksum.clone(),
+            candidates: winner.checksum.clone(),
             kernels: winner.kernels.clone(),
             seconds: median(winner)?,
             default_seconds: self.candidates.first().and_then(median),

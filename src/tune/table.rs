@@ -18,6 +18,9 @@ const VERSION: u32 = 1;
 /// The largest table: tens of thousands of choices.
 const LARGEST_FILE_BYTES: u64 = 16 << 20;
 
+/// See [`Table::shipped`].
+const SHIPPED: &str = include_str!("../../assets/kernels.toml");
+
 /// Choices by device, as TOML. What was measured with another driver or version of wgpu stays in the table, and counts again when they are back.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -51,19 +54,29 @@ impl Table {
     /// # Errors
     /// [`Error::Io`] when there is no such file, [`Error::Data`] naming it when it is no table, or has more than 16 MiB.
     pub fn read(path: &Path) -> Result<Self> {
-        let text = file::read_text(path, LARGEST_FILE_BYTES)?;
         let fail = |problem: String| {
             Error::data(path, format!("{problem}; remove it, or give what `tilewise tune` has written"))
         };
-        let table: toml::Table = text.parse().map_err(|error| fail(format!("this is no TOML: {error}")))?;
+        Self::parse(&file::read_text(path, LARGEST_FILE_BYTES)?).map_err(fail)
+    }
+
+    /// The choices that come with this crate, of devices that it was tuned on. A [`Gpu`] has them if it is given them:
+    /// `gpu.with_choices(Table::shipped().choices(&gpu))`.
+    pub fn shipped() -> Self {
+        // A test reads it.
+        Self::parse(SHIPPED).unwrap_or_default()
+    }
+
+    fn parse(text: &str) -> Result<Self, String> {
+        let table: toml::Table = text.parse().map_err(|error| format!("this is no TOML: {error}"))?;
         for (key, expected) in [("schema", SCHEMA.into()), ("version", toml::Value::from(VERSION))] {
             let found = table.get(key);
             if found != Some(&expected) {
                 let found = found.map_or("missing".into(), ToString::to_string);
-                return Err(fail(format!("the field `{key}` is {found}, expected {expected}")));
+                return Err(format!("the field `{key}` is {found}, expected {expected}"));
             }
         }
-        table.try_into().map_err(|error| fail(format!("a damaged table of kernels: {error}")))
+        table.try_into().map_err(|error| format!("a damaged table of kernels: {error}"))
     }
 
     /// Writes the table.
@@ -90,12 +103,20 @@ impl Table {
     /// Adds choices for a device, in place of those for the same ops and inputs.
     pub fn add(&mut self, gpu: &Gpu, choices: impl IntoIterator<Item = Choice>) {
         let mut all = self.choices(gpu);
-        all.extend(choices);
+        all.replace(choices.into_iter().collect());
         let device = Measured { choices: all.rows().cloned().collect(), ..Measured::on(gpu) };
         self.devices.retain(|measured| !measured.is(&device));
         if !device.choices.is_empty() {
             self.devices.push(device);
         }
+    }
+
+    /// Drops the choices that are no faster than what is taken without one.
+    pub fn retain_faster(&mut self) {
+        for device in &mut self.devices {
+            device.choices.retain(Choice::is_faster);
+        }
+        self.devices.retain(|device| !device.choices.is_empty());
     }
 }
 
@@ -124,6 +145,13 @@ impl Measured {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_table_that_is_shipped_is_one_of_choices_that_are_faster() {
+        let mut faster = Table::parse(SHIPPED).unwrap();
+        faster.retain_faster();
+        assert_eq!(Table::shipped(), faster);
+    }
 
     #[test]
     fn a_table_that_could_fill_the_memory_is_refused() {

@@ -1,0 +1,67 @@
+//! What wgpu asks `unsafe` for, since it cannot check it. There is no other `unsafe` in this crate.
+
+/// What lets a device have these features.
+///
+/// wgpu asks for `unsafe` where a feature is experimental, since what the driver gets of it may be wrong. Of these features that is the
+/// one for matrices, and only kernels of this crate's use them, whose texts are part of it: they load from storage that they only read,
+/// within its bounds, and store to storage that no other invocation reads; none of them passes anything through workgroup memory, of which
+/// naga 30 orders the accesses too weakly in such a kernel. Each result is held against its reference before it is chosen.
+pub(super) fn experimental(features: wgpu::Features) -> wgpu::ExperimentalFeatures {
+    if features.intersects(wgpu::Features::all_experimental_mask()) {
+        #[expect(unsafe_code, reason = "see above")]
+        // SAFETY: what may be undefined here is what those kernels avoid.
+        unsafe {
+            wgpu::ExperimentalFeatures::enabled()
+        }
+    } else {
+        wgpu::ExperimentalFeatures::disabled()
+    }
+}
+
+/// What pipelines that this device compiles are kept in. It begins with what `file` holds, if that is whole and [`sealed`] under this
+/// `head`, which names the device and its driver; else it begins empty.
+///
+/// wgpu asks for `unsafe` since drivers trust this data, of which they look at the header at most.
+pub(super) fn pipeline_cache(device: &wgpu::Device, head: &str, file: &[u8]) -> wgpu::PipelineCache {
+    let data = unsealed(head, file);
+    #[expect(unsafe_code, reason = "see above")]
+    // SAFETY: the data has to be what `PipelineCache::get_data` has returned for the same model of device. Only what has that, `sealed`, is
+    // under such a head, and the checksum tells if anything has become of it since. What this relies on is that nobody has forged the file:
+    // it lies in a folder of the user's own, and a host that names another one is told what that means (`Gpu::with_pipeline_cache`).
+    unsafe {
+        let label = Some("tilewise");
+        device.create_pipeline_cache(&wgpu::PipelineCacheDescriptor { label, data, fallback: true })
+    }
+}
+
+/// Data of [`wgpu::PipelineCache::get_data`] as a file: behind what it is of and a checksum.
+pub(super) fn sealed(head: &str, data: &[u8]) -> Vec<u8> {
+    [head.as_bytes(), &crc32c::crc32c(data).to_le_bytes(), data].concat()
+}
+
+/// The data of a file that [`sealed`] made under the same head, if it is as it was.
+fn unsealed<'a>(head: &str, file: &'a [u8]) -> Option<&'a [u8]> {
+    let (checksum, data) = file.strip_prefix(head.as_bytes())?.split_first_chunk()?;
+    (crc32c::crc32c(data) == u32::from_le_bytes(*checksum)).then_some(data)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_was_sealed_under_the_same_head_and_is_whole_reaches_the_driver() {
+        let file = sealed("this driver\n", b"compiled");
+        assert_eq!(unsealed("this driver\n", &file), Some(&b"compiled"[..]));
+        assert_eq!(unsealed("that driver\n", &file), None);
+        for length in 0..file.len() {
+            assert_eq!(unsealed("this driver\n", &file[..length]), None, "cut off after {length} bytes");
+        }
+        for place in 0..file.len() {
+            let mut damaged = file.clone();
+            damaged[place] ^= 1;
+            assert_eq!(unsealed("this driver\n", &damaged), None, "byte {place}");
+        }
+        assert_eq!(unsealed("this driver\n", &[file, vec![0]].concat()), None);
+    }
+}
