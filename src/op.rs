@@ -104,7 +104,9 @@ pub trait AnyOp: Op {
         // Scratch space is indexed as tensors are.
         candidates.retain(|candidate| candidate.workspace.iter().all(|&elements| elements <= MOST_ELEMENTS));
         let half = |binding: &Binding| match *binding {
-            Binding::Input(index) => inputs.get(index).is_some_and(|input| input.dtype == DType::F16),
+            Binding::Input(index) | Binding::Piece(index, _) => {
+                inputs.get(index).is_some_and(|input| input.dtype == DType::F16)
+            }
             Binding::Output => output.dtype == DType::F16,
             Binding::Workspace(_) | Binding::Gradient => false,
         };
@@ -120,12 +122,13 @@ pub trait AnyOp: Op {
                 let bytes = match *binding {
                     Binding::Input(index) => inputs.get(index).map_or(0, TensorType::size_bytes),
                     Binding::Gradient => inputs.first().map_or(0, TensorType::size_bytes),
+                    Binding::Piece(..) => 0,
                     Binding::Output => output.size_bytes(),
                     Binding::Workspace(index) => {
                         candidate.workspace.get(index).map_or(0, |&elements| 4 * elements as u64)
                     }
                 };
-                bytes <= device.largest_binding
+                bytes <= device.piece_bytes()
             };
             let mut pointing = candidate.dispatches.iter().filter(|dispatch| dispatch.kernel.takes_pointers());
             pointing.all(|dispatch| dispatch.bindings.iter().all(is_whole))
@@ -247,6 +250,9 @@ impl Dispatch {
 pub enum Binding {
     /// An input of the op.
     Input(usize),
+    /// Of an input that is a whole bank one piece of [`DeviceProfile::piece_bytes`], counted from 0: for kernels that have a dispatch for each,
+    /// and so bind few buffers however many the pieces are.
+    Piece(usize, usize),
     /// The op's result.
     Output,
     /// A scratch buffer of the candidate.
@@ -330,7 +336,8 @@ pub struct DeviceProfile {
     /// The side of the square matrices of `f16` that the device multiplies by units of its own, adding to `f32`, where kernels may have
     /// such matrices; a subgroup holds each.
     pub matrix_side: Option<u32>,
-    /// The most bytes of a tensor that a kernel sees through one binding. A plan cuts larger ones into pieces, so ops need not ask.
+    /// The most bytes of a tensor that a kernel sees through one binding. A plan cuts larger ones into pieces, so ops need not ask, but for those
+    /// that go through banks piece by piece.
     pub largest_binding: u64,
 }
 
@@ -344,6 +351,22 @@ impl DeviceProfile {
         matrix_side: None,
         largest_binding: 128 << 20,
     };
+
+    /// The bytes of each piece, but for the last, of what is larger than a binding: as many as that admits in whole multiples of 256, where
+    /// storage can be bound on every device, and which no element lies across.
+    pub fn piece_bytes(&self) -> u64 {
+        const ALIGNMENT: u64 = 256;
+        (self.largest_binding - self.largest_binding % ALIGNMENT).max(ALIGNMENT)
+    }
+}
+
+/// Bytes from `start` on, cut at every multiple of `piece`: which piece, the first byte in it, and how many.
+pub(crate) fn pieces(start: u64, bytes: u64, piece: u64) -> impl Iterator<Item = (usize, u64, u64)> {
+    let end = start + bytes;
+    (start / piece..end.div_ceil(piece)).map(move |index| {
+        let first = start.max(index * piece);
+        (index as usize, first - index * piece, end.min((index + 1) * piece) - first)
+    })
 }
 
 /// The types of matrices, each of so many rows and columns, in the texts of kernels that multiply them: `Left` and `Right`, of `f16`, and

@@ -56,7 +56,7 @@ pub use softmax::{Softmax, SoftmaxGrad};
 pub use unpack::Unpack;
 
 use crate::array::{Array, Real, Tensor};
-use crate::op::{Binding, Candidate, Case, DeviceProfile, Dispatch, Fill, Kernel, Op, Param, workgroup_grid};
+use crate::op::{Binding, Candidate, Case, DeviceProfile, Dispatch, Fill, Kernel, Op, Param, pieces, workgroup_grid};
 use crate::shape::{DType, TensorType};
 use std::sync::Arc;
 
@@ -131,6 +131,26 @@ pub(crate) fn turns(
         return dispatch;
     }
     Dispatch { workgroups: workgroup_grid(count.div_ceil(64).min(SOFTWARE_WORKGROUPS)), ..dispatch }
+}
+
+/// The dispatches of a kernel that overwrites banks element by element, one for each of the pieces that banks are in. It binds these of
+/// the inputs, of which those that are like the first one are banks.
+pub(crate) fn in_banks(
+    kernel: Kernel,
+    constants: &[(&'static str, String)],
+    bound: &[usize],
+    inputs: &[TensorType],
+    params: &[(&'static str, Param)],
+    device: &DeviceProfile,
+) -> Candidate {
+    let update = |(piece, _, bytes): (usize, u64, u64)| {
+        let is_bank = |input: usize| inputs[input] == inputs[0];
+        let binding = |&input| if is_bank(input) { Binding::Piece(input, piece) } else { Binding::Input(input) };
+        let update = turns(kernel, bound.iter().map(binding).collect(), bytes as usize / 4, params, device);
+        Dispatch { constants: constants.to_vec(), ..update }
+    };
+    let dispatches = pieces(0, inputs[0].size_bytes(), device.piece_bytes()).map(update).collect();
+    Candidate { dispatches, workspace: vec![] }
 }
 
 /// The one dispatch of a kernel whose invocations own elements of the result and need to know only how many there are.

@@ -350,8 +350,8 @@ impl Predictor {
         self.intensities
     }
 
-    /// The tile for an image of this size: the given one, or the smallest that covers the image in as few tiles as the device and
-    /// a memory budget of 1 GiB allow.
+    /// The tile for an image of this size: the given one, or the smallest that covers the image in as few tiles as the device's bindings and
+    /// a memory budget of 1 GiB allow; where not even the tensors of the smallest fit a binding each, they are in pieces.
     ///
     /// # Errors
     /// [`Error::Usage`] for an image of more than 2^24 pixels a side, [`Error::Memory`] when not even the smallest tile fits.
@@ -366,7 +366,7 @@ impl Predictor {
         loop {
             let largest = tile[0].max(tile[1]);
             let is_smallest = largest == smallest_tile(&self.net);
-            if (is_smallest || largest <= LARGEST_AUTOMATIC_SIDE) && self.fits(tile)? {
+            if (is_smallest || largest <= LARGEST_AUTOMATIC_SIDE) && self.fits(tile, is_smallest)? {
                 return Ok(tile);
             }
             let longer = usize::from(tile[1] > tile[0]);
@@ -381,14 +381,15 @@ impl Predictor {
         }
     }
 
-    /// Whether the network with its batch norms fits, which takes no less than it does without them.
-    fn fits(&self, tile: [usize; 2]) -> Result<bool> {
+    /// Whether the network with its batch norms fits, which takes no less than it does without them; with tensors in pieces only where they may
+    /// be, for that costs time.
+    fn fits(&self, tile: [usize; 2], in_pieces: bool) -> Result<bool> {
         let (network, _) = prediction_graph(&self.net, tile)?.0.stored_in(self.precision)?;
         let (profile, choices) = self.device.kernels();
         let memory = MemoryPlan::new(&network.graph.fused(), &profile, &choices, false)?;
         let largest = network.graph.nodes().iter().map(|node| node.tensor_type.size_bytes()).max().unwrap_or(0);
-        let binding = self.device.gpu().map_or(u64::MAX, |gpu| gpu.adapter().max_binding_bytes);
-        Ok(memory.total_bytes() - memory.bank <= MEMORY_BUDGET_BYTES && largest <= binding)
+        let is_whole = self.device.gpu().is_none_or(|gpu| largest <= gpu.profile().piece_bytes());
+        Ok(memory.total_bytes() - memory.bank <= MEMORY_BUDGET_BYTES && (is_whole || in_pieces))
     }
 
     /// Segments an image as it was read: it is prepared first, as [`Intensities`] say.

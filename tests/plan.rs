@@ -9,11 +9,11 @@ use tilewise::array::{Array, Real, Tensor};
 use tilewise::cpu::{banks, evaluate};
 use tilewise::executor::{Device, Executor};
 use tilewise::fuse::{Fusion, Fusions};
-use tilewise::gpu::{Choices, DeviceChoice, Gpu, MemoryPlan, Plan, PlanOptions};
+use tilewise::gpu::{Choices, DeviceChoice, Gpu, Limits, MemoryPlan, Plan, PlanOptions};
 use tilewise::graph::{Bank, Graph, Init, NodeId};
 use tilewise::models::{Training, TrainingStep, UNet, Variant};
 use tilewise::op::{Binding, Bound, Candidate, DeviceProfile, Dispatch, Fill, Kernel, Op, Param};
-use tilewise::ops::{Conv2d, CrossEntropySettings, DiceSettings, Reduction, ReluGrad, SgdSettings};
+use tilewise::ops::{AdamSettings, Conv2d, CrossEntropySettings, DiceSettings, Reduction, ReluGrad, SgdSettings};
 use tilewise::random::Random;
 use tilewise::recompute::MemoryBudget;
 use tilewise::selftest;
@@ -509,6 +509,63 @@ fn more_pieces_than_a_device_binds_are_refused_with_what_is_needed_and_offered()
     let needed = format!("needs {} storage buffers per kernel", 2 * (offered / 2 + 1));
     for part in ["activated", "pieces of up to 1024 bytes", &needed, &format!("offers {offered}"), "smaller tile"] {
         assert!(message.contains(part), "{part}: {message}");
+    }
+}
+
+/// A step with clipping and a scaled loss, whose gradients are those of one parameter and, of the others, what is written into their bank.
+#[test]
+fn banks_of_many_pieces_are_updated_within_the_bindings_of_a_browser() {
+    let browser = pollster::block_on(Gpu::choose_within(&DeviceChoice::Auto, Limits::WebGpu)).unwrap().unwrap();
+    assert_eq!(browser.adapter().storage_buffers, 8);
+    let mut graph = Graph::new();
+    let w = graph.parameter("w", [1], Init::Zeros).unwrap();
+    graph.parameter("others", [64 * 40 - 7], Init::Zeros).unwrap();
+    let loss = graph.scale_loss("scaled", w).unwrap();
+    let (graph, _) = graph.gradients(loss, &[]).unwrap();
+    let update = |adam: bool| {
+        let mut graph = graph.clone();
+        let scaling = graph.unscale_gradients("unscale", [0.9, 0.999]).unwrap();
+        graph.clip_grad_norm("clip", 0.5).unwrap();
+        let rates = graph.input("rates", TensorType::f32([if adam { 3 } else { 1 }]).unwrap());
+        if adam {
+            graph.adam("update", rates, AdamSettings::default(), Some(scaling)).unwrap();
+        } else {
+            graph.sgd("update", rates, SgdSettings { momentum: 0.9, weight_decay: 0.1 }, Some(scaling)).unwrap();
+        }
+        graph.store_loss_scale("store", scaling).unwrap();
+        (graph, rates)
+    };
+    let draw = |fill: Fill, tensor_type: &TensorType, seed| fill.draw(tensor_type, &mut Random::new(seed, 0));
+    for (graph, rates) in [true, false].map(update) {
+        let bits = |gpu: &Gpu, guarded| {
+            let plan = Plan::new(gpu, &graph, PlanOptions { guarded, ..PlanOptions::default() }).unwrap();
+            let bank = TensorType::f32([graph.bank_elements()]).unwrap();
+            let mut parameters = graph.initial_parameters(0);
+            for (parameter, drawn) in
+                parameters.iter_mut().zip(&draw(Fill::Normal(1.0), &bank, 1).float().data).take(64 * 41)
+            {
+                *parameter = *drawn;
+            }
+            plan.write_bank(Bank::Parameters, &parameters).unwrap();
+            plan.write(rates, &draw(Fill::Constant(0.1), &graph.node(rates).tensor_type, 2)).unwrap();
+            for seed in 3..6 {
+                plan.write_bank(Bank::Gradients, &draw(Fill::Normal(1e4), &bank, seed).float().data).unwrap();
+                plan.run().unwrap();
+            }
+            assert_eq!(plan.broken_guards().unwrap(), Vec::<String>::new());
+            let banks = graph.banks().into_iter().map(|bank| plan.read_bank(bank).unwrap());
+            banks.flatten().map(f32::to_bits).collect::<Vec<_>>()
+        };
+        let whole = bits(&browser, false);
+        // 42 pieces, and 11.
+        assert_eq!(graph.bank_elements(), 64 * 42);
+        for piece in [256, 1024] {
+            assert_eq!(
+                bits(&browser.clone().with_largest_binding(piece + 256), true),
+                whole,
+                "pieces of {piece} bytes"
+            );
+        }
     }
 }
 

@@ -174,6 +174,9 @@ fn a_host_is_asked_for_the_feature_only_where_tensors_are_stored_so() {
     for (training, needed) in [(Training::default(), false), (mixed(sgd()), true)] {
         let requirements = Requirements::of(&step(Variant::Unet, &training).graph, &adapter).unwrap();
         assert_eq!(requirements.features.contains(wgpu::Features::SHADER_F16), needed);
+        // Those of matrix units, for which activations have to be stored so, too.
+        let matrices = adapter.features() & wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX;
+        assert_eq!(requirements.experimental, if needed { matrices } else { wgpu::Features::empty() });
     }
 }
 

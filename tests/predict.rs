@@ -54,9 +54,15 @@ fn predict(device: &Device, tile: Option<[usize; 2]>, image: &Image) -> Vec<f32>
 fn tensors_in_pieces_give_the_same_prediction() {
     let gpu = Gpu::any().unwrap();
     let (image, tile) = (image(61, 38), Some([smallest_tile(&NET) + 8; 2]));
-    let bits =
-        |gpu: &Gpu| predict(&Device::Gpu(gpu.clone()), tile, &image).into_iter().map(f32::to_bits).collect::<Vec<_>>();
-    assert_eq!(bits(&gpu.clone().with_largest_binding(32 << 10)), bits(&gpu));
+    let bits = |gpu: &Gpu, tile| {
+        predict(&Device::Gpu(gpu.clone()), tile, &image).into_iter().map(f32::to_bits).collect::<Vec<_>>()
+    };
+    let small = gpu.clone().with_largest_binding(32 << 10);
+    assert_eq!(bits(&small, tile), bits(&gpu, tile));
+    // The smallest tile has larger tensors, and is taken all the same.
+    let predictor = Predictor::new(Device::Gpu(small.clone()), NET, parameters(), None).unwrap();
+    assert_eq!(predictor.tile_for(61, 38).unwrap(), [smallest_tile(&NET); 2]);
+    assert_eq!(bits(&small, None), bits(&gpu, Some([smallest_tile(&NET); 2])));
 }
 
 /// Scores that are stretched over their tile are learned for one tile; others are not.

@@ -295,8 +295,10 @@ fn bindings_and_params_are_what_the_dispatch_says() {
                     panic!("{name}: {:?} is no storage", variable.name);
                 };
                 let writable = access.contains(naga::StorageAccess::STORE);
+                // What is written of a bank is written piece by piece.
+                let binding = if let Binding::Piece(bank, _) = binding { Binding::Input(bank) } else { binding };
                 let dtype = match binding {
-                    Binding::Input(input) => {
+                    Binding::Input(input) | Binding::Piece(input, _) => {
                         assert_eq!(writable, case.op.writes().contains(&input), "{name}: access to {binding:?}");
                         Some(types[input].dtype)
                     }

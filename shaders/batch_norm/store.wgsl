@@ -1,11 +1,11 @@
-// bank[first + i] = values[i]
+// bank[first + i] = values[begin + i]
 // One invocation owns one element, one workgroup 64 neighbours. Bytes moved: 8 per element.
-struct Params { count: u32, first: u32 }
+struct Params { count: u32, first: u32, begin: u32 }
 
 const SCALED = false; // true: the loss is scaled, and nothing is written where its state says so
 
-@group(0) @binding(0) var<storage, read> values: array<f32>; // [count]
-@group(0) @binding(1) var<storage, read_write> bank: array<f32>; // [elements of the bank]
+@group(0) @binding(0) var<storage, read> values: array<f32>; // [c]
+@group(0) @binding(1) var<storage, read_write> bank: array<f32>; // [elements of a piece of the bank]
 @group(0) @binding(2) var<storage, read> state: array<f32>; // [6] of loss_scale; where not SCALED any buffer stands in its place
 @group(0) @binding(3) var<uniform> params: Params;
 
@@ -22,5 +22,5 @@ fn main(
     if SCALED && state[3] != 0.0 {
         return;
     }
-    bank[params.first + i] = values[i];
+    bank[params.first + i] = values[params.begin + i];
 }

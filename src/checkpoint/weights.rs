@@ -143,18 +143,30 @@ impl Weights {
     /// # Errors
     /// [`Error::Weights`] when the file names no network and is of none that is known, or of an impossible one; as [`Weights::bank_for`].
     pub fn network(&self) -> Result<(UNet, Vec<f32>)> {
-        let net: Option<UNet> = self.metadata.get(Metadata::MODEL).map_err(|problem| self.error(problem))?;
-        let shape = |name: &str| self.tensors.get(name).map(|entry| entry.shape.as_slice());
-        let published = net.map(|net| Published { net, one_score: None }).or_else(|| published::network(shape));
-        let Published { net, one_score } = published.ok_or_else(|| {
-            let known = "weights that `tilewise train` wrote, PyTorch's of milesial/Pytorch-UNet, brain-segmentation-pytorch or semseg, or \
-                         --names that make its names those";
-            self.error(format!("the file does not say which network it belongs to, nor do its tensors' names; give {known}"))
-        })?;
+        let Published { net, one_score } = self.published()?;
         let network = net.validate().and_then(|()| net.inference(1, [net.smallest_side(); 2]));
         let graph = network.map_err(|problem| self.error(problem.to_string()))?.graph;
         let parameters = self.bank(&graph, "", one_score)?;
         Ok((net, parameters))
+    }
+
+    /// The network alone, as [`Weights::network`] finds it, without a look at the numbers.
+    ///
+    /// # Errors
+    /// [`Error::Weights`] when the file names no network and is of none that is known.
+    pub fn net(&self) -> Result<UNet> {
+        Ok(self.published()?.net)
+    }
+
+    fn published(&self) -> Result<Published> {
+        let net: Option<UNet> = self.metadata.get(Metadata::MODEL).map_err(|problem| self.error(problem))?;
+        let shape = |name: &str| self.tensors.get(name).map(|entry| entry.shape.as_slice());
+        let published = net.map(|net| Published { net, one_score: None }).or_else(|| published::network(shape));
+        published.ok_or_else(|| {
+            let known = "weights that `tilewise train` wrote, PyTorch's of milesial/Pytorch-UNet, brain-segmentation-pytorch or semseg, or \
+                         --names that make its names those";
+            self.error(format!("the file does not say which network it belongs to, nor do its tensors' names; give {known}"))
+        })
     }
 
     /// What this network is to be given of images: what the file says; else, if training here wrote it, what that gives; else what the
@@ -600,6 +612,21 @@ mod tests {
         assert!(refusal(&two([0, 20], [20, 44])).contains("truncated"));
         let tensor = r#""conv.bias":{"dtype":"F32","shape":[5],"data_offsets":[0,20]}"#;
         assert!(refusal(&file(&format!("{{{tensor},{tensor}}}"), &[0; 20])).contains("hostile"));
+    }
+
+    #[test]
+    fn which_network_it_is_is_told_without_the_numbers() {
+        let net = UNet { base_channels: 1, depth: 1, ..UNet::default() };
+        let graph = net.inference(1, [net.smallest_side(); 2]).unwrap().graph;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("weights.safetensors");
+        let section = Section { prefix: "", bank: &graph.initial_parameters(1) };
+        save(&path, &graph, &[section], &Metadata::new().with(Metadata::MODEL, &net)).unwrap();
+        let weights = Weights::load(&path).unwrap();
+        // Whoever asks for numbers now finds none.
+        fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(8).unwrap();
+        assert_eq!(weights.net().unwrap(), net);
+        assert!(matches!(weights.network(), Err(Error::Io { .. })));
     }
 
     #[test]

@@ -40,8 +40,14 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
     global.say(&format!("mapping: {}", dataset.survey().mapping));
     let device = global.open_device()?;
     let mut predictor = arguments.passes.predictor(device, &weights)?;
-    let bar = global.progress("{bar:30} {pos}/{len} images, {eta} left");
-    let evaluation = Evaluation::of_dataset(&mut predictor, &dataset, components, &mut on(&bar));
+    let bar = global.progress("{msg} {bar:30} {pos}/{len} images, {eta} left");
+    let name = |index: usize| dataset.pairs().get(index).map_or(String::new(), |pair| pair.name.clone());
+    bar.set_message(name(0));
+    let mut advance = on(&bar);
+    let evaluation = Evaluation::of_dataset(&mut predictor, &dataset, components, &mut |done, total| {
+        bar.set_message(name(done));
+        advance(done, total)
+    });
     bar.finish_and_clear();
     let evaluation = evaluation?;
     if let Some(remark) = arguments.passes.remark(evaluation.most_tiles()) {

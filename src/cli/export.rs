@@ -31,7 +31,7 @@ pub(crate) struct Arguments {
 
 pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
     let weights = arguments.weights.load()?;
-    let (net, _) = weights.network()?;
+    let net = weights.net()?;
     if arguments.onnx.is_some() && arguments.onnx == arguments.safetensors {
         return Err(Error::Usage("--onnx and --safetensors name the same file; give each its own".into()));
     }

@@ -182,7 +182,7 @@ impl Arguments {
             None => Config::default(),
         };
         if let Some(weights) = init {
-            let (net, _) = weights.network()?;
+            let net = weights.net()?;
             (config.model, config.base, config.depth) = (net.variant, net.base_channels, net.depth);
             (config.intensities, config.zoom) = (weights.intensities(&net)?, weights.zoom()?);
         }

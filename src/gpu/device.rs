@@ -278,11 +278,11 @@ pub(super) const USED: wgpu::Features =
 pub(super) const HALF: wgpu::Features = wgpu::Features::SHADER_F16;
 
 /// What a device needs for kernels that multiply matrices by units of its own. It is experimental in wgpu, so a host has to ask for it on
-/// its own account: [`Requirements`](super::Requirements) does not name it.
-const MATRICES: wgpu::Features = wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX;
+/// its own account: [`Requirements`](super::Requirements) names it apart from the others.
+pub(super) const MATRICES: wgpu::Features = wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX;
 
 /// The side of the square matrices of `f16` that shaders may multiply, adding to `f32`, on a device with these features: the largest one.
-fn matrix_side(adapter: &wgpu::Adapter, features: wgpu::Features) -> Option<u32> {
+pub(super) fn matrix_side(adapter: &wgpu::Adapter, features: wgpu::Features) -> Option<u32> {
     if !features.contains(MATRICES | HALF) {
         return None;
     }
@@ -431,10 +431,9 @@ impl Gpu {
     ///
     /// The device stays the host's: no handler is set on it, so that what it reports outside of any call here, its loss included, goes
     /// to the host alone; a loss shows here as the error of the next call that waits. Kernels use the features that the device was
-    /// requested with, of those that [`Requirements`] names and, if the host has enabled that experimental one, for cooperative matrices;
-    /// [`Plan::new`] says which limits are too low for a graph. A call that
-    /// submits or waits ([`Plan::run`], [`Plan::wait`], [`Plan::read`], and what is built on them) runs callbacks of the host that have
-    /// become due. They must not call into a plan, which may be at work, and must not panic.
+    /// requested with, of those that [`Requirements`] names; [`Plan::new`] says which limits are too low for a graph. A call that submits or
+    /// waits ([`Plan::run`], [`Plan::wait`], [`Plan::read`], and what is built on them) runs callbacks of the host that have become due. They
+    /// must not call into a plan, which may be at work, and must not panic.
     ///
     /// [`Requirements`]: super::Requirements
     /// [`Plan::run`]: super::Plan::run

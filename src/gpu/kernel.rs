@@ -104,7 +104,7 @@ impl Interface {
         }
         for (position, (&writable, &binding)) in self.writable.iter().zip(&dispatch.bindings).enumerate() {
             let written = match binding {
-                Binding::Input(input) => writes.contains(&input),
+                Binding::Input(input) | Binding::Piece(input, _) => writes.contains(&input),
                 Binding::Output | Binding::Gradient => true,
                 // One dispatch of a candidate fills it, another reads it.
                 Binding::Workspace(_) => continue,

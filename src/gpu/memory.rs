@@ -6,7 +6,7 @@ use super::choices::Choices;
 use super::source::Pieces;
 use crate::error::{Error, Result};
 use crate::graph::{Bank, Graph, NodeId, NodeKind, Placement};
-use crate::op::{Binding, Candidate, DeviceProfile, Dispatch};
+use crate::op::{Binding, Candidate, DeviceProfile, Dispatch, pieces};
 use crate::shape::TensorType;
 use serde::Serialize;
 use std::fmt;
@@ -19,9 +19,6 @@ const STAGING_BYTES: u64 = 16 << 20;
 
 /// Space behind every tensor and bank of a guarded plan, and every piece of one, to notice reads and writes out of bounds.
 pub(crate) const GUARD_BYTES: u64 = 256;
-
-/// Pieces of tensors start at multiples of this many bytes: storage can be bound there on every device, and no element lies across two.
-const PIECE_ALIGNMENT: u64 = 256;
 
 /// Every buffer that a plan will create, in bytes.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -114,10 +111,11 @@ impl MemoryPlan {
         let (needed, placements) = (graph.needed(), graph.placements());
         let count = graph.nodes().len();
         let guard = if guarded { GUARD_BYTES } else { 0 };
-        let room = device.largest_binding.saturating_sub(guard);
+        // A binding has to have room for a guard, too.
+        let device = &DeviceProfile { largest_binding: device.largest_binding.saturating_sub(guard), ..*device };
         let mut plan = Self {
             guard,
-            piece: (room - room % PIECE_ALIGNMENT).max(PIECE_ALIGNMENT),
+            piece: device.piece_bytes(),
             nodes: vec![Vec::new(); count],
             workspaces: vec![Vec::new(); count],
             parts: vec![None; count],
@@ -224,7 +222,9 @@ impl MemoryPlan {
         match (binding, &graph.nodes()[node].kind) {
             (Binding::Output, _) => Some(node),
             (Binding::Gradient, _) => self.gradients[node].map(NodeId::index),
-            (Binding::Input(index), NodeKind::Op { inputs, .. }) => inputs.get(index).map(|input| input.index()),
+            (Binding::Input(index) | Binding::Piece(index, _), NodeKind::Op { inputs, .. }) => {
+                inputs.get(index).map(|input| input.index())
+            }
             _ => None,
         }
     }
@@ -235,7 +235,8 @@ impl MemoryPlan {
             Binding::Workspace(index) => self.workspaces[node].get(index),
             _ => self.node_of(graph, node, binding).and_then(|bound| self.nodes.get(bound)),
         };
-        spans.map_or(&[], Vec::as_slice)
+        let spans = spans.map_or(&[][..], Vec::as_slice);
+        if let Binding::Piece(_, piece) = binding { spans.get(piece..=piece).unwrap_or_default() } else { spans }
     }
 
     /// How each of the things that a node's dispatch binds is in pieces.
@@ -274,15 +275,6 @@ impl MemoryPlan {
         let banks = self.bank_pieces().sum::<u64>() * self.banks;
         self.transient.iter().chain(&self.inputs).sum::<u64>() + banks + self.uniform + self.staging
     }
-}
-
-/// Bytes from `start` on, cut at every multiple of `piece`: which piece, the first byte in it, and how many.
-fn pieces(start: u64, bytes: u64, piece: u64) -> impl Iterator<Item = (usize, u64, u64)> {
-    let end = start + bytes;
-    (start / piece..end.div_ceil(piece)).map(move |index| {
-        let first = start.max(index * piece);
-        (index as usize, first - index * piece, end.min((index + 1) * piece) - first)
-    })
 }
 
 impl fmt::Display for MemoryPlan {

@@ -5,6 +5,7 @@ use super::device::Gpu;
 use super::kernel::Pipeline;
 use super::memory::{Buffer, MemoryPlan, Span, UNIFORM_ALIGNMENT};
 use super::pace::{LONGEST_SUBMIT, Pace, Piece, Work};
+use super::profile::{PASSES_PER_SET, Stopwatch};
 use super::requirements::{half_of, of_buffers, of_kernels};
 use crate::array::{Array, Tensor};
 use crate::error::{Error, Result};
@@ -63,7 +64,7 @@ pub(super) struct Step {
 }
 
 impl Step {
-    pub(super) fn record(&self, pass: &mut wgpu::ComputePass<'_>) {
+    fn record(&self, pass: &mut wgpu::ComputePass<'_>) {
         self.record_some(pass, self.workgroups);
     }
 
@@ -432,7 +433,7 @@ impl Plan {
     /// It is one pass, however long it takes a slow device, where [`Plan::run`] would cut it; and it is the host's to see that its submit
     /// does not come between those of a run in another thread.
     pub fn record_into(&self, encoder: &mut wgpu::CommandEncoder) {
-        record(&self.steps, encoder);
+        record(&self.steps, encoder, None);
     }
 
     /// Computes everything once: no allocation, no compilation, and one submit, or several where one would keep the device for longer
@@ -451,7 +452,7 @@ impl Plan {
         let mut taken = Vec::new();
         for piece in self.pace.estimated() {
             let start = Instant::now();
-            self.submit(&piece)?;
+            self.submit(&piece, None)?;
             self.gpu.wait()?;
             taken.push(start.elapsed());
         }
@@ -460,7 +461,7 @@ impl Plan {
     }
 
     /// As [`Plan::run`], without blocking: where that would wait to measure, this is ready once somebody has polled the device, as for
-    /// [`Plan::read_async`]. What another thread does with the plan meanwhile comes between the parts of the run.
+    /// [`Plan::read_async`], and the device measures if it has timestamps, since somebody may poll seldom. What another thread does with the plan meanwhile comes between the parts of the run.
     ///
     /// # Errors
     /// As [`Plan::run`].
@@ -470,29 +471,43 @@ impl Plan {
             return self.submit_all(pieces);
         }
         self.wait_async().await?;
-        let mut taken = Vec::new();
-        for piece in self.pace.estimated() {
+        let (pieces, mut taken) = (self.pace.estimated(), Vec::new());
+        let clocked = self.gpu.adapter().timestamps && pieces.len() <= PASSES_PER_SET;
+        let stopwatch =
+            clocked.then(|| self.gpu.scoped("timestamps", || Stopwatch::new(&self.gpu.device, pieces.len())));
+        let stopwatch = stopwatch.transpose()?;
+        for (number, piece) in pieces.iter().enumerate() {
             let start = Instant::now();
             {
                 let _turn = self.turn();
-                self.submit(&piece)?;
+                self.submit(piece, stopwatch.as_ref().map(|stopwatch| stopwatch.of_pass(number)))?;
             }
             self.wait_async().await?;
             taken.push(start.elapsed());
+        }
+        if let Some(stopwatch) = stopwatch {
+            // The host's clock counts until somebody has polled, so it is asked only where the device noted nothing.
+            self.gpu.submit("timestamps", |encoder| stopwatch.stop(encoder))?;
+            let words = self.words_async([stopwatch.times()]).await?;
+            for (taken, [start, end]) in taken.iter_mut().zip(Stopwatch::laps(&words)) {
+                let lap = Duration::from_secs_f64(Stopwatch::between(&self.gpu.queue, start, end));
+                *taken = if lap.is_zero() { *taken } else { lap.min(*taken) };
+            }
         }
         self.pace.settle(&taken);
         Ok(())
     }
 
     fn submit_all(&self, pieces: &[Piece]) -> Result<()> {
-        pieces.iter().try_for_each(|piece| self.submit(piece))?;
+        pieces.iter().try_for_each(|piece| self.submit(piece, None))?;
         self.gpu.check()
     }
 
-    fn submit(&self, piece: &Piece) -> Result<()> {
+    fn submit(&self, piece: &Piece, timestamp_writes: Option<wgpu::ComputePassTimestampWrites<'_>>) -> Result<()> {
         let (dispatch, workgroups) = match piece {
             Piece::Dispatches(dispatches) => {
-                return self.gpu.submit("a run", |encoder| record(&self.steps[dispatches.clone()], encoder));
+                let steps = &self.steps[dispatches.clone()];
+                return self.gpu.submit("a run", |encoder| record(steps, encoder, timestamp_writes));
             }
             Piece::Workgroups(dispatch, workgroups) => (*dispatch, workgroups),
         };
@@ -500,7 +515,7 @@ impl Plan {
         let begin_at = |first: u32| self.gpu.write(&self.uniform, step.first_workgroup, &first.to_ne_bytes());
         begin_at(workgroups.start)?;
         self.gpu.submit("a run", |encoder| {
-            let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+            let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor { label: None, timestamp_writes });
             step.record_some(&mut pass, workgroup_grid(workgroups.len()));
         })?;
         // Whoever records all of it begins at the first, also between the pieces.
@@ -709,9 +724,13 @@ impl Plan {
     }
 }
 
-/// Records steps in a compute pass of their own.
-fn record(steps: &[Step], encoder: &mut wgpu::CommandEncoder) {
-    let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+/// Records steps in a compute pass of their own, which may have the device note its times.
+pub(super) fn record(
+    steps: &[Step],
+    encoder: &mut wgpu::CommandEncoder,
+    timestamp_writes: Option<wgpu::ComputePassTimestampWrites<'_>>,
+) {
+    let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor { label: None, timestamp_writes });
     for step in steps {
         step.record(&mut pass);
     }
@@ -777,10 +796,13 @@ fn decoded(TensorType { dtype, shape }: TensorType, words: Vec<u32>) -> Tensor<f
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::array::Real;
     use crate::models::{Training, UNet, Variant};
-    use crate::op::Fill;
+    use crate::op::{Bound, DeviceProfile, Fill, Op};
+    use crate::ops::Relu;
     use crate::random::Random;
     use std::collections::BTreeSet;
+    use std::thread;
 
     #[test]
     fn dispatches_in_many_launches_give_the_same_bits() {
@@ -824,6 +846,59 @@ mod tests {
             }));
         }
         assert!(divided.len() >= 8, "{divided:?}");
+    }
+
+    /// A ReLU that is said to take a slow device 0.2 s.
+    #[derive(Debug)]
+    struct Long;
+
+    impl Op for Long {
+        fn name(&self) -> &'static str {
+            "long"
+        }
+
+        fn output(&self, inputs: &[TensorType]) -> Result<TensorType, String> {
+            Relu.output(inputs)
+        }
+
+        fn reference<T: Real>(&self, inputs: &[&Tensor<T>]) -> Vec<Tensor<T>> {
+            Relu.reference(inputs)
+        }
+
+        fn candidates(&self, inputs: &[TensorType], output: &TensorType, device: &DeviceProfile) -> Vec<Candidate> {
+            Relu.candidates(inputs, output, device)
+        }
+
+        fn flops(&self, _: &[TensorType], _: &TensorType) -> u64 {
+            10_000_000_000
+        }
+
+        fn bound(&self, _: &[&Tensor<f64>], _: &Tensor<f64>, _: usize) -> Bound {
+            Bound::Exact
+        }
+    }
+
+    #[test]
+    fn how_seldom_a_host_polls_makes_no_device_slow() {
+        let gpu = Gpu::any().unwrap_or_else(|error| panic!("{error}"));
+        assert!(gpu.adapter().timestamps, "{} has no clock to tell by", gpu.adapter());
+        let mut graph = Graph::new();
+        let x = graph.input("x", TensorType::f32([64]).unwrap());
+        let y = graph.apply("y", Long, &[x]).unwrap();
+        let z = graph.apply("z", Long, &[y]).unwrap();
+        graph.mark_output("z", z).unwrap();
+        let options = PlanOptions { longest_submit: Duration::from_millis(300), ..PlanOptions::default() };
+        let plan = Plan::new(&gpu, &graph, options).unwrap();
+        assert_eq!(plan.pace.estimated().len(), 2);
+        thread::scope(|scope| {
+            let run = scope.spawn(|| pollster::block_on(plan.run_async()));
+            while !run.is_finished() {
+                thread::sleep(Duration::from_millis(250));
+                gpu.device.poll(wgpu::PollType::Poll).unwrap();
+            }
+            run.join().unwrap().unwrap();
+        });
+        assert_eq!(plan.pace.settled().map(<[Piece]>::len), Some(1), "both together are short");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Where the time of a run goes: each dispatch timed by the device.
 
-use super::plan::Step;
+use super::plan::{Step, record};
 use super::{Gpu, Plan};
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -120,7 +120,62 @@ impl Gpu {
 }
 
 /// Passes that share a query set: a set holds two times of each, and at most 4096.
-const PASSES_PER_SET: usize = 2048;
+pub(super) const PASSES_PER_SET: usize = 2048;
+
+/// What the device notes times of passes in: of at most [`PASSES_PER_SET`].
+pub(super) struct Stopwatch {
+    queries: wgpu::QuerySet,
+    buffer: wgpu::Buffer,
+}
+
+impl Stopwatch {
+    pub(super) fn new(device: &wgpu::Device, passes: usize) -> Self {
+        let count = 2 * passes as u32;
+        let queries = device.create_query_set(&wgpu::QuerySetDescriptor {
+            label: Some("passes"),
+            ty: wgpu::QueryType::Timestamp,
+            count,
+        });
+        let buffer = device.create_buffer(&wgpu::BufferDescriptor {
+            label: Some("timestamps"),
+            size: 8 * u64::from(count),
+            usage: wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC,
+            mapped_at_creation: false,
+        });
+        Self { queries, buffer }
+    }
+
+    /// What has a pass noted.
+    pub(super) fn of_pass(&self, pass: usize) -> wgpu::ComputePassTimestampWrites<'_> {
+        let begin = 2 * pass as u32;
+        wgpu::ComputePassTimestampWrites {
+            query_set: &self.queries,
+            beginning_of_pass_write_index: Some(begin),
+            end_of_pass_write_index: Some(begin + 1),
+        }
+    }
+
+    /// To be recorded behind all passes, before the times are read.
+    pub(super) fn stop(&self, encoder: &mut wgpu::CommandEncoder) {
+        encoder.resolve_query_set(&self.queries, 0..self.queries.count(), &self.buffer, 0);
+    }
+
+    /// Where they are to be read.
+    pub(super) fn times(&self) -> wgpu::BufferSlice<'_> {
+        self.buffer.slice(..)
+    }
+
+    /// When each pass began and ended, of what was read, in ticks of the device's clock.
+    pub(super) fn laps(words: &[u32]) -> impl Iterator<Item = [u64; 2]> {
+        let ticks = |low: u32, high: u32| u64::from(low) | u64::from(high) << 32;
+        words.as_chunks().0.iter().map(move |&[a, b, c, d]| [ticks(a, b), ticks(c, d)])
+    }
+
+    /// From one tick to another in seconds. A device may report times out of order; nothing takes less than nothing.
+    pub(super) fn between(queue: &wgpu::Queue, from: u64, to: u64) -> f64 {
+        to.saturating_sub(from) as f64 * f64::from(queue.get_timestamp_period()) * 1e-9
+    }
+}
 
 impl Plan {
     /// Times every dispatch, and ordinary runs beside them, `runs` times each in turn, after one run of each that does not count.
@@ -178,43 +233,19 @@ impl Plan {
         let mut laps = Vec::with_capacity(passes.len());
         let mut first = None;
         for passes in passes.chunks(PASSES_PER_SET) {
-            let count = 2 * passes.len() as u32;
-            let device = &self.gpu.device;
-            let buffer = self.gpu.submit("a timed run", |encoder| {
-                let queries = device.create_query_set(&wgpu::QuerySetDescriptor {
-                    label: Some("passes"),
-                    ty: wgpu::QueryType::Timestamp,
-                    count,
-                });
-                let buffer = device.create_buffer(&wgpu::BufferDescriptor {
-                    label: Some("timestamps"),
-                    size: 8 * u64::from(count),
-                    usage: wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC,
-                    mapped_at_creation: false,
-                });
-                for (steps, query) in passes.iter().zip((0..).step_by(2)) {
-                    let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
-                        label: None,
-                        timestamp_writes: Some(wgpu::ComputePassTimestampWrites {
-                            query_set: &queries,
-                            beginning_of_pass_write_index: Some(query),
-                            end_of_pass_write_index: Some(query + 1),
-                        }),
-                    });
-                    steps.iter().for_each(|step| step.record(&mut pass));
+            let stopwatch = self.gpu.submit("a timed run", |encoder| {
+                let stopwatch = Stopwatch::new(&self.gpu.device, passes.len());
+                for (number, steps) in passes.iter().enumerate() {
+                    record(steps, encoder, Some(stopwatch.of_pass(number)));
                 }
-                encoder.resolve_query_set(&queries, 0..count, &buffer, 0);
-                buffer
+                stopwatch.stop(encoder);
+                stopwatch
             })?;
-            let words = self.words([buffer.slice(..)], &turn)?;
-            let ticks = |at: usize| u64::from(words[at]) | u64::from(words[at + 1]) << 32;
-            let period = f64::from(self.gpu.queue.get_timestamp_period()) * 1e-9;
-            // A device may report times out of order; no dispatch takes less than nothing.
-            let between = |from: u64, to: u64| to.saturating_sub(from) as f64 * period;
-            for at in (0..words.len()).step_by(4) {
-                let start = ticks(at);
+            let words = self.words([stopwatch.times()], &turn)?;
+            let between = |from, to| Stopwatch::between(&self.gpu.queue, from, to);
+            for [start, end] in Stopwatch::laps(&words) {
                 let since = *first.get_or_insert(start);
-                laps.push(Lap { start: between(since, start), seconds: between(start, ticks(at + 2)) });
+                laps.push(Lap { start: between(since, start), seconds: between(start, end) });
             }
         }
         self.gpu.check()?;

@@ -1,7 +1,7 @@
 //! What a graph asks of a device: known before there is one, so that a host program can request it.
 
 use super::choices::Choices;
-use super::device::{HALF, USED, profile_of};
+use super::device::{HALF, MATRICES, USED, matrix_side, profile_of};
 use super::kernel::Interface;
 use super::memory::{MemoryPlan, Span};
 use super::source::{Pieces, compose};
@@ -96,6 +96,9 @@ pub struct Requirements {
     /// Features of the adapter that make kernels faster, and timestamps to [profile](super::Plan::profile) them; a device without these
     /// runs the graph, too. Besides, where the graph stores tensors as `f16`, the feature for that, which is needed.
     pub features: wgpu::Features,
+    /// The features of the adapter for kernels on matrix units, where the graph stores tensors as `f16`. They are experimental in wgpu, and only
+    /// [`Choices`] take such kernels: a host that wants them adds these to its features, and to its `experimental_features` its consent.
+    pub experimental: wgpu::Features,
     /// The least of each limit, with what needs it.
     pub needs: Vec<Need>,
 }
@@ -108,11 +111,12 @@ impl Requirements {
     /// kernel's text cannot be read.
     pub fn of(graph: &Graph, adapter: &wgpu::Adapter) -> Result<Self> {
         let computed = graph.fused();
-        let mut features = adapter.features() & USED;
+        let (mut features, mut experimental) = (adapter.features() & USED, wgpu::Features::empty());
         match half_of(&computed) {
             Some(lacking) if !features.contains(HALF) => {
                 return Err(Error::Device(format!("{}: {lacking}", adapter.get_info().name)));
             }
+            Some(_) if matrix_side(adapter, adapter.features()).is_some() => experimental = MATRICES,
             Some(_) => {}
             None => features.remove(HALF),
         }
@@ -128,7 +132,7 @@ impl Requirements {
                 None => largest.push(need),
             }
         }
-        Ok(Self { features, needs: largest })
+        Ok(Self { features, experimental, needs: largest })
     }
 
     /// These limits, raised where the graph needs more.

@@ -1,13 +1,13 @@
-//! `adam`: steps scaled by running moments of the gradient, with coupled or decoupled weight decay, one dispatch for all parameters.
+//! `adam`: steps scaled by running moments of the gradient, with coupled or decoupled weight decay, in one go over all parameters.
 
 use crate::array::{Array, Real, Tensor};
 use crate::error::Result;
 use crate::graph::{Bank, Graph, NodeId};
 use crate::kernel;
-use crate::op::{AnyOp, Binding, Bound, Candidate, Case, DeviceProfile, Dispatch, Fill, Op, UNIT_ROUNDOFF};
+use crate::op::{AnyOp, Bound, Candidate, Case, DeviceProfile, Fill, Op, UNIT_ROUNDOFF};
+use crate::ops::in_banks;
 use crate::ops::loss_scale::{corrections, is_state_or_none, scaled, skips, with_states};
 use crate::ops::softmax::FLUSHED;
-use crate::ops::turns;
 use crate::shape::{DType, TensorType};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -164,14 +164,13 @@ impl Op for Adam {
         &[0, 2, 3]
     }
 
-    fn candidates(&self, inputs: &[TensorType], output: &TensorType, device: &DeviceProfile) -> Vec<Candidate> {
+    fn candidates(&self, inputs: &[TensorType], _: &TensorType, device: &DeviceProfile) -> Vec<Candidate> {
         let AdamSettings { beta1, beta2, epsilon, weight_decay, decoupled } = self.settings;
         let params = [("beta1", beta1), ("beta2", beta2), ("epsilon", epsilon), ("weight_decay", weight_decay)];
         let params = params.map(|(name, value)| (name, value.into()));
-        let bindings = [0, 1, 2, 3, 4, inputs.len() - 1].map(Binding::Input).into();
-        let update = turns(kernel!("adam/update"), bindings, output.shape.elements(), &params, device);
         let constants = [vec![("DECOUPLED", decoupled.to_string())], scaled(inputs.len() > 5)].concat();
-        vec![Dispatch { constants, ..update }.into()]
+        let bound = [0, 1, 2, 3, 4, inputs.len() - 1];
+        vec![in_banks(kernel!("adam/update"), &constants, &bound, inputs, &params, device)]
     }
 
     fn flops(&self, _: &[TensorType], output: &TensorType) -> u64 {

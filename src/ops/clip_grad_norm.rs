@@ -7,10 +7,10 @@ use crate::array::{Real, Tensor};
 use crate::error::Result;
 use crate::graph::{Bank, Graph, NodeId};
 use crate::kernel;
-use crate::op::{Binding, Bound, Candidate, Case, DeviceProfile, Fill, Op, UNIT_ROUNDOFF};
-use crate::ops::cross_entropy::{Total, additions, partial_sums, sum_up};
+use crate::op::{Bound, Candidate, Case, DeviceProfile, Fill, Op, UNIT_ROUNDOFF};
+use crate::ops::cross_entropy::{Total, additions, sum_of_bank};
 use crate::ops::softmax::{FLUSHED, compound};
-use crate::ops::{invocations, one_float, turns, zeros};
+use crate::ops::{in_banks, one_float, zeros};
 use crate::shape::{DType, TensorType};
 use std::sync::Arc;
 
@@ -59,15 +59,8 @@ impl Op for ClipGradNormTotal {
         vec![Tensor::Float(norm)]
     }
 
-    fn candidates(&self, inputs: &[TensorType], _: &TensorType, _: &DeviceProfile) -> Vec<Candidate> {
-        let elements = inputs[0].shape.elements();
-        let first = invocations(
-            kernel!("clip_grad_norm/squares"),
-            vec![Binding::Input(0), Binding::Workspace(0)],
-            partial_sums(elements)[0],
-            &[("elements", elements.into())],
-        );
-        vec![sum_up(first, elements, 1, Total::Root)]
+    fn candidates(&self, inputs: &[TensorType], _: &TensorType, device: &DeviceProfile) -> Vec<Candidate> {
+        vec![sum_of_bank(kernel!("clip_grad_norm/squares"), &inputs[0], Total::Root, device)]
     }
 
     fn flops(&self, inputs: &[TensorType], _: &TensorType) -> u64 {
@@ -114,10 +107,9 @@ impl Op for ClipGradNorm {
         &[0]
     }
 
-    fn candidates(&self, _: &[TensorType], output: &TensorType, device: &DeviceProfile) -> Vec<Candidate> {
-        let bindings = vec![Binding::Input(0), Binding::Input(1)];
+    fn candidates(&self, inputs: &[TensorType], _: &TensorType, device: &DeviceProfile) -> Vec<Candidate> {
         let params = [("max_norm", self.max_norm.into())];
-        vec![turns(kernel!("clip_grad_norm/scale"), bindings, output.shape.elements(), &params, device).into()]
+        vec![in_banks(kernel!("clip_grad_norm/scale"), &[], &[0, 1], inputs, &params, device)]
     }
 
     fn flops(&self, _: &[TensorType], output: &TensorType) -> u64 {

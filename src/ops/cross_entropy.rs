@@ -8,7 +8,9 @@ use crate::array::{Real, Tensor};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, NodeId};
 use crate::kernel;
-use crate::op::{Backward, Binding, Bound, Candidate, Case, DeviceProfile, Dispatch, Fill, Op, Param, UNIT_ROUNDOFF};
+use crate::op::{
+    Backward, Binding, Bound, Candidate, Case, DeviceProfile, Dispatch, Fill, Kernel, Op, Param, UNIT_ROUNDOFF, pieces,
+};
 use crate::ops::softmax::{FLUSHED, Rounding, compound, normaliser};
 use crate::ops::{Pad, invocations, turns, zeros};
 use crate::shape::{DType, Shape, TensorType};
@@ -200,10 +202,15 @@ pub(super) enum Total {
 
 /// `first` puts the partial sums of strips of `terms` into workspace 0, a row of `columns` sums for each strip; further
 /// dispatches add rows up until one is left.
-pub(super) fn sum_up(first: Dispatch, terms: usize, columns: usize, total: Total) -> Candidate {
+pub(super) fn sum_up(
+    first: impl IntoIterator<Item = Dispatch>,
+    terms: usize,
+    columns: usize,
+    total: Total,
+) -> Candidate {
     let lengths: Vec<usize> = partial_sums(terms).into_iter().map(|length| length * columns).collect();
     let last = lengths.len() - 1;
-    let mut dispatches = vec![first];
+    let mut dispatches: Vec<Dispatch> = first.into_iter().collect();
     for (stage, pair) in lengths.windows(2).enumerate() {
         let ends = stage + 1 == last;
         let target = if ends && total != Total::Workspace { Binding::Output } else { Binding::Workspace(stage + 1) };
@@ -215,6 +222,18 @@ pub(super) fn sum_up(first: Dispatch, terms: usize, columns: usize, total: Total
     }
     let kept = if total == Total::Workspace { last + 1 } else { last };
     Candidate { dispatches, workspace: lengths[..kept].to_vec() }
+}
+
+/// The sum over a bank, which `kernel` begins strip by strip, and goes on with from each piece of the bank to the next.
+pub(super) fn sum_of_bank(kernel: Kernel, bank: &TensorType, total: Total, device: &DeviceProfile) -> Candidate {
+    let (elements, piece) = (bank.shape.elements(), device.piece_bytes());
+    let strips = partial_sums(elements)[0];
+    let first = pieces(0, bank.size_bytes(), piece).map(|(index, _, bytes)| {
+        let [begin, elements] = [index as u64 * piece, bytes].map(|bytes| (bytes as usize / 4).into());
+        let bindings = vec![Binding::Piece(0, index), Binding::Workspace(0)];
+        invocations(kernel, bindings, strips, &[("elements", elements), ("begin", begin)])
+    });
+    sum_up(first, elements, 1, total)
 }
 
 impl Op for CrossEntropyScale {
@@ -258,7 +277,7 @@ impl Op for CrossEntropyScale {
             &[("pixels", pixels.into()), ("classes", self.classes.into()), ignore_label(self.ignore)],
         );
         let first = Dispatch { constants: vec![("BY_WEIGHT", self.by_weight.to_string())], ..first };
-        vec![sum_up(first, pixels, 1, Total::Inverse)]
+        vec![sum_up([first], pixels, 1, Total::Inverse)]
     }
 
     fn flops(&self, inputs: &[TensorType], _: &TensorType) -> u64 {
@@ -284,7 +303,7 @@ impl CrossEntropy {
             pixels.div_ceil(PIXELS),
             &[("pixels", pixels.into()), ("classes", classes.into()), ignore_label(self.ignore)],
         );
-        let mut candidate = sum_up(first, pixels, 1, Total::Result);
+        let mut candidate = sum_up([first], pixels, 1, Total::Result);
         let gradient = if with_gradient {
             Binding::Gradient
         } else {

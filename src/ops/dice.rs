@@ -87,7 +87,7 @@ impl DiceSettings {
             partial_sums(pixels)[0] * foreground,
             &[("pixels", pixels.into()), ("foreground", foreground.into())],
         );
-        let candidate = sum_up(first, pixels, 3 * foreground, Total::Workspace);
+        let candidate = sum_up([first], pixels, 3 * foreground, Total::Workspace);
         let last = Binding::Workspace(candidate.workspace.len() - 1);
         (candidate, last)
     }

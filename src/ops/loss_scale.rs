@@ -9,9 +9,9 @@ use crate::graph::{Bank, Graph, Init, NodeId};
 use crate::kernel;
 use crate::op::{AnyOp, Backward, Binding, Bound, Candidate, Case, DeviceProfile, Fill, Op, UNIT_ROUNDOFF};
 use crate::ops::batch_norm::BatchNormStore;
-use crate::ops::cross_entropy::{Total, partial_sums, sum_up};
+use crate::ops::cross_entropy::{Total, sum_of_bank};
 use crate::ops::softmax::{FLUSHED, compound};
-use crate::ops::{invocations, one_float, turns, zeros};
+use crate::ops::{in_banks, invocations, one_float, zeros};
 use crate::shape::{DType, TensorType};
 use std::sync::Arc;
 
@@ -246,15 +246,8 @@ impl Op for LossScaleOverflows {
         vec![Tensor::Float(count)]
     }
 
-    fn candidates(&self, inputs: &[TensorType], _: &TensorType, _: &DeviceProfile) -> Vec<Candidate> {
-        let elements = inputs[0].shape.elements();
-        let first = invocations(
-            kernel!("loss_scale/overflows"),
-            vec![Binding::Input(0), Binding::Workspace(0)],
-            partial_sums(elements)[0],
-            &[("elements", elements.into())],
-        );
-        vec![sum_up(first, elements, 1, Total::Result)]
+    fn candidates(&self, inputs: &[TensorType], _: &TensorType, device: &DeviceProfile) -> Vec<Candidate> {
+        vec![sum_of_bank(kernel!("loss_scale/overflows"), &inputs[0], Total::Result, device)]
     }
 
     fn flops(&self, inputs: &[TensorType], _: &TensorType) -> u64 {
@@ -290,9 +283,8 @@ impl Op for LossScaleUnscale {
         &[0]
     }
 
-    fn candidates(&self, _: &[TensorType], output: &TensorType, device: &DeviceProfile) -> Vec<Candidate> {
-        let bindings = vec![Binding::Input(0), Binding::Input(1)];
-        vec![turns(kernel!("loss_scale/unscale"), bindings, output.shape.elements(), &[], device).into()]
+    fn candidates(&self, inputs: &[TensorType], _: &TensorType, device: &DeviceProfile) -> Vec<Candidate> {
+        vec![in_banks(kernel!("loss_scale/unscale"), &[], &[0, 1], inputs, &[], device)]
     }
 
     fn flops(&self, _: &[TensorType], output: &TensorType) -> u64 {

@@ -187,7 +187,7 @@ impl Op for PreluGradSlope {
             partial_sums(terms)[0] * self.slopes,
             &[("elements", elements.into())],
         );
-        vec![sum_up(first, terms, self.slopes, Total::Result)]
+        vec![sum_up([first], terms, self.slopes, Total::Result)]
     }
 
     fn flops(&self, inputs: &[TensorType], _: &TensorType) -> u64 {

@@ -1,12 +1,12 @@
-//! `sgd`: stochastic gradient descent with momentum and weight decay, one dispatch for all parameters.
+//! `sgd`: stochastic gradient descent with momentum and weight decay, in one go over all parameters.
 
 use crate::array::{Array, Real, Tensor};
 use crate::error::Result;
 use crate::graph::{Bank, Graph, NodeId};
 use crate::kernel;
-use crate::op::{AnyOp, Binding, Bound, Candidate, Case, DeviceProfile, Dispatch, Fill, Op, UNIT_ROUNDOFF};
+use crate::op::{AnyOp, Bound, Candidate, Case, DeviceProfile, Fill, Op, UNIT_ROUNDOFF};
+use crate::ops::in_banks;
 use crate::ops::loss_scale::{is_state_or_none, scaled, skips, with_states};
-use crate::ops::turns;
 use crate::shape::{DType, TensorType};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -104,12 +104,11 @@ impl Op for Sgd {
         &[0, 2]
     }
 
-    fn candidates(&self, inputs: &[TensorType], output: &TensorType, device: &DeviceProfile) -> Vec<Candidate> {
+    fn candidates(&self, inputs: &[TensorType], _: &TensorType, device: &DeviceProfile) -> Vec<Candidate> {
         let SgdSettings { momentum, weight_decay } = self.settings;
         let params = [("momentum", momentum.into()), ("weight_decay", weight_decay.into())];
-        let bindings = [0, 1, 2, 3, inputs.len() - 1].map(Binding::Input).into();
-        let update = turns(kernel!("sgd/update"), bindings, output.shape.elements(), &params, device);
-        vec![Dispatch { constants: scaled(inputs.len() > 4), ..update }.into()]
+        let bound = [0, 1, 2, 3, inputs.len() - 1];
+        vec![in_banks(kernel!("sgd/update"), &scaled(inputs.len() > 4), &bound, inputs, &params, device)]
     }
 
     fn flops(&self, _: &[TensorType], output: &TensorType) -> u64 {

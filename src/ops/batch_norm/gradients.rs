@@ -205,7 +205,7 @@ impl Op for BatchNormGradSums {
             strips * extents.sets * extents.channels,
             &[&[("sets", extents.sets.into())], &extents.params()[..], &[("strips", strips.into())]].concat(),
         );
-        vec![sum_up(first, extents.pixels, output.shape.elements(), Total::Result)]
+        vec![sum_up([first], extents.pixels, output.shape.elements(), Total::Result)]
     }
 
     fn flops(&self, inputs: &[TensorType], _: &TensorType) -> u64 {

@@ -5,7 +5,7 @@ use crate::error::{Error, Result};
 use crate::graph::{Bank, Graph, NodeId};
 use crate::kernel;
 use crate::onnx::{Translation, Value};
-use crate::op::{AnyOp, Binding, Bound, Candidate, Case, DeviceProfile, Dispatch, Fill, Op, UNIT_ROUNDOFF};
+use crate::op::{AnyOp, Binding, Bound, Candidate, Case, DeviceProfile, Dispatch, Fill, Op, UNIT_ROUNDOFF, pieces};
 use crate::ops::loss_scale::{is_state_or_none, scaled, skips, with_states};
 use crate::ops::softmax::FLUSHED;
 use crate::ops::{invocations, zeros};
@@ -203,17 +203,24 @@ impl Op for BatchNormStore {
         &[0]
     }
 
-    fn candidates(&self, inputs: &[TensorType], _: &TensorType, _: &DeviceProfile) -> Vec<Candidate> {
-        let store = |(&first, input): (&usize, usize)| {
-            let state = self.offsets.len() + 1;
-            let is_scaled = inputs.len() > state;
-            let state_or_any = Binding::Input(if is_scaled { state } else { input });
-            let bindings = vec![Binding::Input(input), Binding::Input(0), state_or_any];
-            let count = inputs[input].shape.elements();
-            let store = invocations(kernel!("batch_norm/store"), bindings, count, &[("first", first.into())]);
-            Dispatch { constants: scaled(is_scaled), ..store }
+    fn candidates(&self, inputs: &[TensorType], _: &TensorType, device: &DeviceProfile) -> Vec<Candidate> {
+        let (state, piece) = (self.offsets.len() + 1, device.piece_bytes());
+        let is_scaled = inputs.len() > state;
+        let store = |(&offset, input): (&usize, usize)| {
+            let start = 4 * offset as u64;
+            pieces(start, inputs[input].size_bytes(), piece).map(move |(index, place, bytes)| {
+                let state_or_any = Binding::Input(if is_scaled { state } else { input });
+                let bindings = vec![Binding::Input(input), Binding::Piece(0, index), state_or_any];
+                let [first, begin, count] =
+                    [place, index as u64 * piece + place - start, bytes].map(|bytes| bytes as usize / 4);
+                let params = [("first", first.into()), ("begin", begin.into())];
+                Dispatch {
+                    constants: scaled(is_scaled),
+                    ..invocations(kernel!("batch_norm/store"), bindings, count, &params)
+                }
+            })
         };
-        let dispatches = self.offsets.iter().zip(1..).map(store).collect();
+        let dispatches = self.offsets.iter().zip(1..).flat_map(store).collect();
         vec![Candidate { dispatches, workspace: vec![] }]
     }
 
