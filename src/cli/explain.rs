@@ -61,7 +61,7 @@ pub(crate) struct Arguments {
     /// Profile ops with kernels of their own, to see what fusion is worth: all, or those that one of the fusions joins
     #[arg(
         long,
-        value_name = "all|relu|relu-grad|pooling",
+        value_name = "all|relu|relu-grad|pooling|concat|loss",
         num_args = 0..=1,
         default_missing_value = "all",
         requires = "profile",
