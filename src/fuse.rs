@@ -47,30 +47,25 @@ pub enum Fusion {
 /// Which chains are fused; all of them by default.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fusions {
-    relu: bool,
-    relu_grad: bool,
-    pooling: bool,
-    concat: bool,
-    loss: bool,
+    /// One for each [`Fusion`], at its number.
+    bits: u8,
 }
 
 impl Fusions {
     /// All.
-    pub const ALL: Self = Self { relu: true, relu_grad: true, pooling: true, concat: true, loss: true };
+    pub const ALL: Self = Self { bits: u8::MAX };
     /// None: every op has a kernel of its own.
-    pub const NONE: Self = Self { relu: false, relu_grad: false, pooling: false, concat: false, loss: false };
+    pub const NONE: Self = Self { bits: 0 };
 
     /// All of these but one.
     #[must_use]
-    pub fn without(mut self, fusion: Fusion) -> Self {
-        match fusion {
-            Fusion::Relu => self.relu = false,
-            Fusion::ReluGrad => self.relu_grad = false,
-            Fusion::Pooling => self.pooling = false,
-            Fusion::Concat => self.concat = false,
-            Fusion::Loss => self.loss = false,
-        }
-        self
+    pub fn without(self, fusion: Fusion) -> Self {
+        Self { bits: self.bits & !(1 << fusion as u8) }
+    }
+
+    /// Whether it is one of these.
+    pub fn has(self, fusion: Fusion) -> bool {
+        self.bits >> fusion as u8 & 1 == 1
     }
 }
 
@@ -133,21 +128,21 @@ struct Chain<'a> {
 
 impl Chain<'_> {
     fn ending_in(&self, op: &dyn AnyOp, inputs: &[NodeId]) -> Option<Rewrite> {
-        let Fusions { relu, relu_grad, pooling, .. } = self.fusions;
-        if is::<Relu>(op).is_some() && relu {
+        let has = |fusion| self.fusions.has(fusion);
+        if is::<Relu>(op).is_some() && has(Fusion::Relu) {
             let (&conv, inputs) = self.alone::<Conv2d>(*inputs.first()?)?;
             return Some((Arc::new(Conv2dRelu(conv)), inputs.to_vec()));
         }
         is::<ReluGrad>(op)?;
         let &[y, grad] = inputs else { return None };
         let through = |inputs: &[NodeId]| [inputs, &[y]].concat();
-        if let Some((&conv, inputs)) = self.alone::<Conv2dGradInput>(grad).filter(|_| relu_grad) {
+        if let Some((&conv, inputs)) = self.alone::<Conv2dGradInput>(grad).filter(|_| has(Fusion::ReluGrad)) {
             return Some((Arc::new(ThenReluGrad(conv)), through(inputs)));
         }
-        if let Some((&conv, inputs)) = self.alone::<ConvTranspose2dGradInput>(grad).filter(|_| relu_grad) {
+        if let Some((&conv, inputs)) = self.alone::<ConvTranspose2dGradInput>(grad).filter(|_| has(Fusion::ReluGrad)) {
             return Some((Arc::new(ThenReluGrad(conv)), through(inputs)));
         }
-        if !pooling {
+        if !has(Fusion::Pooling) {
             return None;
         }
         let (_, summands) = self.alone::<Add>(grad)?;

@@ -1,6 +1,6 @@
 //! What is not another graph, but another use of memory: tensors that a plan need not make, or whose kernel makes another one as well.
 
-use super::{Fusions, is};
+use super::{Fusion, Fusions, is};
 use crate::graph::{Graph, NodeId, NodeKind};
 use crate::op::AnyOp;
 use crate::ops::{CropConcat, CrossEntropy, CrossEntropyGrad, Pad, image};
@@ -36,7 +36,9 @@ impl Joints {
         let nodes: Vec<NodeId> = (0..graph.nodes().len()).filter(|&index| needed[index]).map(NodeId).collect();
         for &node in &nodes {
             let inputs = op_of(graph, node).map_or(&[][..], |(_, inputs)| inputs);
-            inputs.iter().for_each(|input| readers[input.index()].push(node));
+            for input in inputs {
+                readers[input.index()].push(node);
+            }
         }
         // What is read from outside is a whole.
         let concat = |&node: &NodeId| {
@@ -45,8 +47,8 @@ impl Joints {
         };
         let gradient = |&node: &NodeId| Some((node, gradient(graph, node, &nodes)?));
         Self {
-            concats: nodes.iter().filter(|_| fusions.concat).filter_map(concat).collect(),
-            gradients: nodes.iter().filter(|_| fusions.loss).filter_map(gradient).collect(),
+            concats: nodes.iter().filter(|_| fusions.has(Fusion::Concat)).filter_map(concat).collect(),
+            gradients: nodes.iter().filter(|_| fusions.has(Fusion::Loss)).filter_map(gradient).collect(),
         }
     }
 }
@@ -98,7 +100,6 @@ fn gradient(graph: &Graph, loss: NodeId, nodes: &[NodeId]) -> Option<NodeId> {
 mod tests {
     use super::*;
     use crate::array::{Array, Tensor};
-    use crate::fuse::Fusion;
     use crate::gpu::{Choices, Gpu, MemoryPlan, Plan, PlanOptions};
     use crate::graph::{Bank, Init};
     use crate::op::DeviceProfile;

@@ -295,7 +295,7 @@ impl Op for CrossEntropyScale {
 
 impl CrossEntropy {
     /// The loss, and `with_gradient` that of the logits.
-    fn candidate(&self, inputs: &[TensorType], with_gradient: bool) -> Candidate {
+    fn candidate(self, inputs: &[TensorType], with_gradient: bool) -> Candidate {
         let (pixels, classes) = (inputs[0].shape.pixels(), inputs[0].shape.channels());
         let first = invocations(
             kernel!("cross_entropy/forward"),

@@ -28,7 +28,9 @@ impl MemoryPlan {
             }
             self.parts[whole.index()] = Some(parts);
             if parts[0] > whole {
-                parts.iter().for_each(|&part| self.made_by(part, whole, lives));
+                for part in parts {
+                    self.made_by(part, whole, lives);
+                }
                 continue;
             }
             self.candidates[whole.index()] = None;

@@ -74,14 +74,11 @@ impl Beside {
         let [rows, columns] = [first_extents[0] - height, first_extents[1] - width];
         let pixel = format!("i / {}u", first + second);
         let channel = format!("i % {}u", first + second);
-        let mut place = pixel.clone();
-        let mut add = |pixels_each: u64, much: u64| {
-            if much > 0 {
-                place += &format!(" + {pixel} / {pixels_each}u * {much}u");
-            }
+        let later = |each: u64, much: u64| match much {
+            0 => String::new(),
+            _ => format!(" + {pixel} / {each}u * {much}u"),
         };
-        add(width, columns);
-        add(height * width, rows * first_extents[1]);
+        let place = format!("{pixel}{}{}", later(width, columns), later(height * width, rows * first_extents[1]));
         let corner = rows / 2 * first_extents[1] + columns / 2;
         [
             (Some(format!("{channel} < {first}u")), format!("{name}_0[({place} + {corner}u) * {first}u + {channel}]")),
