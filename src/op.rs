@@ -35,7 +35,8 @@ pub trait Op: Debug + Send + Sync + 'static {
         Self: Sized;
 
     /// Ways to compute the op on a GPU, the preferred one first. Every one must be correct on every device it is offered for. They say
-    /// nothing of how activations are stored: a plan takes what [`AnyOp::offered`] makes of them.
+    /// nothing of how activations are stored: a plan takes what [`AnyOp::offered`] makes of them. Kernels only index what they bind, by
+    /// elements of at most four channels, as it may be in pieces, or a concatenation in two tensors, of which each takes a binding.
     fn candidates(&self, inputs: &[TensorType], output: &TensorType, device: &DeviceProfile) -> Vec<Candidate>;
 
     /// A way to compute the op that computes the gradient of the first input as well, into [`Binding::Gradient`], where the gradient of the

@@ -15,7 +15,11 @@ use tilewise::gpu::Gpu;
 use tilewise::selftest;
 
 fn tilewise(arguments: &[&str]) -> Output {
-    let output = Command::new(env!("CARGO_BIN_EXE_tilewise")).args(arguments).output().unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_tilewise"))
+        .env("XDG_CACHE_HOME", env!("CARGO_TARGET_TMPDIR"))
+        .args(arguments)
+        .output()
+        .unwrap();
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(!errors.contains("panicked"), "{arguments:?}: {errors}");
     output
@@ -224,6 +228,7 @@ fn the_cpu_executor_is_measured_without_what_it_has_not() {
 /// What `bench --rounds` answers to these lines: exit code, answers, what it says beside.
 fn rounds(folder: &Path, more: &[&str], requests: &str) -> (Option<i32>, Vec<Value>, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tilewise"));
+    command.env("XDG_CACHE_HOME", env!("CARGO_TARGET_TMPDIR"));
     command.args(["bench", "--input", "20", "--base", "2", "--depth", "1", "--rounds", folder.to_str().unwrap()]);
     let streams = command.args(more).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut process = streams.spawn().unwrap();

@@ -13,7 +13,11 @@ use tilewise::models::{UNet, Variant};
 const NET: UNet = UNet { variant: Variant::Unet, in_channels: 1, classes: 2, base_channels: 2, depth: 2, dropout: 0.0 };
 
 fn tilewise(arguments: &[&str]) -> Output {
-    let output = Command::new(env!("CARGO_BIN_EXE_tilewise")).args(arguments).output().unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_tilewise"))
+        .env("XDG_CACHE_HOME", env!("CARGO_TARGET_TMPDIR"))
+        .args(arguments)
+        .output()
+        .unwrap();
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(!errors.contains("panicked"), "{arguments:?}: {errors}");
     output

@@ -9,7 +9,11 @@ use tilewise::gpu::Gpu;
 use tilewise::selftest;
 
 fn tilewise(arguments: &[&str]) -> Output {
-    let output = Command::new(env!("CARGO_BIN_EXE_tilewise")).args(arguments).output().unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_tilewise"))
+        .env("XDG_CACHE_HOME", env!("CARGO_TARGET_TMPDIR"))
+        .args(arguments)
+        .output()
+        .unwrap();
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(!errors.contains("panicked"), "{arguments:?}: {errors}");
     output

@@ -619,6 +619,12 @@ fn compiled_kernels_are_kept_in_the_folder_that_is_named_and_a_file_that_is_no_g
     let is_as_read = fs::read(&file).unwrap() == kept;
     assert_eq!(is_as_read, fs::metadata(&file).unwrap().modified().unwrap() == then, "written only if it is another");
 
+    let slower = open();
+    fs::write(&file, "another device's").unwrap();
+    compile(&slower);
+    drop(slower);
+    assert_eq!(fs::read(&file).unwrap(), b"another device's", "what has been written since stays");
+
     fs::remove_file(&file).unwrap();
     compile(&another);
     drop(another);

@@ -19,6 +19,7 @@ fn trained() -> (TempDir, PathBuf) {
     write_dataset(path("data"), 0..2, |index| generate(1, index, 64)).unwrap();
     write_dataset(path("val"), 2..7, |index| generate(1, index, 64)).unwrap();
     let output = Command::new(TILEWISE)
+        .env("XDG_CACHE_HOME", env!("CARGO_TARGET_TMPDIR"))
         .args(["train", "--data", &path("data"), "--val", &path("val"), "--out", &path("run"), "--device", "cpu"])
         .args(["--base", "4", "--depth", "1", "--tile", "36", "--steps", "4", "--evaluate-every", "2"])
         .output()
@@ -68,13 +69,19 @@ fn the_report_is_complete_and_needs_nothing_else() {
     // The command writes the same page again, from another folder, too.
     fs::remove_file(run.join("report.html")).unwrap();
     let again = Command::new(TILEWISE)
+        .env("XDG_CACHE_HOME", env!("CARGO_TARGET_TMPDIR"))
         .args(["report", "../run", "--device", "cpu"])
         .current_dir(folder.path().join("val"))
         .output()
         .unwrap();
     assert!(again.status.success(), "{}", String::from_utf8_lossy(&again.stderr));
     assert!(fs::read_to_string(run.join("report.html")).unwrap() == html);
-    let nothing = Command::new(TILEWISE).args(["report", "val"]).current_dir(folder.path()).output().unwrap();
+    let nothing = Command::new(TILEWISE)
+        .env("XDG_CACHE_HOME", env!("CARGO_TARGET_TMPDIR"))
+        .args(["report", "val"])
+        .current_dir(folder.path())
+        .output()
+        .unwrap();
     let message = String::from_utf8_lossy(&nothing.stderr).into_owned();
     assert!(nothing.status.code() == Some(2) && message.contains("holds no run"), "{message}");
 }

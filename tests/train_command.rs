@@ -53,6 +53,7 @@ struct Running(Child);
 impl Running {
     fn start(folder: &Path, more: &[&str]) -> Self {
         let mut command = Command::new(TILEWISE);
+        command.env("XDG_CACHE_HOME", env!("CARGO_TARGET_TMPDIR"));
         let command = command.args(arguments(folder, more)).stdout(Stdio::null());
         Self(command.stderr(File::create(folder.join("stderr")).unwrap()).spawn().unwrap())
     }
@@ -71,7 +72,11 @@ impl Drop for Running {
 }
 
 fn train(folder: &Path, more: &[&str]) -> Output {
-    Command::new(TILEWISE).args(arguments(folder, more)).output().unwrap()
+    Command::new(TILEWISE)
+        .env("XDG_CACHE_HOME", env!("CARGO_TARGET_TMPDIR"))
+        .args(arguments(folder, more))
+        .output()
+        .unwrap()
 }
 
 /// The exit code, and what was written to standard error.
@@ -217,6 +222,7 @@ fn the_first_interrupt_finishes_the_step_and_saves() {
     assert_eq!(steps(folder.path()), (1..=step).collect::<Vec<_>>());
     let run = folder.path().join("run");
     let resumed = Command::new(TILEWISE)
+        .env("XDG_CACHE_HOME", env!("CARGO_TARGET_TMPDIR"))
         .args(["train", "--device", "cpu", "--resume", "--steps", &(step + 2).to_string(), "--out"])
         .arg(&run)
         .output()
@@ -286,7 +292,11 @@ fn what_makes_no_sense_is_refused_with_advice() {
         }
         assert!(!folder.path().join("run").exists(), "{more:?} leaves nothing behind");
     }
-    let no_data = Command::new(TILEWISE).args(["train", "--out", "run", "--device", "cpu"]).current_dir(&data).output();
+    let no_data = Command::new(TILEWISE)
+        .env("XDG_CACHE_HOME", env!("CARGO_TARGET_TMPDIR"))
+        .args(["train", "--out", "run", "--device", "cpu"])
+        .current_dir(&data)
+        .output();
     let (code, text) = ended(&no_data.unwrap());
     assert!(code == 2 && text.contains("--data DIR"), "{text}");
 }
@@ -295,6 +305,7 @@ fn what_makes_no_sense_is_refused_with_advice() {
 fn a_reader_that_leaves_does_not_stop_it() {
     let folder = workplace();
     let mut command = Command::new(TILEWISE);
+    command.env("XDG_CACHE_HOME", env!("CARGO_TARGET_TMPDIR"));
     let mut running = command
         .args(arguments(folder.path(), &["--steps", "3"]))
         .stdout(Stdio::null())
@@ -319,7 +330,9 @@ fn a_run_that_could_not_save_at_all_can_be_started_again() {
     assert!(run.join("config.toml").exists() && !last(folder.path()).exists());
     let (code, text) = ended(&train(folder.path(), &["--steps", "2", "--resume"]));
     assert!(code == 2 && text.contains("no last.safetensors") && text.contains("leave --resume out"), "{text}");
-    let (code, text) = ended(&Command::new(TILEWISE).args(arguments).output().unwrap());
+    let (code, text) = ended(
+        &Command::new(TILEWISE).env("XDG_CACHE_HOME", env!("CARGO_TARGET_TMPDIR")).args(arguments).output().unwrap(),
+    );
     assert_eq!((code, checkpoint_step(folder.path())), (0, 2), "{text}");
 }
 
@@ -327,14 +340,26 @@ fn a_run_that_could_not_save_at_all_can_be_started_again() {
 fn a_run_goes_on_from_any_folder_and_a_finished_one_keeps_its_summary() {
     let folder = workplace();
     let relative = ["--data", "data", "--val", "val", "--out", "run", "--steps", "2"];
-    let start = Command::new(TILEWISE).args(arguments(folder.path(), &relative)).current_dir(folder.path()).output();
+    let start = Command::new(TILEWISE)
+        .env("XDG_CACHE_HOME", env!("CARGO_TARGET_TMPDIR"))
+        .args(arguments(folder.path(), &relative))
+        .current_dir(folder.path())
+        .output();
     assert_eq!(ended(&start.unwrap()).0, 0);
     let run = folder.path().join("run");
     let summary = fs::read(run.join("summary.json")).unwrap();
     let resume = |more: &[&str]| {
         let elsewhere = folder.path().join("val");
         let command = ["train", "--device", "cpu", "--resume", "--out", "../run"];
-        ended(&Command::new(TILEWISE).args(command).args(more).current_dir(elsewhere).output().unwrap())
+        ended(
+            &Command::new(TILEWISE)
+                .env("XDG_CACHE_HOME", env!("CARGO_TARGET_TMPDIR"))
+                .args(command)
+                .args(more)
+                .current_dir(elsewhere)
+                .output()
+                .unwrap(),
+        )
     };
     let (code, text) = resume(&[]);
     assert!(code == 0 && text.contains("all 2 steps were done before"), "{text}");
@@ -363,7 +388,14 @@ fn it_may_begin_with_the_weights_of_a_run_whose_network_it_takes() {
     assert_eq!(ended(&train(folder.path(), &network)).0, 0);
     let begun = |more: &[&str]| {
         let shared = ["train", "--device", "cpu", "--data", &data, "--init", &run, "--out", &second, "--steps", "1"];
-        ended(&Command::new(TILEWISE).args(shared).args(more).output().unwrap())
+        ended(
+            &Command::new(TILEWISE)
+                .env("XDG_CACHE_HOME", env!("CARGO_TARGET_TMPDIR"))
+                .args(shared)
+                .args(more)
+                .output()
+                .unwrap(),
+        )
     };
     let (code, text) = begun(&["--depth", "1"]);
     assert!(code == 3 && text.contains("the weights are of unet of depth 2"), "{code}: {text}");

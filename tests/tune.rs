@@ -190,7 +190,7 @@ fn a_table_is_read_back_and_tells_devices_apart() {
     table.add(&gpu, [better.clone(), default]);
     assert_eq!(table.choices(&gpu).rows().map(|choice| choice.seconds).collect::<Vec<_>>(), [1e-9, choice.seconds]);
     let mut faster = table.clone();
-    faster.retain_faster();
+    faster.retain_faster(&gpu);
     assert_eq!(faster.choices(&gpu).rows().collect::<Vec<_>>(), [&better]);
     // What is added when there are several, to be taken in their order, is read back so.
     let both: Choices = [choice.clone(), better.clone()].into_iter().collect();

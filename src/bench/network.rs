@@ -404,7 +404,8 @@ pub(super) fn layers(plan: &Plan, repeats: usize, roof: Option<&Roof>) -> Result
         kernels.retain(|kernel| seen.insert(kernel.clone()));
         let sum = |run: usize| rows.iter().filter_map(|row| row.laps.get(run)).map(|lap| lap.seconds).sum();
         let seconds = Spread::of((0..repeats).map(sum).collect());
-        let (flops, bytes) = (op.flops(&types, &node.tensor_type), read + written);
+        let gradient = plan.gradient_with(position).map_or(0, |gradient| gradient.tensor_type.size_bytes());
+        let (flops, bytes) = (plan.flops(position), read + written + gradient);
         let phase = if position >= update {
             Phase::Update
         } else if node.name.contains(".grad") {

@@ -122,7 +122,7 @@ impl Kernels {
         };
         table.add(gpu, choices);
         if only_faster {
-            table.retain_faster();
+            table.retain_faster(gpu);
         }
         create_folder(path.parent().unwrap_or(Path::new(".")))?;
         table.write(&path)?;

@@ -45,10 +45,10 @@ impl Joints {
             let readers = &readers[node.index()];
             (readers.len() == uses[node.index()]).then(|| concat(graph, node, readers))?
         };
-        let gradient = |&node: &NodeId| Some((node, gradient(graph, node, &nodes)?));
+        let gradient = |(place, &node): (usize, &NodeId)| Some((node, gradient(graph, node, &nodes[place..])?));
         Self {
             concats: nodes.iter().filter(|_| fusions.has(Fusion::Concat)).filter_map(concat).collect(),
-            gradients: nodes.iter().filter(|_| fusions.has(Fusion::Loss)).filter_map(gradient).collect(),
+            gradients: nodes.iter().enumerate().filter(|_| fusions.has(Fusion::Loss)).filter_map(gradient).collect(),
         }
     }
 }
@@ -82,7 +82,7 @@ fn taken_apart(graph: &Graph, whole: NodeId, readers: [NodeId; 2]) -> Option<[No
     if apart(&one, &other) { Some(readers) } else { apart(&other, &one).then_some([readers[1], readers[0]]) }
 }
 
-/// The gradient of the scores that is all of a loss's: times 1.
+/// The gradient of the scores that is all of a loss's, times 1, among the nodes from the loss on.
 fn gradient(graph: &Graph, loss: NodeId, nodes: &[NodeId]) -> Option<NodeId> {
     let (op, inputs) = op_of(graph, loss)?;
     let &CrossEntropy { ignore } = is(op)?;
@@ -104,12 +104,12 @@ mod tests {
     use crate::graph::{Bank, Init};
     use crate::op::DeviceProfile;
     use crate::ops::{Conv2d, CrossEntropySettings, Reduction};
-    use crate::shape::{Shape, TensorType};
+    use crate::shape::{DType, Shape, TensorType};
 
-    /// A skip of 9 × 8 pixels, a map of 6 × 5 beside its centre, and a convolution of both, with the gradients of a constant.
-    fn graph(channels: [usize; 2], output: bool) -> Graph {
+    /// A skip of 9 × 8 pixels, a map of 6 × 5 beside its centre, stored as `dtype` says, and a convolution of both, with all gradients.
+    fn graph(channels: [usize; 2], dtype: DType, output: bool) -> Graph {
         let mut graph = Graph::new();
-        let image = |extents| TensorType::f32(extents).unwrap();
+        let image = |extents: [usize; 4]| TensorType { dtype, shape: Shape::new(extents).unwrap() };
         let inputs = [[9, 8], [6, 5]].into_iter().zip(channels).enumerate();
         let weights: Vec<NodeId> = inputs
             .map(|(number, ([height, width], channels))| {
@@ -122,10 +122,11 @@ mod tests {
         let concat = graph.crop_concat("concat", weights[0], weights[1]).unwrap();
         let weight = graph.parameter("weight", [3, 3, channels[0] + channels[1], 20], Init::Normal(1.0)).unwrap();
         let y = graph.conv2d("y", concat, weight, None, Conv2d::default()).unwrap();
+        let scores = if dtype == DType::F32 { y } else { graph.cast("scores", y, DType::F32).unwrap() };
         let labels = graph.input("labels", TensorType::u32([2, 4, 3]).unwrap());
         let ones = graph.constant("ones", Shape::new([2, 4, 3]).unwrap(), 1.0);
         let settings = CrossEntropySettings { reduction: Reduction::MeanOverPixels, ignore: None };
-        let loss = graph.cross_entropy("loss", y, labels, ones, settings).unwrap();
+        let loss = graph.cross_entropy("loss", scores, labels, ones, settings).unwrap();
         let parameters: Vec<NodeId> = graph.parameters().iter().map(|parameter| parameter.node).collect();
         let (mut graph, gradients) = graph.gradients(loss, &parameters).unwrap();
         for gradient in [Some(loss)].into_iter().chain(gradients).flatten() {
@@ -158,42 +159,74 @@ mod tests {
         plan.write_bank(Bank::Parameters, &graph.initial_parameters(3)).unwrap();
         plan.run().unwrap();
         assert_eq!(plan.memory().total_bytes(), plan.allocated_bytes());
+        assert_eq!(plan.broken_guards().unwrap(), [""; 0]);
         let outputs = graph.outputs().iter().flat_map(|&(_, output)| plan.read(output).unwrap().float().data.clone());
         outputs.map(f32::to_bits).collect()
     }
 
+    /// What is needed and has no kernel of its own.
+    fn joined(graph: &Graph, device: &DeviceProfile, choices: &Choices) -> Vec<String> {
+        let fused = graph.fused();
+        let plan = MemoryPlan::new(&fused, device, choices, false).unwrap();
+        let is_joined = |&index: &usize| op_of(&fused, NodeId(index)).is_some() && plan.candidates[index].is_none();
+        let needed = fused.needed();
+        let joined = (0..needed.len()).filter(|&index| needed[index]).filter(is_joined);
+        joined.map(|index| fused.nodes()[index].name.clone()).collect()
+    }
+
+    const GRADIENTS: [&str; 3] = ["loss.grad_logits", "concat.grad_skip", "concat.grad_up"];
+    const ALL: [&str; 4] = ["concat", GRADIENTS[0], GRADIENTS[1], GRADIENTS[2]];
+
     #[test]
     fn concatenations_are_left_in_their_parts_where_kernels_can_find_them() {
-        // What is needed and has no kernel of its own.
-        let joined = |graph: &Graph, device: DeviceProfile| {
-            let fused = graph.fused();
-            let plan = MemoryPlan::new(&fused, &device, &Choices::default(), false).unwrap();
-            let is_joined = |&index: &usize| op_of(&fused, NodeId(index)).is_some() && plan.candidates[index].is_none();
-            let needed = fused.needed();
-            let joined = (0..needed.len()).filter(|&index| needed[index]).filter(is_joined);
-            joined.map(|index| fused.nodes()[index].name.clone()).collect::<Vec<_>>()
-        };
         let device = DeviceProfile::PORTABLE;
-        let gradients = ["loss.grad_logits", "concat.grad_skip", "concat.grad_up"];
-        let all = ["concat", gradients[0], gradients[1], gradients[2]];
-        assert_eq!(joined(&graph([4, 8], false), device), all);
-        assert_eq!(joined(&graph([4, 8], true), device), gradients, "somebody reads it");
-        let message = "loads of four channels would be in both";
-        assert_eq!(joined(&graph([4, 6], false), device), gradients[..1], "{message}");
+        let joined = |channels, output, device: &DeviceProfile| {
+            joined(&graph(channels, DType::F32, output), device, &Choices::default())
+        };
+        assert_eq!(joined([4, 8], false, &device), ALL);
+        assert_eq!(joined([4, 8], true, &device), GRADIENTS, "somebody reads it");
+        assert_eq!(joined([4, 6], false, &device), GRADIENTS[..1], "loads of four channels would be in both");
         let small = DeviceProfile { largest_binding: 1024, ..device };
-        assert_eq!(joined(&graph([4, 8], false), small), gradients[..1], "parts are in pieces");
+        assert_eq!(joined([4, 8], false, &small), GRADIENTS[..1], "parts are in pieces");
     }
 
     #[test]
     fn every_kernel_reads_and_writes_parts_as_it_would_the_whole() {
         let gpu = Gpu::any().unwrap_or_else(|error| panic!("{error}"));
-        // As many channels as all kernels but those for few want.
-        let graph = graph([12, 8], false);
-        for candidate in 0..10 {
-            let options = PlanOptions { candidate: Some(candidate), guarded: true, ..PlanOptions::default() };
-            let made = PlanOptions { fusions: Fusions::ALL.without(Fusion::Concat), ..options };
-            assert_eq!(bits(&gpu, &graph, options), bits(&gpu, &graph, made), "candidate {candidate}");
+        for dtype in [DType::F32, DType::F16].into_iter().filter(|&dtype| dtype == DType::F32 || gpu.profile().f16) {
+            // As many channels as all kernels but those for few want.
+            let graph = graph([12, 8], dtype, false);
+            for candidate in 0..10 {
+                let left = joined(&graph, gpu.profile(), &Choices::nth(candidate));
+                assert!(left == ALL || dtype == DType::F16 && gpu.profile().matrix_side.is_some(), "{left:?}");
+                let options = PlanOptions { candidate: Some(candidate), guarded: true, ..PlanOptions::default() };
+                let made = PlanOptions { fusions: Fusions::ALL.without(Fusion::Concat), ..options };
+                let bits = |options| bits(&gpu, &graph, options);
+                assert_eq!(bits(options), bits(made), "{dtype:?}, candidate {candidate}");
+            }
         }
+    }
+
+    #[test]
+    fn a_gradient_is_computed_with_the_first_of_the_losses_before_it() {
+        let types = [TensorType::f32([1, 2, 2, 3]).unwrap(), TensorType::u32([1, 2, 2]).unwrap()];
+        let mut graph = Graph::new();
+        let logits = graph.input("logits", types[0].clone());
+        let labels = graph.input("labels", types[1].clone());
+        let constant = |graph: &mut Graph, extents: &[usize]| graph.constant("1", Shape::new(extents).unwrap(), 1.0);
+        let inputs = [logits, labels, constant(&mut graph, &[1, 2, 2]), constant(&mut graph, &[1])];
+        let one = constant(&mut graph, &[1]);
+        let (loss, gradient) = (CrossEntropy { ignore: None }, CrossEntropyGrad { ignore: None });
+        let with_one = [&inputs[..], &[one]].concat();
+        for name in ["early", "late"] {
+            let node = graph.apply(name, gradient, &with_one).unwrap();
+            graph.mark_output(name, node).unwrap();
+            for name in ["loss", "again"] {
+                let node = graph.apply(name, loss, &inputs).unwrap();
+                graph.mark_output(name, node).unwrap();
+            }
+        }
+        assert_eq!(joined(&graph, &DeviceProfile::PORTABLE, &Choices::default()), ["late"]);
     }
 
     #[test]

@@ -81,13 +81,25 @@ impl Interface {
     }
 
     /// Pieces as elements are counted, given those as bytes are.
-    fn in_elements(&self, bindings: &[Pieces]) -> Vec<Pieces> {
-        let elements = |(pieces, &stride): (&Pieces, &u64)| match pieces {
-            Pieces::From(places) => Pieces::From(places.iter().map(|place| place / stride.max(1)).collect()),
-            Pieces::Of(earlier) => Pieces::Of(*earlier),
-            Pieces::Beside(beside) => {
-                Pieces::Beside(Beside { channels: beside.channels.map(|bytes| bytes / stride.max(1)), ..*beside })
-            }
+    ///
+    /// # Errors
+    /// When an element would be in both parts of a concatenation.
+    fn in_elements(&self, path: &str, bindings: &[Pieces]) -> Result<Vec<Pieces>> {
+        let elements = |(pieces, &stride): (&Pieces, &u64)| {
+            Ok(match pieces {
+                Pieces::From(places) => Pieces::From(places.iter().map(|place| place / stride.max(1)).collect()),
+                Pieces::Of(earlier) => Pieces::Of(*earlier),
+                Pieces::Beside(beside) if beside.channels.iter().any(|bytes| bytes % stride.max(1) != 0) => {
+                    let bytes = beside.channels;
+                    return Err(Error::Device(format!(
+                        "kernel {path}: its elements of {stride} bytes would lie across the parts of a concatenation, which have {bytes:?} bytes \
+                         a pixel; declare smaller ones, or plan without Fusion::Concat"
+                    )));
+                }
+                Pieces::Beside(beside) => {
+                    Pieces::Beside(Beside { channels: beside.channels.map(|bytes| bytes / stride.max(1)), ..*beside })
+                }
+            })
         };
         bindings.iter().zip(&self.strides).map(elements).collect()
     }
@@ -163,7 +175,7 @@ impl Gpu {
         if let Some(lacking) = self.lacks(&of_kernel(path, &interface), "try another `--device`") {
             return Err(Error::Device(lacking));
         }
-        let wgsl = in_pieces(path, wgsl, &interface.in_elements(bindings))?;
+        let wgsl = in_pieces(path, wgsl, &interface.in_elements(path, bindings)?)?;
         let storage = interface.writable.iter().enumerate().flat_map(|(binding, &writable)| {
             let pieces = bindings.get(binding).map_or(1, Pieces::count);
             repeat_n(wgpu::BufferBindingType::Storage { read_only: !writable }, pieces)

@@ -54,7 +54,7 @@ pub struct MemoryPlan {
     parts: Vec<Option<[NodeId; 2]>>,
     /// For each node whose kernel computes a gradient as well, the node of that.
     #[serde(skip)]
-    gradients: Vec<Option<NodeId>>,
+    pub(super) gradients: Vec<Option<NodeId>>,
     /// The transient bytes that are alive while each node is computed.
     #[serde(skip)]
     pub(crate) live: Vec<u64>,

@@ -59,11 +59,15 @@ impl PipelineCache {
         // A device that is lost has no data.
         let Some(data) = self.entries.get_data() else { return Ok(()) };
         let contents = sealed(&self.head, &data);
-        if crc32c::crc32c(&contents) == self.read {
+        let path = self.folder.join(&self.name);
+        // What another device has added since counts for more than what this one would.
+        let found = file::read(&path, LARGEST_FILE_BYTES).unwrap_or_default();
+        let is_new = crc32c::crc32c(&contents) != self.read && crc32c::crc32c(&found) == self.read;
+        if !is_new || contents.len() as u64 > LARGEST_FILE_BYTES {
             return Ok(());
         }
         fs::create_dir_all(&self.folder).map_err(|error| Error::io("create", &self.folder, error))?;
-        atomic::write(&self.folder.join(&self.name), |file| file.write_all(&contents))
+        atomic::write(&path, |file| file.write_all(&contents))
     }
 }
 

@@ -172,7 +172,7 @@ pub(super) fn of_buffers(graph: &Graph, memory: &MemoryPlan) -> Vec<Need> {
             let amount = dispatch.workgroups.iter().copied().max().unwrap_or(0).into();
             needs.push(Need { limit: Limit::Workgroups, amount, of: of.clone() });
             let pieces = memory.pieces(graph, index, dispatch);
-            let is_whole = pieces.iter().all(|pieces| *pieces == Pieces::From(vec![]));
+            let is_whole = pieces.iter().all(|pieces| matches!(pieces, Pieces::From(places) if places.is_empty()));
             let of =
                 if is_whole { of } else { format!("{of}, with tensors in pieces of up to {} bytes,", memory.piece) };
             let amount = pieces.iter().map(Pieces::count).sum::<usize>() as u64;

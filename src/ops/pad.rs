@@ -54,7 +54,8 @@ impl Pad {
     pub(crate) fn channels_of(self, x: &TensorType) -> Option<Range<usize>> {
         let [_, _, _, channels] = image(x);
         let of_pixels = self.before[..2].iter().chain(&self.after[..2]);
-        let [front, back] = [self.before[2], self.after[2]].map(|margin| usize::try_from(-margin).ok());
+        let cropped = |margin: i32| usize::try_from(margin.checked_neg()?).ok();
+        let [front, back] = [cropped(self.before[2]), cropped(self.after[2])];
         of_pixels.eq(&[0; 4]).then_some(front?..channels - back?)
     }
 

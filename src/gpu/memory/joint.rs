@@ -13,7 +13,9 @@ impl MemoryPlan {
         for &(node, gradient) in gradients {
             let NodeKind::Op { op, inputs } = &graph.node(node).kind else { continue };
             let types: Vec<TensorType> = inputs.iter().map(|&input| graph.node(input).tensor_type.clone()).collect();
+            // Of two losses alike the first has computed it already.
             if placements[gradient.index()] == Placement::Transient
+                && self.candidates[gradient.index()].is_some()
                 && let Some(candidate) = op.candidate_with_gradient(&types)
             {
                 self.candidates[node.index()] = Some(candidate);
