@@ -44,23 +44,25 @@ pub enum Fusion {
     Loss,
 }
 
-/// Which chains are fused; all of them by default.
+/// Which chains are fused; by default all of them that pay on the device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fusions {
     /// One for each [`Fusion`], at its number.
     bits: u8,
+    /// Whether concatenations are made on software drivers nevertheless.
+    where_it_pays: bool,
 }
 
 impl Fusions {
-    /// All.
-    pub const ALL: Self = Self { bits: u8::MAX };
+    /// All, on any device.
+    pub const ALL: Self = Self { bits: u8::MAX, where_it_pays: false };
     /// None: every op has a kernel of its own.
-    pub const NONE: Self = Self { bits: 0 };
+    pub const NONE: Self = Self { bits: 0, where_it_pays: false };
 
     /// All of these but one.
     #[must_use]
     pub fn without(self, fusion: Fusion) -> Self {
-        Self { bits: self.bits & !(1 << fusion as u8) }
+        Self { bits: self.bits & !(1 << fusion as u8), ..self }
     }
 
     /// Whether it is one of these.
@@ -70,8 +72,10 @@ impl Fusions {
 }
 
 impl Default for Fusions {
+    /// All, but [`Fusion::Concat`] on software drivers: there the copy is a hundredth of a step at most, and each kernel that finds its way to the
+    /// parts is another one to compile, which takes long.
     fn default() -> Self {
-        Self::ALL
+        Self { where_it_pays: true, ..Self::ALL }
     }
 }
 
@@ -98,7 +102,7 @@ impl Graph {
     /// of the chain any more, so they are not computed. A value that something else uses, an output for one, is never fused away.
     #[must_use]
     pub fn fused(&self) -> Self {
-        self.fused_by(Fusions::ALL)
+        self.fused_by(Fusions::default())
     }
 
     /// [`Graph::fused`], by some fusions only.

@@ -75,7 +75,7 @@ pub(crate) struct Arguments {
 
 /// All fusions but the named one, or none.
 fn without(text: &str) -> Result<Fusions, String> {
-    if text == "all" { Ok(Fusions::NONE) } else { Ok(Fusions::ALL.without(text.parse()?)) }
+    if text == "all" { Ok(Fusions::NONE) } else { Ok(Fusions::default().without(text.parse()?)) }
 }
 
 pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<ExitCode> {

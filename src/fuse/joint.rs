@@ -11,6 +11,8 @@ use std::ops::Range;
 pub(crate) struct Joints {
     /// Tensors that can be left in two others, in the order of computation.
     pub(crate) concats: Vec<Concat>,
+    /// Whether they are to be left so on software drivers, too.
+    pub(crate) anywhere: bool,
     /// Nodes whose kernel can compute the gradient of their first input as well, and the node of that.
     pub(crate) gradients: Vec<(NodeId, NodeId)>,
 }
@@ -48,6 +50,7 @@ impl Joints {
         let gradient = |(place, &node): (usize, &NodeId)| Some((node, gradient(graph, node, &nodes[place..])?));
         Self {
             concats: nodes.iter().filter(|_| fusions.has(Fusion::Concat)).filter_map(concat).collect(),
+            anywhere: !fusions.where_it_pays,
             gradients: nodes.iter().enumerate().filter(|_| fusions.has(Fusion::Loss)).filter_map(gradient).collect(),
         }
     }
@@ -165,8 +168,8 @@ mod tests {
     }
 
     /// What is needed and has no kernel of its own.
-    fn joined(graph: &Graph, device: &DeviceProfile, choices: &Choices) -> Vec<String> {
-        let fused = graph.fused();
+    fn joined(graph: &Graph, fusions: Fusions, device: &DeviceProfile, choices: &Choices) -> Vec<String> {
+        let fused = graph.fused_by(fusions);
         let plan = MemoryPlan::new(&fused, device, choices, false).unwrap();
         let is_joined = |&index: &usize| op_of(&fused, NodeId(index)).is_some() && plan.candidates[index].is_none();
         let needed = fused.needed();
@@ -181,11 +184,13 @@ mod tests {
     fn concatenations_are_left_in_their_parts_where_kernels_can_find_them() {
         let device = DeviceProfile::PORTABLE;
         let joined = |channels, output, device: &DeviceProfile| {
-            joined(&graph(channels, DType::F32, output), device, &Choices::default())
+            joined(&graph(channels, DType::F32, output), Fusions::default(), device, &Choices::default())
         };
         assert_eq!(joined([4, 8], false, &device), ALL);
         assert_eq!(joined([4, 8], true, &device), GRADIENTS, "somebody reads it");
         assert_eq!(joined([4, 6], false, &device), GRADIENTS[..1], "loads of four channels would be in both");
+        let software = DeviceProfile { software: true, ..device };
+        assert_eq!(joined([4, 8], false, &software), GRADIENTS[..1], "it does not pay");
         let small = DeviceProfile { largest_binding: 1024, ..device };
         assert_eq!(joined([4, 8], false, &small), GRADIENTS[..1], "parts are in pieces");
     }
@@ -197,12 +202,13 @@ mod tests {
             // As many channels as all kernels but those for few want.
             let graph = graph([12, 8], dtype, false);
             for candidate in 0..10 {
-                let left = joined(&graph, gpu.profile(), &Choices::nth(candidate));
+                let left = joined(&graph, Fusions::ALL, gpu.profile(), &Choices::nth(candidate));
                 assert!(left == ALL || dtype == DType::F16 && gpu.profile().matrix_side.is_some(), "{left:?}");
-                let options = PlanOptions { candidate: Some(candidate), guarded: true, ..PlanOptions::default() };
-                let made = PlanOptions { fusions: Fusions::ALL.without(Fusion::Concat), ..options };
+                let (candidate, fusions) = (Some(candidate), Fusions::ALL);
+                let options = PlanOptions { candidate, fusions, guarded: true, ..PlanOptions::default() };
+                let made = PlanOptions { fusions: fusions.without(Fusion::Concat), ..options };
                 let bits = |options| bits(&gpu, &graph, options);
-                assert_eq!(bits(options), bits(made), "{dtype:?}, candidate {candidate}");
+                assert_eq!(bits(options), bits(made), "{dtype:?}, candidate {candidate:?}");
             }
         }
     }
@@ -226,7 +232,7 @@ mod tests {
                 graph.mark_output(name, node).unwrap();
             }
         }
-        assert_eq!(joined(&graph, &DeviceProfile::PORTABLE, &Choices::default()), ["late"]);
+        assert_eq!(joined(&graph, Fusions::ALL, &DeviceProfile::PORTABLE, &Choices::default()), ["late"]);
     }
 
     #[test]

@@ -144,7 +144,7 @@ impl MemoryPlan {
         for (_, node) in graph.outputs() {
             lives[node.index()].last = count;
         }
-        plan.join(graph, &placements, &mut lives);
+        plan.join(graph, device, &placements, &mut lives);
         let (mut claims, largest) = (Vec::new(), plan.piece);
         for (index, node) in graph.nodes().iter().enumerate().filter(|&(index, _)| needed[index]) {
             let bytes = node.tensor_type.size_bytes();

@@ -30,7 +30,7 @@ pub struct PlanOptions {
     /// Gives every tensor a buffer of its own, filled with NaN before the first run, and guard space behind it and behind every
     /// bank: a kernel that reads or writes past its tensors, or leaves an element unwritten, is found out.
     pub guarded: bool,
-    /// What one kernel computes of several ops, by default all that [`Graph::fused`] knows. Without, it takes longer and gives the same bits, but for tuned
+    /// What one kernel computes of several ops, by default all that pays on the device. Without, it takes longer and gives the same bits, but for tuned
     /// kernels, which are chosen for fused ops and others apart.
     pub fusions: Fusions,
     /// The longest that one submit may take; a run is cut into as many as that needs. By default [`LONGEST_SUBMIT`].
@@ -39,7 +39,7 @@ pub struct PlanOptions {
 
 impl Default for PlanOptions {
     fn default() -> Self {
-        Self { candidate: None, guarded: false, fusions: Fusions::ALL, longest_submit: LONGEST_SUBMIT }
+        Self { candidate: None, guarded: false, fusions: Fusions::default(), longest_submit: LONGEST_SUBMIT }
     }
 }
 

@@ -4,12 +4,13 @@ use super::{Life, MemoryPlan};
 use crate::fuse::{Concat, Joints};
 use crate::gpu::source::Beside;
 use crate::graph::{Graph, NodeId, NodeKind, Placement};
+use crate::op::DeviceProfile;
 use crate::shape::TensorType;
 
 impl MemoryPlan {
     /// Does with the nodes of a graph what it can of what the graph lets it do.
-    pub(super) fn join(&mut self, graph: &Graph, placements: &[Placement], lives: &mut [Life]) {
-        let Joints { concats, gradients } = &graph.joints;
+    pub(super) fn join(&mut self, graph: &Graph, device: &DeviceProfile, placements: &[Placement], lives: &mut [Life]) {
+        let Joints { concats, anywhere, gradients } = &graph.joints;
         for &(node, gradient) in gradients {
             let NodeKind::Op { op, inputs } = &graph.node(node).kind else { continue };
             let types: Vec<TensorType> = inputs.iter().map(|&input| graph.node(input).tensor_type.clone()).collect();
@@ -23,7 +24,7 @@ impl MemoryPlan {
                 self.made_by(gradient, node, lives);
             }
         }
-        for concat in concats {
+        for concat in concats.iter().filter(|_| *anywhere || !device.software) {
             let Concat { whole, parts, .. } = *concat;
             if !self.can_be_left(graph, placements, concat) {
                 continue;
