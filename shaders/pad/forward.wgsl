@@ -15,6 +15,8 @@ struct Params {
     front: u32,
 }
 
+const PIXELS = 1u; // 0: there are margins of channels only
+
 @group(0) @binding(0) var<storage, read> x: array<Stored>; // [n, in_height, in_width, in_channels]
 @group(0) @binding(1) var<storage, read_write> y: array<Stored>; // [n, height, width, channels]
 @group(0) @binding(2) var<uniform> params: Params; // count: elements of y
@@ -32,15 +34,20 @@ fn main(
             return;
         }
         let pixel = i / params.channels;
-        let row = pixel / params.width; // n * height + y
         // Before x these wrap around to huge numbers, which are outside as well; a negative margin is one that wraps, too.
         let channel = i % params.channels - params.front;
-        let column = pixel % params.width - params.left;
-        let line = row % params.height - params.top;
+        var inside = channel < params.in_channels;
+        var in_pixel = pixel;
+        if PIXELS == 1u {
+            let row = pixel / params.width; // n * height + y
+            let column = pixel % params.width - params.left;
+            let line = row % params.height - params.top;
+            inside &= (column < params.in_width) & (line < params.in_height);
+            in_pixel = (row / params.height * params.in_height + line) * params.in_width + column;
+        }
         var value = Stored();
-        if channel < params.in_channels && column < params.in_width && line < params.in_height {
-            let in_row = row / params.height * params.in_height + line;
-            value = x[(in_row * params.in_width + column) * params.in_channels + channel];
+        if inside {
+            value = x[in_pixel * params.in_channels + channel];
         }
         y[i] = value;
     }

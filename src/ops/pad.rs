@@ -5,7 +5,7 @@ use crate::error::Result;
 use crate::graph::{Graph, NodeId};
 use crate::kernel;
 use crate::onnx::{Translation, Value};
-use crate::op::{Backward, Binding, Bound, Candidate, Case, DeviceProfile, Fill, Op, Param};
+use crate::op::{Backward, Binding, Bound, Candidate, Case, DeviceProfile, Dispatch, Fill, Op, Param};
 use crate::ops::{image, in_both_precisions, turns, zeros};
 use crate::shape::TensorType;
 use rayon::prelude::*;
@@ -137,7 +137,9 @@ impl Op for Pad {
             ("front", front),
         ];
         let bindings = vec![Binding::Input(0), Binding::Output];
-        vec![turns(kernel!("pad/forward"), bindings, output.shape.elements(), &params, device).into()]
+        let pixels = self.channels_of(&inputs[0]).is_none();
+        let dispatch = turns(kernel!("pad/forward"), bindings, output.shape.elements(), &params, device);
+        vec![Dispatch { constants: vec![("PIXELS", format!("{}u", u8::from(pixels)))], ..dispatch }.into()]
     }
 
     fn gradient(&self, backward: &mut Backward<'_>) -> Result<Vec<Option<NodeId>>> {
@@ -186,6 +188,8 @@ pub(super) fn cases() -> Result<Vec<Case>, String> {
         ([1, 9, 8, 2], pad([-2, -3, 0], [-1, 0, 0]), "cropped"),
         ([3, 6, 5, 5], pad([-1, 2, -2], [3, -1, 1]), "cropped and padded, batch 3"),
         ([1, 4, 4, 1], pad([0, 0, 1], [0; 3]), "a channel of zeros before"),
+        ([2, 5, 3, 7], pad([0, 0, -3], [0; 3]), "the last channels"),
+        ([2, 5, 3, 7], pad([0; 3], [0, 0, -4]), "the first channels"),
         ([1, 4, 4, 2], pad([-4, 0, 0], [4, 0, 0]), "moved out of the image: zero gradient"),
         ([1, 1021, 1031, 4], pad([3, 0, 0], [0, 1, 0]), "past 65,535 workgroups"),
     ]
