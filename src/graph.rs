@@ -195,6 +195,11 @@ impl Graph {
         &self.nodes[id.0].tensor_type.shape
     }
 
+    /// Element type and extents of each of these nodes, as ops are asked with.
+    pub(crate) fn types(&self, nodes: &[NodeId]) -> Vec<TensorType> {
+        nodes.iter().map(|&node| self.node(node).tensor_type.clone()).collect()
+    }
+
     /// The trainable tensors and the buffers, in order of creation.
     pub fn parameters(&self) -> &[Parameter] {
         &self.parameters
@@ -343,7 +348,7 @@ impl Graph {
     pub fn apply_shared(&mut self, name: &str, op: &Arc<dyn AnyOp>, inputs: &[NodeId]) -> Result<NodeId> {
         let fail = |problem: String| Error::Graph { op: op.name().into(), node: name.into(), problem };
         inputs.iter().try_for_each(|&id| self.find(op.name(), name, id).map(drop))?;
-        let types: Vec<TensorType> = inputs.iter().map(|&id| self.node(id).tensor_type.clone()).collect();
+        let types = self.types(inputs);
         let tensor_type = op.output(&types).map_err(fail)?;
         let placements = if op.writes().is_empty() { Vec::new() } else { self.placements() };
         for &written in op.writes() {

@@ -136,8 +136,7 @@ fn cost(graph: &Graph) -> u64 {
     nodes
         .map(|(node, _)| match &node.kind {
             NodeKind::Op { op, inputs } => {
-                let types: Vec<TensorType> =
-                    inputs.iter().map(|&input| graph.node(input).tensor_type.clone()).collect();
+                let types = graph.types(inputs);
                 let bytes = node.tensor_type.size_bytes() + types.iter().map(TensorType::size_bytes).sum::<u64>();
                 op.flops(&types, &node.tensor_type).max(OPERATIONS_PER_BYTE * bytes)
             }

@@ -75,7 +75,7 @@ fn subjects(gpu: &Gpu, graphs: &[&Graph]) -> (Vec<Subject>, usize) {
         let graph = graph.fused();
         for (node, _) in graph.nodes().iter().zip(graph.needed()).filter(|(_, needed)| *needed) {
             let NodeKind::Op { op, inputs } = &node.kind else { continue };
-            let types: Vec<TensorType> = inputs.iter().map(|&id| graph.node(id).tensor_type.clone()).collect();
+            let types = graph.types(inputs);
             let candidates = op.offered(&types, &node.tensor_type, gpu.profile());
             let (name, inputs) = question(op.as_ref(), &types);
             if candidates.len() < 2 || !seen.insert((name.clone(), inputs.clone())) {

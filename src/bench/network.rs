@@ -393,7 +393,7 @@ pub(super) fn layers(plan: &Plan, repeats: usize, roof: Option<&Roof>) -> Result
             let start = |row: &Row| row.laps.last().map_or(0.0, |lap| lap.start);
             start(a).total_cmp(&start(b))
         });
-        let types: Vec<TensorType> = inputs.iter().map(|&input| graph.node(input).tensor_type.clone()).collect();
+        let types = graph.types(inputs);
         let read: u64 = types.iter().map(TensorType::size_bytes).sum();
         let written: u64 = match op.writes() {
             [] => node.tensor_type.size_bytes(),

@@ -7,7 +7,6 @@ use super::source::Pieces;
 use crate::error::{Error, Result};
 use crate::graph::{Bank, Graph, NodeId, NodeKind, Placement};
 use crate::op::{Binding, Candidate, DeviceProfile, Dispatch, pieces};
-use crate::shape::TensorType;
 use serde::Serialize;
 use std::fmt;
 
@@ -131,7 +130,7 @@ impl MemoryPlan {
                 for input in inputs {
                     lives[input.index()].last = index;
                 }
-                let types: Vec<TensorType> = inputs.iter().map(|&id| graph.node(id).tensor_type.clone()).collect();
+                let types = graph.types(inputs);
                 let mut candidates = op.offered(&types, &node.tensor_type, device);
                 let Some(choice) = choices.among(op.as_ref(), &types, &candidates) else {
                     let problem = "no kernel fits this device".to_owned();

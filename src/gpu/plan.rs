@@ -198,9 +198,7 @@ impl Plan {
     pub(crate) fn flops(&self, position: usize) -> u64 {
         let of = |node: &Node| {
             let NodeKind::Op { op, inputs } = &node.kind else { return 0 };
-            let types: Vec<TensorType> =
-                inputs.iter().map(|&input| self.computed.node(input).tensor_type.clone()).collect();
-            op.flops(&types, &node.tensor_type)
+            op.flops(&self.computed.types(inputs), &node.tensor_type)
         };
         of(&self.computed.nodes()[position]) + self.gradient_with(position).map_or(0, of)
     }

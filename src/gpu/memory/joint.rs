@@ -5,7 +5,6 @@ use crate::fuse::{Concat, Joints};
 use crate::gpu::source::Beside;
 use crate::graph::{Graph, NodeId, NodeKind, Placement};
 use crate::op::DeviceProfile;
-use crate::shape::TensorType;
 
 impl MemoryPlan {
     /// Does with the nodes of a graph what it can of what the graph lets it do.
@@ -13,11 +12,10 @@ impl MemoryPlan {
         let Joints { concats, anywhere, gradients } = &graph.joints;
         for &(node, gradient) in gradients {
             let NodeKind::Op { op, inputs } = &graph.node(node).kind else { continue };
-            let types: Vec<TensorType> = inputs.iter().map(|&input| graph.node(input).tensor_type.clone()).collect();
             // Of two losses alike the first has computed it already.
             if placements[gradient.index()] == Placement::Transient
                 && self.candidates[gradient.index()].is_some()
-                && let Some(candidate) = op.candidate_with_gradient(&types)
+                && let Some(candidate) = op.candidate_with_gradient(&graph.types(inputs))
             {
                 self.candidates[node.index()] = Some(candidate);
                 self.gradients[node.index()] = Some(gradient);

@@ -38,7 +38,7 @@ impl Pieces {
         }
     }
 
-    /// The name of what stands here in pieces, one after another, with the condition of the element `i` to be in it and its place there.
+    /// The pieces of what has this name: when the element `i` is in one, unless it is in an earlier one, and its place there.
     fn choices(&self, name: &str) -> Vec<(Option<String>, String)> {
         match self {
             Self::From(places) => {
