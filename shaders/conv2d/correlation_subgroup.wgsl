@@ -1,6 +1,6 @@
-// result[n, s, r] = bias[r] + sum over q, c of weight[q, c, r] * source[n, p, c], zero outside; TURNED, with weight[q, r, c].
-// COARSE = 0 (convolution): p = STRIDE * s + q - PADDING. COARSE = 1 (its transpose): STRIDE * p = s + PADDING - q, so that
-// positions s fall into STRIDE * STRIDE phases, whose members meet the same q.
+// result[n, s, r] = bias[r] + sum over q, c of weight[q, c, r] * source[n, p, c], zero outside; turned, with weight[q, r, c].
+// Of a convolution: p = STRIDE * s + q - padding. Coarse, of its transpose: STRIDE * p = s + padding - q, so that positions s
+// fall into STRIDE * STRIDE phases, whose members meet the same q.
 // One invocation owns TILE_HEIGHT x TILE_WIDTH positions of a phase, of two channels; a workgroup, 2 * LANES channels of those.
 // A load takes two channels. Eight lanes share those of source: each reads a column, and a shuffle hands it to all. A row of
 // source is read once for all rows of the weight, and a row of sums stays in registers until it is done.
@@ -10,23 +10,17 @@ const KERNEL_HEIGHT = 3u;
 const KERNEL_WIDTH = 3u;
 const STRIDE_Y = 1u;
 const STRIDE_X = 1u;
-const PADDING_Y = 0u;
-const PADDING_X = 0u;
-const COARSE = 0u;
-const TURNED = 0u;
-const BIAS = 1u; // 0: there is none, and any buffer stands in its place
-const RELU = 0u; // 1: what is below 0 becomes 0
-const MASK = 0u; // 1: where mask is not above 0, the result is; 0: any buffer stands in its place
+const PHASES_Y = 1u; // STRIDE_Y where coarse
+const PHASES_X = 1u;
 const LANES = 32u;
 const TILE_HEIGHT = 4u;
 const TILE_WIDTH = 6u;
 const TILE = TILE_HEIGHT * TILE_WIDTH;
-// Along each axis: phases, elements of the weight that a position meets, and how far apart in source two positions are.
-const PHASES_Y = 1u + COARSE * (STRIDE_Y - 1u);
-const PHASES_X = 1u + COARSE * (STRIDE_X - 1u);
+// Along each axis: elements of the weight that a position meets, and how far apart in source two positions are.
 const TAPS_Y = (KERNEL_HEIGHT + PHASES_Y - 1u) / PHASES_Y;
 const TAPS_X = (KERNEL_WIDTH + PHASES_X - 1u) / PHASES_X;
 const TAPS = TAPS_Y * TAPS_X;
+const ALL_MEET_AS_MANY = (KERNEL_HEIGHT % PHASES_Y == 0u) & (KERNEL_WIDTH % PHASES_X == 0u);
 const STEP_Y = STRIDE_Y / PHASES_Y;
 const STEP_X = STRIDE_X / PHASES_X;
 // The part of source that a tile meets.
@@ -41,6 +35,12 @@ struct Params {
     height: u32,
     width: u32,
     channels: u32,
+    padding_y: u32,
+    padding_x: u32,
+    coarse: u32,
+    turned: u32,
+    with_bias: u32, // 0: there is none, and any buffer stands in its place
+    epilogue: u32, // 1: what is below 0 becomes 0; 2: where mask is not above 0, the result is; else any buffer stands in its place
     first_workgroup: u32,
 }
 
@@ -65,15 +65,14 @@ fn pair_of(first: f32, second: f32) -> u64 {
 
 // Two channels as they are stored.
 fn finished(first_sum: f32, second_sum: f32, at: u32) -> u64 {
-    var sums = vec2f(first_sum, second_sum);
-    if RELU == 1u {
-        sums = select(sums, vec2f(), sums <= vec2f());
-    }
-    if MASK == 1u {
+    let sums = vec2f(first_sum, second_sum);
+    var deciding = select(vec2f(1.0), sums, params.epilogue == 1u);
+    if params.epilogue == 2u {
         let values = mask[at];
-        sums = select(sums, vec2f(), vec2f(first(values), second(values)) <= vec2f());
+        deciding = vec2f(first(values), second(values));
     }
-    return pair_of(sums.x, sums.y);
+    let kept = select(sums, vec2f(), deciding <= vec2f());
+    return pair_of(kept.x, kept.y);
 }
 
 @compute @workgroup_size(LANES)
@@ -105,12 +104,11 @@ fn main(
     let readable_image = min(image, params.batch - 1u);
     let readable_pair = min(pair, pairs - 1u);
     // The first row and column of source that the tile meets; what lies before 0 wraps around to large numbers.
-    var first_row = top * STEP_Y - PADDING_Y;
-    var first_column = left * STEP_X - PADDING_X;
-    if COARSE == 1u {
-        first_row = top + (phase_y + PADDING_Y) / STRIDE_Y - (TAPS_Y - 1u);
-        first_column = left + (phase_x + PADDING_X) / STRIDE_X - (TAPS_X - 1u);
-    }
+    let coarse = params.coarse == 1u;
+    let coarse_y = phase_y + params.padding_y;
+    let coarse_x = phase_x + params.padding_x;
+    let first_row = select(top * STEP_Y - params.padding_y, top + coarse_y / STRIDE_Y - (TAPS_Y - 1u), coarse);
+    let first_column = select(left * STEP_X - params.padding_x, left + coarse_x / STRIDE_X - (TAPS_X - 1u), coarse);
     var source_at: array<u32, ROWS * VECTORS>;
     var inside: array<bool, ROWS * VECTORS>;
     for (var r = 0u; r < ROWS; r++) { // unroll
@@ -124,12 +122,13 @@ fn main(
     }
 
     // Where two pairs of weights are, for two channels of source and two of the result, and how far apart they and others are.
-    let weight_at = select(readable_pair, 2u * readable_pair * source_pairs, TURNED == 1u);
-    let weight_next = select(pairs, source_pairs, TURNED == 1u);
-    let weight_step = select(2u * pairs, 1u, TURNED == 1u);
+    let turned = params.turned == 1u;
+    let weight_at = select(readable_pair, 2u * readable_pair * source_pairs, turned);
+    let weight_next = select(pairs, source_pairs, turned);
+    let weight_step = select(2u * pairs, 1u, turned);
     let weight_tap = 2u * source_pairs * pairs;
 
-    let start = select(0lu, bias[readable_pair], BIAS == 1u);
+    let start = select(0lu, bias[readable_pair], params.with_bias == 1u);
     var sum: array<f32, TILE>;
     var next_sum: array<f32, TILE>;
     for (var p = 0u; p < TILE; p++) { // unroll
@@ -151,20 +150,17 @@ fn main(
         var w11: array<f32, TAPS>;
         for (var ky = 0u; ky < TAPS_Y; ky++) { // unroll
             for (var kx = 0u; kx < TAPS_X; kx++) { // unroll
-                var qy = ky;
-                var qx = kx;
-                if COARSE == 1u { // The nearest of source come last, and of the weight first.
-                    qy = (phase_y + PADDING_Y) % STRIDE_Y + (TAPS_Y - 1u - ky) * STRIDE_Y;
-                    qx = (phase_x + PADDING_X) % STRIDE_X + (TAPS_X - 1u - kx) * STRIDE_X;
-                }
+                // Coarse, the nearest of source come last, and of the weight first.
+                let qy = select(ky, coarse_y % STRIDE_Y + (TAPS_Y - 1u - ky) * STRIDE_Y, coarse);
+                let qx = select(kx, coarse_x % STRIDE_X + (TAPS_X - 1u - kx) * STRIDE_X, coarse);
                 // Some phases meet fewer.
-                let exists = (qy < KERNEL_HEIGHT) & (qx < KERNEL_WIDTH);
+                let exists = ALL_MEET_AS_MANY | ((qy < KERNEL_HEIGHT) & (qx < KERNEL_WIDTH));
                 let at = weight_at + select(0u, qy * KERNEL_WIDTH + qx, exists) * weight_tap + c * weight_step;
                 let a = select(0lu, weight[at], exists);
                 let b = select(0lu, weight[at + weight_next], exists);
                 w00[ky * TAPS_X + kx] = first(a);
-                w01[ky * TAPS_X + kx] = select(second(a), first(b), TURNED == 1u);
-                w10[ky * TAPS_X + kx] = select(first(b), second(a), TURNED == 1u);
+                w01[ky * TAPS_X + kx] = select(second(a), first(b), turned);
+                w10[ky * TAPS_X + kx] = select(first(b), second(a), turned);
                 w11[ky * TAPS_X + kx] = second(b);
             }
         }
@@ -186,7 +182,7 @@ fn main(
         for (var x = 0u; x < TILE_WIDTH; x++) { // unroll
             let row = (top + y) * PHASES_Y + phase_y;
             let column = (left + x) * PHASES_X + phase_x;
-            if image < params.batch && row < params.height && column < params.width && pair < pairs {
+            if (image < params.batch) & (row < params.height) & (column < params.width) & (pair < pairs) {
                 let pixel = (image * params.height + row) * params.width + column;
                 let at = pixel * pairs + pair;
                 result[at] = finished(sum[y * TILE_WIDTH + x], next_sum[y * TILE_WIDTH + x], at);

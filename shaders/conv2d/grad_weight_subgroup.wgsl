@@ -14,7 +14,7 @@ const PADDING_X = 0u;
 const TURNED = 0u;
 const LANES = 32u;
 const PIXELS = 6u;
-const CHANNELS = 8u;
+const CHANNELS = 4u;
 const PAIRS = CHANNELS / 2u;
 const TAPS = KERNEL_HEIGHT * KERNEL_WIDTH;
 const VECTORS = ((PIXELS - 1u) * STRIDE_X + KERNEL_WIDTH + 7u) / 8u;
@@ -118,7 +118,7 @@ fn main(
     }
     for (var q = 0u; q < TAPS; q++) { // unroll
         for (var j = 0u; j < PAIRS; j++) { // unroll
-            if part * params.rows_per_part < rows && a < coarse_pairs && b + j < fine_pairs {
+            if (part * params.rows_per_part < rows) & (a < coarse_pairs) & (b + j < fine_pairs) {
                 let s00 = sum[q * CHANNELS + 2u * j];
                 let s01 = next_sum[q * CHANNELS + 2u * j];
                 let s10 = sum[q * CHANNELS + 2u * j + 1u];

@@ -3,8 +3,6 @@
 // which lose least in rounding.
 // One invocation owns two channels of a tile, a workgroup 64 of these. Bytes moved per invocation: 16 * POINTS * POINTS.
 const OUTPUT_TILE = 4u; // 2 or 4
-const PADDING_Y = 0u;
-const PADDING_X = 0u;
 const POINTS = OUTPUT_TILE + 2u;
 const ROOT = 1.41421356; // of 2
 
@@ -12,6 +10,8 @@ struct Params {
     source_height: u32,
     source_width: u32,
     source_channels: u32,
+    padding_y: u32,
+    padding_x: u32,
     tile_rows: u32,
     tile_columns: u32,
     first_tile: u32,
@@ -61,8 +61,8 @@ fn main(
     let tile = params.first_tile + local_tile;
     let image = tile / params.tile_columns / params.tile_rows;
     // What lies before the image wraps around to large numbers.
-    let top = tile / params.tile_columns % params.tile_rows * OUTPUT_TILE - PADDING_Y;
-    let left = tile % params.tile_columns * OUTPUT_TILE - PADDING_X;
+    let top = tile / params.tile_columns % params.tile_rows * OUTPUT_TILE - params.padding_y;
+    let left = tile % params.tile_columns * OUTPUT_TILE - params.padding_x;
     var values: array<vec2f, POINTS * POINTS>;
     for (var y = 0u; y < POINTS; y++) { // unroll
         for (var x = 0u; x < POINTS; x++) { // unroll

@@ -3,9 +3,6 @@
 // One invocation owns two channels of a tile, a workgroup 64 of these.
 // Bytes moved per invocation: 8 * POINTS * POINTS + 8 * OUTPUT_TILE * OUTPUT_TILE.
 const OUTPUT_TILE = 4u; // 2 or 4
-const BIAS = 1u; // 0: there is none, and any buffer stands in its place
-const RELU = 0u; // 1: what is below 0 becomes 0
-const MASK = 0u; // 1: where mask is not above 0, the result is; 0: any buffer stands in its place
 const POINTS = OUTPUT_TILE + 2u;
 const ROOT = 1.41421356; // of 2
 
@@ -13,6 +10,8 @@ struct Params {
     height: u32,
     width: u32,
     channels: u32,
+    with_bias: u32, // 0: there is none, and any buffer stands in its place
+    epilogue: u32, // 1: what is below 0 becomes 0; 2: where mask is not above 0, the result is; else any buffer stands in its place
     tile_rows: u32,
     tile_columns: u32,
     first_tile: u32,
@@ -37,14 +36,11 @@ fn pair_of(values: vec2f) -> u64 {
 
 // Two channels as they are stored.
 fn finished(sum: vec2f, at: u32) -> u64 {
-    var value = sum;
-    if RELU == 1u {
-        value = select(value, vec2f(), value <= vec2f());
+    var deciding = select(vec2f(1.0), sum, params.epilogue == 1u);
+    if params.epilogue == 2u {
+        deciding = values_of(mask[at]);
     }
-    if MASK == 1u {
-        value = select(value, vec2f(), values_of(mask[at]) <= vec2f());
-    }
-    return pair_of(value);
+    return pair_of(select(sum, vec2f(), deciding <= vec2f()));
 }
 
 // A^T times a line, of which F(2, 3) has only four, and two results.
@@ -81,7 +77,7 @@ fn main(
     let image = tile / params.tile_columns / params.tile_rows;
     let top = tile / params.tile_columns % params.tile_rows * OUTPUT_TILE;
     let left = tile % params.tile_columns * OUTPUT_TILE;
-    let start = select(vec2f(), values_of(bias[pair]), BIAS == 1u);
+    let start = select(vec2f(), values_of(bias[pair]), params.with_bias == 1u);
     var values: array<vec2f, OUTPUT_TILE * POINTS>;
     for (var x = 0u; x < POINTS; x++) { // unroll
         var line: array<vec2f, 6>;
@@ -100,7 +96,7 @@ fn main(
         }
         let row = from_points(line);
         for (var x = 0u; x < OUTPUT_TILE; x++) { // unroll
-            if top + y < params.height && left + x < params.width {
+            if (top + y < params.height) & (left + x < params.width) {
                 let at = ((image * params.height + top + y) * params.width + left + x) * pairs + pair;
                 result[at] = finished(start + row[x], at);
             }

@@ -4,7 +4,7 @@
 // Right only if the subgroup size is a multiple of 8, LANES a multiple of it, and TILES divides stride.
 // Bytes moved per workgroup and four source channels: 16 * TILES + 64 * LANES.
 const LANES = 8u;
-const TILES = 32u;
+const TILES = 16u;
 const VECTORS = TILES / 8u;
 
 struct Params {
@@ -14,10 +14,19 @@ struct Params {
     channels: u32,
 }
 
-@group(0) @binding(0) var<storage, read> tiles: array<vec4f>; // [points, stride, source_channels / 4]
-@group(0) @binding(1) var<storage, read> weights: array<vec4f>; // [points, source_channels, channels / 4]
-@group(0) @binding(2) var<storage, read_write> products: array<vec4f>; // [points, stride, channels / 4]
+@group(0) @binding(0) var<storage, read> tiles: array<vec2<u64>>; // [points, stride, source_channels / 4]
+@group(0) @binding(1) var<storage, read> weights: array<vec2<u64>>; // [points, source_channels, channels / 4]
+@group(0) @binding(2) var<storage, read_write> products: array<vec2<u64>>; // [points, stride, channels / 4]
 @group(0) @binding(3) var<uniform> params: Params;
+
+fn values_of(quad: vec2<u64>) -> vec4f {
+    return bitcast<vec4f>(vec4u(vec2u(quad), vec2u(quad >> vec2u(32u))).xzyw);
+}
+
+fn quad_of(values: vec4f) -> vec2<u64> {
+    let bits = bitcast<vec4u>(values);
+    return vec2<u64>(bits.yw) << vec2u(32u) | vec2<u64>(bits.xz);
+}
 
 @compute @workgroup_size(LANES)
 fn main(
@@ -45,12 +54,12 @@ fn main(
     for (var c = 0u; c < source_quads; c++) {
         var values: array<vec4f, VECTORS>;
         for (var v = 0u; v < VECTORS; v++) { // unroll
-            values[v] = tiles[tile_at + 8u * v * source_quads];
+            values[v] = values_of(tiles[tile_at + 8u * v * source_quads]);
         }
-        let w0 = weights[weight_at];
-        let w1 = weights[weight_at + quads];
-        let w2 = weights[weight_at + 2u * quads];
-        let w3 = weights[weight_at + 3u * quads];
+        let w0 = values_of(weights[weight_at]);
+        let w1 = values_of(weights[weight_at + quads]);
+        let w2 = values_of(weights[weight_at + 2u * quads]);
+        let w3 = values_of(weights[weight_at + 3u * quads]);
         for (var t = 0u; t < TILES; t++) { // unroll
             let value = subgroupShuffle(values[t / 8u], t % 8u);
             sum[t] += w0 * value.x + w1 * value.y + w2 * value.z + w3 * value.w;
@@ -60,7 +69,7 @@ fn main(
     }
     if quad < quads && index / quad_blocks / blocks < params.points {
         for (var t = 0u; t < TILES; t++) { // unroll
-            products[(point * params.stride + first_tile + t) * quads + quad] = sum[t];
+            products[(point * params.stride + first_tile + t) * quads + quad] = quad_of(sum[t]);
         }
     }
 }

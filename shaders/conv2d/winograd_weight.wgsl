@@ -1,15 +1,15 @@
-// transformed[k, c, r] = (G g G^T)[k], where g[q] = weight[q, c, r]; TURNED, for the gradient of x, g[q] = weight[8 - q, r, c].
+// transformed[k, c, r] = (G g G^T)[k], where g[q] = weight[q, c, r]; turned, for the gradient of x, g[q] = weight[8 - q, r, c].
 // G evaluates a polynomial, whose coefficients are a line of the weight, at the points of conv2d/winograd_input, scaled.
 // One invocation owns two channels c and two r, a workgroup 64 of these.
 // Bytes moved per invocation: 144 + 16 * POINTS * POINTS.
 const OUTPUT_TILE = 4u; // 2 or 4
-const TURNED = 0u;
 const POINTS = OUTPUT_TILE + 2u;
 const ROOT = 1.41421356; // of 2
 
 struct Params {
     source_channels: u32,
     channels: u32,
+    turned: u32,
 }
 
 @group(0) @binding(0) var<storage, read> weight: array<u64>; // [3, 3, ..., channels / 2]
@@ -54,16 +54,15 @@ fn main(
     }
     // Of each element: channels (c, r), (c, r + 1), (c + 1, r), (c + 1, r + 1).
     var g: array<vec4f, 9>;
+    let turned = params.turned == 1u;
+    let source_pairs = params.source_channels / 2u;
+    let start = select(c * pairs + r, 2u * r * source_pairs + c / 2u, turned);
+    let next = select(pairs, source_pairs, turned);
     for (var q = 0u; q < 9u; q++) { // unroll
-        if TURNED == 1u {
-            let at = ((8u - q) * params.channels + 2u * r) * (params.source_channels / 2u) + c / 2u;
-            let first = values_of(weight[at]);
-            let second = values_of(weight[at + params.source_channels / 2u]);
-            g[q] = vec4f(first.x, second.x, first.y, second.y);
-        } else {
-            let at = (q * params.source_channels + c) * pairs + r;
-            g[q] = vec4f(values_of(weight[at]), values_of(weight[at + pairs]));
-        }
+        let at = select(q, 8u - q, turned) * 2u * source_pairs * pairs + start;
+        let first = values_of(weight[at]);
+        let second = values_of(weight[at + next]);
+        g[q] = select(vec4f(first, second), vec4f(first.x, second.x, first.y, second.y), turned);
     }
     var columns: array<vec4f, POINTS * 3u>;
     for (var x = 0u; x < 3u; x++) { // unroll

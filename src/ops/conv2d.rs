@@ -111,10 +111,10 @@ impl Conv2d {
         let Geometry { batch, out_extents, out_channels, .. } = geometry;
         let bias = (inputs.len() == 3).then_some(Binding::Input(2));
         let tile = Tile::plain(out_channels, device);
-        let flags = vec![("BIAS", usize::from(bias.is_some())), ("RELU", usize::from(relu))];
+        let flags = [("BIAS", usize::from(bias.is_some())), ("RELU", usize::from(relu))];
         let bindings = vec![Binding::Input(0), Binding::Input(1), bias.unwrap_or(Binding::Input(1)), Binding::Output];
         let workgroups = tile.workgroups(batch, out_extents, [1, 1], out_channels);
-        let constants = [tile.constants(), flags].concat();
+        let constants = [&tile.constants()[..], &flags].concat();
         let plain = geometry.dispatch(kernel!("conv2d/forward"), &constants, bindings, &[], workgroups);
         let epilogue = if relu { Epilogue::Relu } else { Epilogue::None };
         let subgroup = geometry.products_by_pairs(Side::Fine, false, bias, epilogue, device);
@@ -283,7 +283,7 @@ impl ThroughRelu for Conv2dGradInput {
         let tile = Tile::plain(in_channels, device);
         let bindings = vec![Binding::Input(1), Binding::Input(0), mask.unwrap_or(Binding::Input(1)), Binding::Output];
         let workgroups = tile.workgroups(batch, in_extents, self.conv.stride, in_channels);
-        let constants = [tile.constants(), vec![("MASK", usize::from(mask.is_some()))]].concat();
+        let constants = [&tile.constants()[..], &[("MASK", usize::from(mask.is_some()))]].concat();
         let plain = geometry.dispatch(kernel!("conv2d/grad_input"), &constants, bindings, &[], workgroups);
         let epilogue = mask.map_or(Epilogue::None, Epilogue::Mask);
         let by_pairs = geometry.products_by_pairs(Side::Coarse, true, None, epilogue, device);

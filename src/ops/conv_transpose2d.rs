@@ -100,7 +100,7 @@ impl Op for ConvTranspose2d {
         let Geometry { batch, out_extents, out_channels, .. } = geometry;
         let has_bias = inputs.len() == 3;
         let tile = Tile::plain(out_channels, device);
-        let constants = [tile.constants(), vec![("BIAS", usize::from(has_bias))]].concat();
+        let constants = [&tile.constants()[..], &[("BIAS", usize::from(has_bias))]].concat();
         let bias = has_bias.then_some(Binding::Input(2));
         let bindings = vec![Binding::Input(0), Binding::Input(1), bias.unwrap_or(Binding::Input(1)), Binding::Output];
         let workgroups = tile.workgroups(batch, out_extents, self.stride, out_channels);
@@ -201,7 +201,7 @@ impl ThroughRelu for ConvTranspose2dGradInput {
         let Geometry { batch, in_extents, in_channels, .. } = geometry;
         let tile = Tile::plain(in_channels, device);
         let bindings = vec![Binding::Input(1), Binding::Input(0), mask.unwrap_or(Binding::Input(1)), Binding::Output];
-        let constants = [tile.constants(), vec![("MASK", usize::from(mask.is_some()))]].concat();
+        let constants = [&tile.constants()[..], &[("MASK", usize::from(mask.is_some()))]].concat();
         let workgroups = tile.workgroups(batch, in_extents, [1, 1], in_channels);
         let kernel = kernel!("conv_transpose2d/grad_input");
         let plain = geometry.dispatch(kernel, &constants, bindings, &[], workgroups);

@@ -39,18 +39,23 @@ impl Geometry {
 
     /// The window's constants.
     pub(super) fn constants(&self, others: &[(&'static str, usize)]) -> Vec<(&'static str, String)> {
-        let Window { kernel_size, stride, padding } = self.window;
+        let [padding_y, padding_x] = self.window.padding;
+        let padding = [("PADDING_Y", padding_y), ("PADDING_X", padding_x)];
+        self.constants_without_padding(&[&padding, others].concat())
+    }
+
+    /// The like for kernels to which the padding is a param.
+    fn constants_without_padding(&self, others: &[(&'static str, usize)]) -> Vec<(&'static str, String)> {
+        let Window { kernel_size, stride, .. } = self.window;
         [
             ("KERNEL_HEIGHT", kernel_size[0]),
             ("KERNEL_WIDTH", kernel_size[1]),
             ("STRIDE_Y", stride[0]),
             ("STRIDE_X", stride[1]),
-            ("PADDING_Y", padding[0]),
-            ("PADDING_X", padding[1]),
         ]
         .iter()
         .chain(others)
-        .map(|&(name, value)| (name, format!("{value}u")))
+        .map(constant)
         .collect()
     }
 
@@ -100,10 +105,9 @@ impl Geometry {
             Side::Coarse => columns(kernel_size[1].div_ceil(stride[1]), 1),
         };
         let lanes = pair_lanes(&self.window, source.channels, result.channels, device)?;
-        let tile = Tile { lanes, height: tile_height(result.extents[0].div_ceil(phases[0]), device), width };
+        let tile = Tile { lanes, height: tile_height(kernel_size[0], stride[0]), width };
         let workgroups = tile.workgroups(self.batch, result.extents, phases, result.channels);
-        let kernel = kernel!("conv2d/correlation_subgroup");
-        Some(correlation.dispatch(kernel, &tile.constants(), workgroups).into())
+        Some(correlation.by_pairs(tile, workgroups).into())
     }
 
     /// The like for the gradient of the weight, for an op whose input is on this side of the window.
@@ -181,17 +185,44 @@ impl<'a> Correlation<'a> {
         Self { geometry, side, turned, bias, epilogue, source, result, phases }
     }
 
-    /// One launch of a kernel with `constants` of its own.
-    pub(super) fn dispatch(&self, kernel: Kernel, constants: &[(&'static str, usize)], workgroups: usize) -> Dispatch {
-        let Self { geometry, turned, bias, epilogue, source, result, .. } = *self;
-        let mask = if let Epilogue::Mask(mask) = epilogue { Some(mask) } else { None };
+    /// The launch of `conv2d/correlation_tiled`, for which what this is makes a program of its own.
+    pub(super) fn by_tiles(&self, tile: &[(&'static str, usize)], workgroups: usize) -> Dispatch {
         let flags = [
             ("COARSE", usize::from(self.side == Side::Coarse)),
-            ("TURNED", usize::from(turned)),
-            ("BIAS", usize::from(bias.is_some())),
-            ("RELU", usize::from(epilogue == Epilogue::Relu)),
-            ("MASK", usize::from(mask.is_some())),
+            ("TURNED", usize::from(self.turned)),
+            ("BIAS", usize::from(self.bias.is_some())),
+            ("RELU", usize::from(self.epilogue == Epilogue::Relu)),
+            ("MASK", usize::from(self.epilogue.mask().is_some())),
         ];
+        let constants = self.geometry.constants(&[&flags, tile].concat());
+        self.dispatch(kernel!("conv2d/correlation_tiled"), constants, &[], workgroups)
+    }
+
+    /// The launch of `conv2d/correlation_subgroup`, one program for all of these with the same window and tile.
+    fn by_pairs(&self, tile: Tile, workgroups: usize) -> Dispatch {
+        let own = [("PHASES_Y", self.phases[0]), ("PHASES_X", self.phases[1]), ("TILE_HEIGHT", tile.height)];
+        let constants = self.geometry.constants_without_padding(&[own.as_slice(), &tile.constants()].concat());
+        let [padding_y, padding_x] = self.geometry.window.padding;
+        let params = [
+            ("padding_y", padding_y),
+            ("padding_x", padding_x),
+            ("coarse", usize::from(self.side == Side::Coarse)),
+            ("turned", usize::from(self.turned)),
+            ("with_bias", usize::from(self.bias.is_some())),
+            ("epilogue", self.epilogue.number()),
+        ];
+        self.dispatch(kernel!("conv2d/correlation_subgroup"), constants, &params, workgroups)
+    }
+
+    /// One launch of a kernel with params of its own.
+    fn dispatch(
+        &self,
+        kernel: Kernel,
+        constants: Vec<(&'static str, String)>,
+        own_params: &[(&'static str, usize)],
+        workgroups: usize,
+    ) -> Dispatch {
+        let Self { geometry, bias, epilogue, source, result, .. } = *self;
         // The op's other input.
         let weight = Binding::Input(1 - source.input);
         let params = [
@@ -205,15 +236,15 @@ impl<'a> Correlation<'a> {
         ];
         Dispatch {
             kernel,
-            constants: geometry.constants(&[&flags, constants].concat()),
+            constants,
             bindings: vec![
                 Binding::Input(source.input),
                 weight,
                 bias.unwrap_or(weight),
-                mask.unwrap_or(Binding::Input(source.input)),
+                epilogue.mask().unwrap_or(Binding::Input(source.input)),
                 Binding::Output,
             ],
-            params: divisible(&params),
+            params: divisible(params.iter().chain(own_params)),
             workgroups: workgroup_grid(workgroups),
         }
     }
@@ -284,8 +315,28 @@ pub(in crate::ops) enum Epilogue {
     Mask(Binding),
 }
 
-/// Channels of the fine side that a lane of `conv2d/grad_weight_subgroup` owns.
-const FINE_CHANNELS: usize = 8;
+impl Epilogue {
+    pub(super) fn mask(self) -> Option<Binding> {
+        if let Self::Mask(mask) = self { Some(mask) } else { None }
+    }
+
+    /// As the kernels that decide at run time know it.
+    pub(super) fn number(self) -> usize {
+        match self {
+            Self::None => 0,
+            Self::Relu => 1,
+            Self::Mask(_) => 2,
+        }
+    }
+}
+
+pub(super) fn constant(&(name, value): &(&'static str, usize)) -> (&'static str, String) {
+    (name, format!("{value}u"))
+}
+
+/// Channels of the fine side that a lane of `conv2d/grad_weight_subgroup` owns. More would take a software driver longer to compile, and
+/// are no faster: their sums do not find room in registers.
+const FINE_CHANNELS: usize = 4;
 
 /// Lanes of a workgroup for a kernel whose lanes own `outputs` channels each. A software driver runs lanes one vector after the
 /// other, so one vector is enough there and one program serves all widths.
@@ -320,14 +371,10 @@ pub(super) fn columns(kernel_width: usize, stride: usize) -> usize {
     (8_usize.saturating_sub(kernel_width) / stride + 1).max(4)
 }
 
-/// How many rows of pixels a lane of `conv2d/correlation_subgroup` owns: sums are kept in registers on a GPU, and a row at a time on a
-/// software driver, where more rows mean fewer loads. An image of few rows is cut evenly.
-fn tile_height(rows: usize, device: &DeviceProfile) -> usize {
-    match (device.software, rows) {
-        (false, _) => 4,
-        (true, 0..=16) => rows.div_ceil(rows.div_ceil(6)),
-        (true, _) => 6,
-    }
+/// How many rows of pixels a lane of `conv2d/correlation_subgroup` owns: several where the rows of source that they meet overlap. More
+/// than these would take a software driver longer to compile, and are hardly faster.
+fn tile_height(kernel_height: usize, stride: usize) -> usize {
+    if kernel_height > stride { 4 } else { 1 }
 }
 
 /// How a workgroup's lanes, which own [`OUTPUTS`] channels each, tile a result.
@@ -347,10 +394,9 @@ impl Tile {
         Self { lanes: lanes(channels, OUTPUTS, device), height: 1, width: 8 }
     }
 
-    pub(in crate::ops) fn constants(&self) -> Vec<(&'static str, usize)> {
-        let mut constants = vec![("LANES", self.lanes), ("TILE_WIDTH", self.width)];
-        constants.extend((self.height > 1).then_some(("TILE_HEIGHT", self.height)));
-        constants
+    /// Those of kernels that have no other height than one row.
+    pub(in crate::ops) fn constants(&self) -> [(&'static str, usize); 2] {
+        [("LANES", self.lanes), ("TILE_WIDTH", self.width)]
     }
 
     /// Workgroups for a result of these extents, whose positions fall into `phases` along each axis.

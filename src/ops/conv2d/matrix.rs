@@ -1,8 +1,8 @@
 //! Launches of the kernels that multiply matrices of `f16` by units of the device's own, for activations that are stored so.
 
-use super::launch::{Epilogue, Geometry, pair_parts, total_of_parts};
+use super::launch::{Epilogue, Geometry, constant, pair_parts, total_of_parts};
 use super::loops::Window;
-use super::winograd::{LARGEST_BYTES, STRIP_BYTES, constant};
+use super::winograd::{LARGEST_BYTES, STRIP_BYTES};
 use crate::array::{Array, Tensor};
 use crate::kernel;
 use crate::op::{

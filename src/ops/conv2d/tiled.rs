@@ -81,9 +81,7 @@ impl Geometry {
             return Vec::new();
         }
         let pixels = self.batch * result.extents[0].div_ceil(phases[0]) * result.extents[1].div_ceil(phases[1]);
-        let launch = |(tile, workgroups): (Tile, usize)| {
-            correlation.dispatch(kernel!("conv2d/correlation_tiled"), &tile.constants(), workgroups).into()
-        };
+        let launch = |(tile, workgroups): (Tile, usize)| correlation.by_tiles(&tile.constants(), workgroups).into();
         Tile::for_result(pixels, phases[0] * phases[1], result.channels).into_iter().map(launch).collect()
     }
 

@@ -1,6 +1,6 @@
 //! Winograd's convolution of 3×3 elements: fewer multiplications, between transforms of tiles. `docs/kernels/conv2d/winograd.md` says how.
 
-use super::launch::{Correlation, Epilogue, Geometry};
+use super::launch::{Correlation, Epilogue, Geometry, constant};
 use super::loops::{Side, Window};
 use crate::array::Array;
 use crate::kernel;
@@ -24,8 +24,9 @@ const LANES: usize = 64;
 /// Channels that a lane of `conv2d/winograd_product_subgroup` owns.
 pub(super) const CHANNELS: usize = 4;
 
-/// Tiles that it owns: with four channels of each more sums than registers, but 12 loads for 512 multiply-adds.
-const TILES: usize = 32;
+/// Tiles that it owns: with four channels of each more sums than registers, but six loads for 256 multiply-adds. More would be hardly
+/// faster, and take longer to compile.
+const TILES: usize = 16;
 
 /// Tiles for `conv2d/correlation_tiled`, whose own divide so many.
 pub(super) const TILED: usize = 128;
@@ -62,12 +63,12 @@ impl Winograd {
         self.output_tile + ELEMENTS - 1
     }
 
-    /// The one that is clearly faster than the plain sum on a software driver at a result of so many pixels. Few pixels do not make up
-    /// for transforming the weight, nor few channels for transforming tiles.
-    fn preferred(pixels: usize, channels: usize) -> Option<Self> {
-        match (pixels, channels) {
-            (800.., 32..) | (384.., 128..) => Some(Self::F4),
-            (256.., 128..) => Some(Self::F2),
+    /// The one that is clearly faster than the plain sum on a software driver at a result of so many pixels, for so many pairs of
+    /// channels. Few pixels do not make up for transforming the weight, nor few channels for transforming tiles.
+    fn preferred(pixels: usize, pairs: usize) -> Option<Self> {
+        match (pixels, pairs, pixels * pairs) {
+            (196.., 1024.., 800_000..) => Some(Self::F4),
+            (64.., 1024.., 2_000_000..) => Some(Self::F2),
             _ => None,
         }
     }
@@ -130,7 +131,7 @@ impl Geometry {
     }
 
     /// The direct candidates and Winograd's, as `candidate` makes them where the window and the channels allow it: in front the one that is
-    /// `preferred` on a software driver, for so many pixels of these extents and the lesser number of channels, the others behind.
+    /// `preferred` on a software driver, for so many pixels of these extents and pairs of channels, the others behind.
     pub(super) fn beside_winograd(
         &self,
         direct: Vec<Candidate>,
@@ -148,7 +149,7 @@ impl Geometry {
         let size = device.subgroup_size.map(|size| size as usize).filter(|size| size.is_multiple_of(8) && *size <= 64);
         let shuffles = size.map(Product::Shuffles);
         let pixels = self.batch * extents[0] * extents[1];
-        let preferred = preferred(pixels, channels[0].min(channels[1])).filter(|_| device.software);
+        let preferred = preferred(pixels, channels[0] * channels[1]).filter(|_| device.software);
         let first = preferred.zip(shuffles);
         let all = shuffles.into_iter().chain([Product::Tiles]);
         let all = all.flat_map(|product| [(Winograd::F4, product), (Winograd::F2, product)]);
@@ -173,15 +174,13 @@ impl Geometry {
         let in_cache = STRIP_BYTES[usize::from(!device.software)] / (4 * points * (source.channels + result.channels));
         let strip_tiles = tiles.div_ceil(tiles.div_ceil(in_cache.max(TILED))).next_multiple_of(TILES);
 
-        let mask = if let Epilogue::Mask(mask) = epilogue { Some(mask) } else { None };
         let [padding_y, padding_x] = winograd_padding(&self.window, turned);
         let (image, weight) = (Binding::Input(usize::from(turned)), Binding::Input(usize::from(!turned)));
         let pairs = source.channels * result.channels / 4;
         let mut dispatches = vec![winograd.transform(
             kernel!("conv2d/winograd_weight"),
-            &[("TURNED", usize::from(turned))],
             vec![weight, WEIGHTS],
-            &[("source_channels", source.channels), ("channels", result.channels)],
+            &[("source_channels", source.channels), ("channels", result.channels), ("turned", usize::from(turned))],
             pairs,
         )];
         let mut largest = 0;
@@ -189,7 +188,7 @@ impl Geometry {
             let count = strip_tiles.min(tiles - first_tile);
             let (stride, multiply) = product.dispatch(points, count, source.channels, result.channels, device)?;
             largest = largest.max(stride);
-            let strip = |own: [(&'static str, usize); 3]| {
+            let strip = |own: [(&'static str, usize); 5]| {
                 let tiles = [
                     ("tile_rows", tile_rows),
                     ("tile_columns", tile_columns),
@@ -201,25 +200,27 @@ impl Geometry {
             };
             dispatches.push(winograd.transform(
                 kernel!("conv2d/winograd_input"),
-                &[("PADDING_Y", padding_y), ("PADDING_X", padding_x)],
                 vec![image, INPUTS],
                 &strip([
                     ("source_height", source.extents[0]),
                     ("source_width", source.extents[1]),
                     ("source_channels", source.channels),
+                    ("padding_y", padding_y),
+                    ("padding_x", padding_x),
                 ]),
                 count * source.channels / 2,
             ));
             dispatches.push(multiply);
             dispatches.push(winograd.transform(
                 kernel!("conv2d/winograd_output"),
-                &[
-                    ("BIAS", usize::from(bias.is_some())),
-                    ("RELU", usize::from(epilogue == Epilogue::Relu)),
-                    ("MASK", usize::from(mask.is_some())),
-                ],
-                vec![PRODUCTS, bias.unwrap_or(PRODUCTS), mask.unwrap_or(PRODUCTS), Binding::Output],
-                &strip([("height", result.extents[0]), ("width", result.extents[1]), ("channels", result.channels)]),
+                vec![PRODUCTS, bias.unwrap_or(PRODUCTS), epilogue.mask().unwrap_or(PRODUCTS), Binding::Output],
+                &strip([
+                    ("height", result.extents[0]),
+                    ("width", result.extents[1]),
+                    ("channels", result.channels),
+                    ("with_bias", usize::from(bias.is_some())),
+                    ("epilogue", epilogue.number()),
+                ]),
                 count * result.channels / 2,
             ));
         }
@@ -248,23 +249,18 @@ fn winograd_padding(window: &Window, turned: bool) -> [usize; 2] {
     window.padding.map(|padding| if turned { ELEMENTS - 1 - padding } else { padding })
 }
 
-pub(super) fn constant(&(name, value): &(&'static str, usize)) -> (&'static str, String) {
-    (name, format!("{value}u"))
-}
-
 impl Winograd {
     /// A launch of so many invocations of a transform.
     pub(super) fn transform(
         self,
         kernel: Kernel,
-        constants: &[(&'static str, usize)],
         bindings: Vec<Binding>,
         params: &[(&'static str, usize)],
         invocations: usize,
     ) -> Dispatch {
         Dispatch {
             kernel,
-            constants: [("OUTPUT_TILE", self.output_tile)].iter().chain(constants).map(constant).collect(),
+            constants: vec![constant(&("OUTPUT_TILE", self.output_tile))],
             bindings,
             params: params.iter().map(|&(name, value)| (name, value.into())).collect(),
             workgroups: workgroup_grid(invocations.div_ceil(LANES)),
@@ -450,10 +446,11 @@ mod tests {
             Winograd::of(&geometry.with_winograd(direct, false, None, Epilogue::None, device)[0])
         };
         assert_eq!(first(184, [32, 32], &software), Some(Winograd::F4));
-        assert_eq!(first(16, [256, 256], &software), Some(Winograd::F2));
-        assert_eq!(first(20, [128, 256], &software), Some(Winograd::F4));
+        assert_eq!(first(16, [256, 256], &software), Some(Winograd::F4));
+        assert_eq!(first(14, [128, 64], &software), Some(Winograd::F4));
+        assert_eq!(first(8, [512, 256], &software), Some(Winograd::F2));
         assert_eq!(first(184, [16, 32], &software), None, "too few channels");
-        assert_eq!(first(26, [64, 64], &software), None, "too few pixels for so few channels");
+        assert_eq!(first(22, [32, 32], &software), None, "too few pixels for so few channels");
         assert_eq!(first(6, [512, 512], &software), None, "too few pixels");
         assert_eq!(first(28, [1024, 1024], &software), None, "144 MiB of transformed weights");
         assert_eq!(first(184, [32, 32], &DeviceProfile { software: false, ..software }), None, "not measured");

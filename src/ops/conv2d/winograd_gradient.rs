@@ -1,19 +1,16 @@
 //! The gradient of a weight by Winograd's transforms turned about: where the convolution is Aᵀ [(G g Gᵀ) ⊙ (Bᵀ d B)] A for each tile, the
 //! gradient of g is Gᵀ [Σ over tiles of (Bᵀ d B) ⊙ (A y Aᵀ)] G, y being that of the result. The sum is a product of matrices for each point.
 
-use super::launch::{Geometry, lanes};
+use super::launch::{Geometry, constant, lanes};
 use super::loops::Window;
-use super::winograd::{
-    CHANNELS, ELEMENTS, LARGEST_BYTES, Product, STRIP_BYTES, TILED, Winograd, constant, sandwich, squares,
-};
+use super::winograd::{CHANNELS, ELEMENTS, LARGEST_BYTES, Product, STRIP_BYTES, TILED, Winograd, sandwich, squares};
 use crate::array::Array;
 use crate::kernel;
 use crate::op::{Binding, Bound, Candidate, DeviceProfile, Dispatch, UNIT_ROUNDOFF, workgroup_grid};
 use rayon::prelude::*;
 
-/// Channels of the source that a lane of `conv2d/winograd_grad_product_subgroup` owns: what eight lanes load at once, or half of them where
-/// there are no more. Other numbers would be other programs to compile.
-const SOURCES: [usize; 2] = [16, 32];
+/// Channels of the source that a lane of `conv2d/winograd_grad_product_subgroup` owns: half of what eight lanes load at once.
+const SOURCES: usize = 16;
 
 /// Transformed tiles of x, those of the gradient, and the sums of their products.
 const INPUTS: Binding = Binding::Workspace(0);
@@ -21,12 +18,12 @@ const GRADIENTS: Binding = Binding::Workspace(1);
 const PRODUCTS: Binding = Binding::Workspace(2);
 
 impl Winograd {
-    /// The one that is clearly faster than the plain sum on a software driver, for a gradient of so many pixels. Of few, transforming the
-    /// sums is most of the work, of which smaller tiles have less.
-    fn preferred_for_weight(pixels: usize, channels: usize) -> Option<Self> {
-        match (pixels, channels) {
-            (484.., 128..) | (100.., 32..128) | (1000.., 16..) => Some(Self::F4),
-            (36.., 128..) => Some(Self::F2),
+    /// The one that is clearly faster than the plain sum on a software driver, for a gradient of so many pixels and so many pairs of
+    /// channels. Of few pixels, transforming the sums is most of the work, of which smaller tiles have less.
+    fn preferred_for_weight(pixels: usize, pairs: usize) -> Option<Self> {
+        match (pixels, pairs, pixels * pairs) {
+            (512.., _, 500_000..) => Some(Self::F4),
+            (36.., 1024.., 400_000..) => Some(Self::F2),
             _ => None,
         }
     }
@@ -63,7 +60,7 @@ impl Geometry {
         let mut dispatches = Vec::with_capacity(3 * strips + 1);
         for (strip, first_tile) in (0..tiles).step_by(strip_tiles).enumerate() {
             let count = strip_tiles.min(tiles - first_tile);
-            let of_strip = |own: [(&'static str, usize); 3]| {
+            let of_strip = |own: &[(&'static str, usize)]| {
                 let tiles = [
                     ("tile_rows", tile_rows),
                     ("tile_columns", tile_columns),
@@ -71,32 +68,31 @@ impl Geometry {
                     ("tiles", count),
                     ("stride", count),
                 ];
-                [&own[..], &tiles].concat()
+                [own, &tiles].concat()
             };
             let [padding_y, padding_x] = self.window.padding;
             dispatches.push(winograd.transform(
                 kernel!("conv2d/winograd_input"),
-                &[("PADDING_Y", padding_y), ("PADDING_X", padding_x)],
                 vec![Binding::Input(0), INPUTS],
-                &of_strip([
+                &of_strip(&[
                     ("source_height", in_extents[0]),
                     ("source_width", in_extents[1]),
                     ("source_channels", in_channels),
+                    ("padding_y", padding_y),
+                    ("padding_x", padding_x),
                 ]),
                 count * in_channels / 2,
             ));
             dispatches.push(winograd.transform(
                 kernel!("conv2d/winograd_grad_output"),
-                &[],
                 vec![Binding::Input(1), GRADIENTS],
-                &of_strip([("height", out_extents[0]), ("width", out_extents[1]), ("channels", out_channels)]),
+                &of_strip(&[("height", out_extents[0]), ("width", out_extents[1]), ("channels", out_channels)]),
                 count * out_channels / 2,
             ));
             dispatches.push(product.sum(points, count, strip, [in_channels, out_channels], device)?);
         }
         dispatches.push(winograd.transform(
             kernel!("conv2d/winograd_grad_weight"),
-            &[],
             vec![PRODUCTS, Binding::Output],
             &[("source_channels", in_channels), ("channels", out_channels), ("strips", strips)],
             in_channels * out_channels / 2,
@@ -121,7 +117,6 @@ impl Product {
         match self {
             Self::Shuffles(size) => {
                 let lanes = lanes(out_channels, CHANNELS, device).next_multiple_of(size);
-                let sources = SOURCES[usize::from(in_channels > SOURCES[0])];
                 let params = [
                     ("points", points),
                     ("tiles", tiles),
@@ -129,10 +124,10 @@ impl Product {
                     ("channels", out_channels),
                     ("strip", strip),
                 ];
-                let blocks = in_channels.div_ceil(sources) * out_channels.div_ceil(CHANNELS * lanes);
+                let blocks = in_channels.div_ceil(SOURCES) * out_channels.div_ceil(CHANNELS * lanes);
                 Some(Dispatch {
                     kernel: kernel!("conv2d/winograd_grad_product_subgroup"),
-                    constants: [("LANES", lanes), ("SOURCES", sources)].iter().map(constant).collect(),
+                    constants: vec![constant(&("LANES", lanes))],
                     bindings: vec![INPUTS, GRADIENTS, PRODUCTS],
                     params: params.map(|(name, value)| (name, value.into())).into(),
                     workgroups: workgroup_grid(points * blocks),
@@ -261,8 +256,10 @@ mod tests {
         assert_eq!(first(184, [32, 32], &software), Some(Winograd::F4));
         assert_eq!(first(120, [16, 16], &software), Some(Winograd::F4));
         assert_eq!(first(16, [256, 256], &software), Some(Winograd::F2));
+        assert_eq!(first(12, [64, 64], &software), Some(Winograd::F2));
         assert_eq!(first(6, [512, 512], &software), Some(Winograd::F2));
         assert_eq!(first(20, [16, 32], &software), None, "too few pixels for so few channels");
+        assert_eq!(first(6, [128, 64], &software), None, "too few pixels for so few channels");
         assert_eq!(first(4, [512, 512], &software), None, "too few pixels");
         assert_eq!(first(28, [1024, 1024], &software), None, "144 MiB of sums");
         assert_eq!(first(184, [32, 32], &DeviceProfile { software: false, ..software }), None, "not measured");
