@@ -113,10 +113,7 @@ pub trait AnyOp: Op {
         };
         let binds_half = |dispatch: &Dispatch| dispatch.bindings.iter().any(half);
         candidates.retain(|candidate| {
-            candidate
-                .dispatches
-                .iter()
-                .all(|dispatch| dispatch.kernel.is_of_either_precision() || !binds_half(dispatch))
+            candidate.dispatches.iter().all(|dispatch| dispatch.kernel.has_alias(STORED) || !binds_half(dispatch))
         });
         candidates.retain(|candidate| {
             let is_whole = |binding: &Binding| {
@@ -203,9 +200,10 @@ impl Kernel {
         ["(&", ", &"].iter().any(|pointer| self.source.contains(pointer))
     }
 
-    /// Whether the text says of the activations that it reads and writes that they are `Stored`, so that they can be `f16`.
-    fn is_of_either_precision(&self) -> bool {
-        self.source.lines().any(|line| line.strip_prefix("alias ").is_some_and(|line| line.starts_with(STORED)))
+    /// Whether the text has an alias of this name, whose type can be replaced.
+    pub(crate) fn has_alias(&self, name: &str) -> bool {
+        let declares = |line: &str| line.strip_prefix("alias ").is_some_and(|rest| rest.starts_with(name));
+        self.source.lines().any(declares)
     }
 }
 

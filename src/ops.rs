@@ -133,6 +133,19 @@ pub(crate) fn turns(
     Dispatch { workgroups: workgroup_grid(count.div_ceil(64).min(SOFTWARE_WORKGROUPS)), ..dispatch }
 }
 
+/// How many channels the invocations of a kernel of `Elements` take at once: four where all these numbers are of fours, since finding a
+/// place takes them longer than what they do there.
+pub(crate) fn channels_at_once(numbers: &[usize]) -> usize {
+    if numbers.iter().all(|number| number.is_multiple_of(4)) { 4 } else { 1 }
+}
+
+/// What the aliases in the text of such a kernel become.
+pub(crate) fn aliases(kernel: Kernel, channels_at_once: usize) -> Vec<(&'static str, String)> {
+    let in_fours = [("Elements", "vec4<Stored>"), ("Values", "vec4f"), ("Places", "vec4u")];
+    let replaced = in_fours.iter().filter(|(alias, _)| channels_at_once == 4 && kernel.has_alias(alias));
+    replaced.map(|&(alias, vector)| (alias, vector.to_owned())).collect()
+}
+
 /// The dispatches of a kernel that overwrites banks element by element, one for each of the pieces that banks are in. It binds these of
 /// the inputs, of which those that are like the first one are banks.
 pub(crate) fn in_banks(

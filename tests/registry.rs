@@ -96,7 +96,10 @@ fn distinct() -> Vec<(Dispatch, String)> {
     let mut distinct = BTreeMap::new();
     for Offer { case, candidate, .. } in offers() {
         for dispatch in candidate.dispatches {
-            let key = (dispatch.kernel.path, dispatch.constants.clone());
+            // Which of its bindings are the same decides on its text in pieces.
+            let first = |binding| dispatch.bindings.iter().position(|other| other == binding);
+            let alike: Vec<_> = dispatch.bindings.iter().map(first).collect();
+            let key = (dispatch.kernel.path, dispatch.constants.clone(), alike);
             distinct.entry(key).or_insert((dispatch, format!("{} ({})", case.op.name(), case.name)));
         }
     }

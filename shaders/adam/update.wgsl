@@ -21,6 +21,8 @@ fn main(
     @builtin(num_workgroups) groups: vec3u,
     @builtin(local_invocation_index) lane: u32,
 ) {
+    // Read once: a driver may not know that it stays the same.
+    let rate = rates[0];
     var correction1 = rates[1];
     var correction2 = rates[2];
     if SCALED {
@@ -39,7 +41,7 @@ fn main(
         var w = parameter[i];
         var g = gradient[i];
         if DECOUPLED {
-            w *= 1.0 - rates[0] * params.weight_decay;
+            w *= 1.0 - rate * params.weight_decay;
         } else {
             g += params.weight_decay * w;
         }
@@ -47,6 +49,6 @@ fn main(
         let v = params.beta2 * exp_avg_sq[i] + (1.0 - params.beta2) * g * g;
         exp_avg[i] = m;
         exp_avg_sq[i] = v;
-        parameter[i] = w - rates[0] * ((m / correction1) / (sqrt(v / correction2) + params.epsilon));
+        parameter[i] = w - rate * ((m / correction1) / (sqrt(v / correction2) + params.epsilon));
     }
 }

@@ -40,7 +40,7 @@ struct Params {
     coarse: u32,
     turned: u32,
     with_bias: u32, // 0: there is none, and any buffer stands in its place
-    epilogue: u32, // 1: what is below 0 becomes 0; 2: where mask is not above 0, the result is; else any buffer stands in its place
+    epilogue: u32, // 1: what is below 0 becomes 0; 2: what is where mask is not above 0; else any buffer is the mask
     first_workgroup: u32,
 }
 

@@ -1,5 +1,5 @@
 // result[n, s, r] = bias[r] + sum over q, c of weight[q, c, r] * source[n, p, c], where p and s meet at q:
-// conv2d/correlation_subgroup says where, by COARSE, and what TURNED means.
+// conv2d/correlation_subgroup says where, and what it is to be coarse or turned.
 // A workgroup owns TILE_PIXELS positions of a phase x TILE_CHANNELS channels, an invocation PIXELS x CHANNELS, in registers;
 // more of these for 4 * CHANNELS of the weight, 4 of source, what it loads for the next turn, and addresses.
 // In each turn a tile of DEPTH source channels, at one element q, passes through workgroup memory. All loads take four channels,

@@ -5,7 +5,7 @@
 // Right only if the subgroup size is a multiple of 8 and LANES a multiple of it.
 // Bytes moved per workgroup and tile: 4 * SOURCES + 16 * LANES.
 const LANES = 8u;
-const SOURCES = 16u;
+const SOURCES = 16u; // at most 16, a multiple of 4
 const TURN = 4u;
 
 struct Params {

@@ -1,6 +1,7 @@
 // y[n, y, x, c] = skip[n, y + top, x + left, c] for c < skip_channels, else up[n, y, x, c - skip_channels]
-// One invocation owns one element of y, one workgroup 64 neighbours a turn. Bytes moved: 8 per element of y.
+// One invocation owns one of the Elements of y, one workgroup 64 neighbours a turn. Bytes moved: 8 per element of y.
 alias Stored = f32; // how activations are stored; f16 halves the bytes that they move
+alias Elements = Stored; // or vec4<Stored>: four channels at once; all numbers of channels are then of fours
 
 struct Params {
     count: u32,
@@ -14,9 +15,9 @@ struct Params {
     left: u32,
 }
 
-@group(0) @binding(0) var<storage, read> skip: array<Stored>; // [n, skip_height, skip_width, skip_channels]
-@group(0) @binding(1) var<storage, read> up: array<Stored>; // [n, height, width, up_channels]
-@group(0) @binding(2) var<storage, read_write> y: array<Stored>; // [n, height, width, skip_channels + up_channels]
+@group(0) @binding(0) var<storage, read> skip: array<Elements>; // [n, skip_height, skip_width, skip_channels]
+@group(0) @binding(1) var<storage, read> up: array<Elements>; // [n, height, width, up_channels]
+@group(0) @binding(2) var<storage, read_write> y: array<Elements>; // [n, height, width, skip_channels + up_channels]
 @group(0) @binding(3) var<uniform> params: Params; // count: elements of y
 
 @compute @workgroup_size(64)

@@ -1,13 +1,14 @@
 // y[n, oy, ox, c] = max over r, s < KERNEL_SIZE of x[n, oy * KERNEL_SIZE + r, ox * KERNEL_SIZE + s, c]
-// One invocation owns one element of y, one workgroup 64 neighbours a turn. Bytes moved: 4 per element of y and of each window.
+// One invocation owns one of the Elements of y, one workgroup 64 neighbours a turn. Bytes moved: 4 per element of y and of each window.
 alias Stored = f32; // how activations are stored; f16 halves the bytes that they move
+alias Elements = Stored; // or vec4<Stored>: four channels at once; all numbers of channels are then of fours
 
 struct Params { count: u32, in_height: u32, in_width: u32, out_height: u32, out_width: u32, channels: u32 }
 
 const KERNEL_SIZE = 2u;
 
-@group(0) @binding(0) var<storage, read> x: array<Stored>; // [n, in_height, in_width, channels]
-@group(0) @binding(1) var<storage, read_write> y: array<Stored>; // [n, out_height, out_width, channels]
+@group(0) @binding(0) var<storage, read> x: array<Elements>; // [n, in_height, in_width, channels]
+@group(0) @binding(1) var<storage, read_write> y: array<Elements>; // [n, out_height, out_width, channels]
 @group(0) @binding(2) var<uniform> params: Params; // count: elements of y
 
 @compute @workgroup_size(64)

@@ -1,6 +1,7 @@
 // y[n, y, x, c] = x[n, y - top, x - left, c - front] inside x, else 0; top, left and front may be negative: then x is cropped
-// One invocation owns one element of y, one workgroup 64 neighbours a turn. Bytes moved: 4 per element, 8 inside x.
+// One invocation owns one of the Elements of y, one workgroup 64 neighbours a turn. Bytes moved: 4 per element, 8 inside x.
 alias Stored = f32; // how activations are stored; f16 halves the bytes that they move
+alias Elements = Stored; // or vec4<Stored>: four channels at once; all numbers of channels are then of fours
 
 struct Params {
     count: u32,
@@ -17,8 +18,8 @@ struct Params {
 
 const PIXELS = 1u; // 0: there are margins of channels only
 
-@group(0) @binding(0) var<storage, read> x: array<Stored>; // [n, in_height, in_width, in_channels]
-@group(0) @binding(1) var<storage, read_write> y: array<Stored>; // [n, height, width, channels]
+@group(0) @binding(0) var<storage, read> x: array<Elements>; // [n, in_height, in_width, in_channels]
+@group(0) @binding(1) var<storage, read_write> y: array<Elements>; // [n, height, width, channels]
 @group(0) @binding(2) var<uniform> params: Params; // count: elements of y
 
 @compute @workgroup_size(64)
@@ -45,7 +46,7 @@ fn main(
             inside &= (column < params.in_width) & (line < params.in_height);
             in_pixel = (row / params.height * params.in_height + line) * params.in_width + column;
         }
-        var value = Stored();
+        var value = Elements();
         if inside {
             value = x[in_pixel * params.in_channels + channel];
         }

@@ -20,14 +20,17 @@ fn main(
     if SCALED && state[3] != 0.0 {
         return;
     }
+    // Read once: a driver may not know that it stays the same.
+    let rate = learning_rate[0];
     let turns = (params.count - 1u) / (64u * groups.x * groups.y) + 1u;
     for (var turn = 0u; turn < turns; turn++) {
         let i = ((group.x + group.y * groups.x) * turns + turn) * 64u + lane;
         if i >= params.count {
             return;
         }
-        let v = params.momentum * velocity[i] + (gradient[i] + params.weight_decay * parameter[i]);
+        let p = parameter[i];
+        let v = params.momentum * velocity[i] + (gradient[i] + params.weight_decay * p);
         velocity[i] = v;
-        parameter[i] -= learning_rate[0] * v;
+        parameter[i] = p - rate * v;
     }
 }

@@ -23,7 +23,7 @@ use crate::graph::{Graph, NodeId};
 use crate::kernel;
 use crate::onnx::{Translation, Value};
 use crate::op::{Backward, Binding, Bound, Candidate, Case, DeviceProfile, Dispatch, Fill, Op, workgroup_grid};
-use crate::ops::{halved, one_activation};
+use crate::ops::{aliases, channels_at_once, halved, one_activation};
 use crate::shape::{DType, Shape, TensorType};
 use rayon::prelude::*;
 use std::sync::Arc;
@@ -394,17 +394,18 @@ impl Op for Conv2dGradBias {
         let pixels = elements / channels;
         let parts = parts(pixels, 1, 1);
         let pixels_per_part = pixels.div_ceil(parts);
-        let lanes = lanes(channels, 1, device);
+        let (kernel, at_once) = (kernel!("conv2d/grad_bias"), channels_at_once(&[channels]));
+        let lanes = lanes(channels, at_once, device);
         vec![in_parts(parts, channels, |partial| Dispatch {
-            kernel: kernel!("conv2d/grad_bias"),
-            constants: vec![("LANES", format!("{lanes}u"))],
+            kernel,
+            constants: [aliases(kernel, at_once), vec![("LANES", format!("{lanes}u"))]].concat(),
             bindings: vec![Binding::Input(0), partial],
             params: vec![
                 ("pixels", pixels.into()),
-                ("channels", channels.into()),
+                ("channels", (channels / at_once).into()),
                 ("pixels_per_part", pixels_per_part.into()),
             ],
-            workgroups: workgroup_grid(parts * channels.div_ceil(lanes)),
+            workgroups: workgroup_grid(parts * channels.div_ceil(lanes * at_once)),
         })]
     }
 
@@ -492,7 +493,7 @@ pub(super) fn cases() -> Result<Vec<Case>, String> {
             push(Arc::new(Conv2dGradBias), vec![grad_output]);
         }
     }
-    let wide = (TensorType::f32([1, 1, 1, 530_000])?, Fill::Normal(1.0));
+    let wide = (TensorType::f32([1, 1, 1, 530_001])?, Fill::Normal(1.0));
     cases.push(Case { name: "past 65,535 workgroups".into(), op: Arc::new(Conv2dGradBias), inputs: vec![wide] });
     let halves: Vec<Case> =
         cases.iter().filter(|case| HALVED.contains(&case.name.as_str())).filter_map(halved).collect();

@@ -5,8 +5,8 @@ use crate::error::Result;
 use crate::graph::{Graph, NodeId};
 use crate::kernel;
 use crate::onnx::{Attribute, Translation, Value};
-use crate::op::{Backward, Binding, Bound, Candidate, Case, DeviceProfile, Fill, Op};
-use crate::ops::{Pad, image, in_both_precisions, turns, zeros};
+use crate::op::{Backward, Binding, Bound, Candidate, Case, DeviceProfile, Dispatch, Fill, Op};
+use crate::ops::{Pad, aliases, channels_at_once, image, in_both_precisions, turns, zeros};
 use crate::shape::TensorType;
 use rayon::prelude::*;
 use std::sync::Arc;
@@ -65,18 +65,22 @@ impl Op for CropConcat {
 
     fn candidates(&self, inputs: &[TensorType], output: &TensorType, device: &DeviceProfile) -> Vec<Candidate> {
         let ([_, height, width, c1], [_, h, w, c2]) = (image(&inputs[0]), image(&inputs[1]));
+        let at_once = channels_at_once(&[c1, c2]);
         let params = [
             ("height", h.into()),
             ("width", w.into()),
             ("skip_height", height.into()),
             ("skip_width", width.into()),
-            ("skip_channels", c1.into()),
-            ("up_channels", c2.into()),
+            ("skip_channels", (c1 / at_once).into()),
+            ("up_channels", (c2 / at_once).into()),
             ("top", ((height - h) / 2).into()),
             ("left", ((width - w) / 2).into()),
         ];
         let bindings = vec![Binding::Input(0), Binding::Input(1), Binding::Output];
-        vec![turns(kernel!("crop_concat/forward"), bindings, output.shape.elements(), &params, device).into()]
+        let count = output.shape.elements() / at_once;
+        let kernel = kernel!("crop_concat/forward");
+        let dispatch = turns(kernel, bindings, count, &params, device);
+        vec![Dispatch { constants: aliases(kernel, at_once), ..dispatch }.into()]
     }
 
     fn gradient(&self, backward: &mut Backward<'_>) -> Result<Vec<Option<NodeId>>> {
@@ -127,7 +131,8 @@ pub(super) fn cases() -> Result<Vec<Case>, String> {
         ([3, 11, 5, 5], [3, 11, 2, 2], "columns cropped only, batch 3"),
         ([2, 5, 13, 1], [2, 2, 13, 3], "rows cropped only"),
         ([1, 9, 9, 16], [1, 1, 1, 16], "one pixel of many"),
-        ([1, 1028, 1031, 4], [1, 1024, 1027, 4], "past 65,535 workgroups"),
+        ([2, 7, 6, 4], [2, 4, 5, 12], "fours, odd margins, batch 2"),
+        ([1, 1028, 1031, 3], [1, 1024, 1027, 1], "past 65,535 workgroups"),
     ] {
         let (skip, up) = (TensorType::f32(skip)?, TensorType::f32(up)?);
         let name = format!("{what}: {skip} and {up}");

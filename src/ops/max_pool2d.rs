@@ -8,7 +8,7 @@ use crate::onnx::{Attribute, Translation, Value};
 use crate::op::{
     Backward, Binding, Bound, Candidate, Case, DeviceProfile, Dispatch, Fill, Kernel, Op, Param, UNIT_ROUNDOFF,
 };
-use crate::ops::{Add, Pad, ReluGrad, image, in_both_precisions, turns, zeros};
+use crate::ops::{Add, Pad, ReluGrad, aliases, channels_at_once, image, in_both_precisions, turns, zeros};
 use crate::shape::TensorType;
 use rayon::prelude::*;
 use std::sync::Arc;
@@ -71,6 +71,8 @@ fn dispatch(
     device: &DeviceProfile,
 ) -> Dispatch {
     let [n, h, w, c] = image(x);
+    let at_once = channels_at_once(&[c]);
+    let c = c / at_once;
     let own = [
         ("in_height", h.into()),
         ("in_width", w.into()),
@@ -79,7 +81,8 @@ fn dispatch(
         ("channels", c.into()),
     ];
     let params = [&own, params].concat();
-    let constants = vec![("KERNEL_SIZE", format!("{kernel_size}u"))];
+    let mut constants = aliases(kernel, at_once);
+    constants.push(("KERNEL_SIZE", format!("{kernel_size}u")));
     Dispatch { constants, ..turns(kernel, bindings, n * rows * columns * c, &params, device) }
 }
 
@@ -138,10 +141,8 @@ impl Op for MaxPool2d {
         let [_, h, w, _] = image(&inputs[0]);
         let bindings = vec![Binding::Input(0), Binding::Output];
         let windows = [h / self.kernel_size, w / self.kernel_size];
-        vec![
-            dispatch(kernel!("max_pool2d/forward"), bindings, self.kernel_size, &inputs[0], windows, &[], device)
-                .into(),
-        ]
+        let kernel = kernel!("max_pool2d/forward");
+        vec![dispatch(kernel, bindings, self.kernel_size, &inputs[0], windows, &[], device).into()]
     }
 
     fn gradient(&self, backward: &mut Backward<'_>) -> Result<Vec<Option<NodeId>>> {
@@ -262,7 +263,8 @@ pub(super) fn cases() -> Result<Vec<Case>, String> {
         ([3, 11, 13, 5], 3, Fill::Ties, "prime sizes, window 3, ties"),
         ([3, 6, 9, 1], 3, Fill::Normal(1.0), "multiples of 3, batch 3, window 3"),
         ([1, 9, 4, 2], 4, Fill::Normal(1e20), "window 4, huge values"),
-        ([1, 1021, 1031, 4], 1, Fill::Ties, "past 65,535 workgroups"),
+        ([2, 7, 5, 12], 2, Fill::Ties, "fours, odd sizes, batch 2, ties"),
+        ([1, 1021, 1379, 3], 1, Fill::Ties, "past 65,535 workgroups"),
     ] {
         let x = TensorType::f32(extents)?;
         let y = pooled(&x, kernel_size)?;

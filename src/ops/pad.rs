@@ -6,7 +6,7 @@ use crate::graph::{Graph, NodeId};
 use crate::kernel;
 use crate::onnx::{Translation, Value};
 use crate::op::{Backward, Binding, Bound, Candidate, Case, DeviceProfile, Dispatch, Fill, Op, Param};
-use crate::ops::{image, in_both_precisions, turns, zeros};
+use crate::ops::{aliases, channels_at_once, image, in_both_precisions, turns, zeros};
 use crate::shape::TensorType;
 use rayon::prelude::*;
 use std::ops::Range;
@@ -124,22 +124,27 @@ impl Op for Pad {
 
     fn candidates(&self, inputs: &[TensorType], output: &TensorType, device: &DeviceProfile) -> Vec<Candidate> {
         let ([_, h, w, c], [_, height, width, channels]) = (image(&inputs[0]), image(output));
-        let [top, left, front] = self.before.map(|margin| Param::U32(margin.cast_unsigned()));
+        let [top, left, front] = self.before;
+        let at_once = channels_at_once(&[c, channels, front.unsigned_abs() as usize]);
+        let [top, left, front] = [top, left, front / at_once as i32].map(|margin| Param::U32(margin.cast_unsigned()));
         let params = [
             ("height", height.into()),
             ("width", width.into()),
-            ("channels", channels.into()),
+            ("channels", (channels / at_once).into()),
             ("in_height", h.into()),
             ("in_width", w.into()),
-            ("in_channels", c.into()),
+            ("in_channels", (c / at_once).into()),
             ("top", top),
             ("left", left),
             ("front", front),
         ];
         let bindings = vec![Binding::Input(0), Binding::Output];
         let pixels = self.channels_of(&inputs[0]).is_none();
-        let dispatch = turns(kernel!("pad/forward"), bindings, output.shape.elements(), &params, device);
-        vec![Dispatch { constants: vec![("PIXELS", format!("{}u", u8::from(pixels)))], ..dispatch }.into()]
+        let kernel = kernel!("pad/forward");
+        let dispatch = turns(kernel, bindings, output.shape.elements() / at_once, &params, device);
+        let mut constants = aliases(kernel, at_once);
+        constants.push(("PIXELS", format!("{}u", u8::from(pixels))));
+        vec![Dispatch { constants, ..dispatch }.into()]
     }
 
     fn gradient(&self, backward: &mut Backward<'_>) -> Result<Vec<Option<NodeId>>> {
@@ -191,7 +196,10 @@ pub(super) fn cases() -> Result<Vec<Case>, String> {
         ([2, 5, 3, 7], pad([0, 0, -3], [0; 3]), "the last channels"),
         ([2, 5, 3, 7], pad([0; 3], [0, 0, -4]), "the first channels"),
         ([1, 4, 4, 2], pad([-4, 0, 0], [4, 0, 0]), "moved out of the image: zero gradient"),
-        ([1, 1021, 1031, 4], pad([3, 0, 0], [0, 1, 0]), "past 65,535 workgroups"),
+        ([3, 6, 5, 12], pad([-1, 2, -4], [3, -1, 8]), "fours, cropped and padded, batch 3"),
+        ([2, 5, 3, 12], pad([0, 0, -8], [0; 3]), "fours, the last channels"),
+        ([1, 5, 4, 8], pad([0, 0, -2], [0, 1, -2]), "fours but not all"),
+        ([1, 1021, 1379, 3], pad([3, 0, 0], [0, 1, 0]), "past 65,535 workgroups"),
     ]
     .into_iter()
     .map(|(extents, pad, what)| {

@@ -97,7 +97,7 @@ impl Geometry {
         device: &DeviceProfile,
     ) -> Option<Candidate> {
         let correlation = Correlation::new(self, source_side, turned, bias, epilogue);
-        let Correlation { source, result, phases, .. } = correlation;
+        let Correlation { source, result, .. } = correlation;
         let Window { kernel_size, stride, .. } = self.window;
         // A phase of the fine side meets every STRIDE-th element of the weight.
         let width = match source_side {
@@ -105,9 +105,7 @@ impl Geometry {
             Side::Coarse => columns(kernel_size[1].div_ceil(stride[1]), 1),
         };
         let lanes = pair_lanes(&self.window, source.channels, result.channels, device)?;
-        let tile = Tile { lanes, height: tile_height(kernel_size[0], stride[0]), width };
-        let workgroups = tile.workgroups(self.batch, result.extents, phases, result.channels);
-        Some(correlation.by_pairs(tile, workgroups).into())
+        Some(correlation.by_pairs(Tile { lanes, height: tile_height(kernel_size[0], stride[0]), width }).into())
     }
 
     /// The like for the gradient of the weight, for an op whose input is on this side of the window.
@@ -199,10 +197,12 @@ impl<'a> Correlation<'a> {
     }
 
     /// The launch of `conv2d/correlation_subgroup`, one program for all of these with the same window and tile.
-    fn by_pairs(&self, tile: Tile, workgroups: usize) -> Dispatch {
-        let own = [("PHASES_Y", self.phases[0]), ("PHASES_X", self.phases[1]), ("TILE_HEIGHT", tile.height)];
-        let constants = self.geometry.constants_without_padding(&[own.as_slice(), &tile.constants()].concat());
-        let [padding_y, padding_x] = self.geometry.window.padding;
+    fn by_pairs(&self, tile: Tile) -> Dispatch {
+        let Self { geometry, phases, result, .. } = *self;
+        let own = [("PHASES_Y", phases[0]), ("PHASES_X", phases[1]), ("TILE_HEIGHT", tile.height)];
+        let constants = geometry.constants_without_padding(&[own.as_slice(), &tile.constants()].concat());
+        let [padding_y, padding_x] = geometry.window.padding;
+        let workgroups = tile.workgroups(geometry.batch, result.extents, phases, result.channels);
         let params = [
             ("padding_y", padding_y),
             ("padding_x", padding_x),
@@ -394,7 +394,7 @@ impl Tile {
         Self { lanes: lanes(channels, OUTPUTS, device), height: 1, width: 8 }
     }
 
-    /// Those of kernels that have no other height than one row.
+    /// All but the height, which `conv2d/correlation_subgroup` alone has as a constant.
     pub(in crate::ops) fn constants(&self) -> [(&'static str, usize); 2] {
         [("LANES", self.lanes), ("TILE_WIDTH", self.width)]
     }

@@ -181,7 +181,7 @@ impl Geometry {
         let columns = unit.across(result.1, columns);
         let mut constants = unit.constants(&window, [rows, columns]);
         constants.push(constant(&("TURNED", usize::from(turned))));
-        let mask = if let Epilogue::Mask(mask) = epilogue { Some(mask) } else { None };
+        let mask = epilogue.mask();
         let flags = [
             ("BIAS", usize::from(bias.is_some())),
             ("RELU", usize::from(epilogue == Epilogue::Relu)),

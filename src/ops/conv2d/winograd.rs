@@ -63,12 +63,12 @@ impl Winograd {
         self.output_tile + ELEMENTS - 1
     }
 
-    /// The one that is clearly faster than the plain sum on a software driver at a result of so many pixels, for so many pairs of
-    /// channels. Few pixels do not make up for transforming the weight, nor few channels for transforming tiles.
-    fn preferred(pixels: usize, pairs: usize) -> Option<Self> {
-        match (pixels, pairs, pixels * pairs) {
-            (196.., 1024.., 800_000..) => Some(Self::F4),
-            (64.., 1024.., 2_000_000..) => Some(Self::F2),
+    /// The one that is clearly faster than the plain sum on a software driver at a result of so many pixels, from so many channels to so
+    /// many. Few pixels do not make up for transforming the weight, nor few channels for transforming tiles.
+    fn preferred(pixels: usize, channels: [usize; 2]) -> Option<Self> {
+        match (pixels, channels[0].min(channels[1]), pixels * channels[0] * channels[1]) {
+            (196.., 32.., 800_000..) => Some(Self::F4),
+            (64.., 32.., 2_000_000..) => Some(Self::F2),
             _ => None,
         }
     }
@@ -131,11 +131,11 @@ impl Geometry {
     }
 
     /// The direct candidates and Winograd's, as `candidate` makes them where the window and the channels allow it: in front the one that is
-    /// `preferred` on a software driver, for so many pixels of these extents and pairs of channels, the others behind.
+    /// `preferred` on a software driver, for so many pixels of these extents and the numbers of channels, the others behind.
     pub(super) fn beside_winograd(
         &self,
         direct: Vec<Candidate>,
-        preferred: impl Fn(usize, usize) -> Option<Winograd>,
+        preferred: impl Fn(usize, [usize; 2]) -> Option<Winograd>,
         extents: [usize; 2],
         candidate: impl Fn(Winograd, Product) -> Option<Candidate>,
         device: &DeviceProfile,
@@ -149,7 +149,7 @@ impl Geometry {
         let size = device.subgroup_size.map(|size| size as usize).filter(|size| size.is_multiple_of(8) && *size <= 64);
         let shuffles = size.map(Product::Shuffles);
         let pixels = self.batch * extents[0] * extents[1];
-        let preferred = preferred(pixels, channels[0] * channels[1]).filter(|_| device.software);
+        let preferred = preferred(pixels, channels).filter(|_| device.software);
         let first = preferred.zip(shuffles);
         let all = shuffles.into_iter().chain([Product::Tiles]);
         let all = all.flat_map(|product| [(Winograd::F4, product), (Winograd::F2, product)]);
@@ -176,19 +176,19 @@ impl Geometry {
 
         let [padding_y, padding_x] = winograd_padding(&self.window, turned);
         let (image, weight) = (Binding::Input(usize::from(turned)), Binding::Input(usize::from(!turned)));
-        let pairs = source.channels * result.channels / 4;
+        let fours = source.channels * result.channels / 4;
         let mut dispatches = vec![winograd.transform(
             kernel!("conv2d/winograd_weight"),
             vec![weight, WEIGHTS],
             &[("source_channels", source.channels), ("channels", result.channels), ("turned", usize::from(turned))],
-            pairs,
+            fours,
         )];
         let mut largest = 0;
         for first_tile in (0..tiles).step_by(strip_tiles) {
             let count = strip_tiles.min(tiles - first_tile);
             let (stride, multiply) = product.dispatch(points, count, source.channels, result.channels, device)?;
             largest = largest.max(stride);
-            let strip = |own: [(&'static str, usize); 5]| {
+            let strip = |own: &[(&'static str, usize)]| {
                 let tiles = [
                     ("tile_rows", tile_rows),
                     ("tile_columns", tile_columns),
@@ -196,12 +196,12 @@ impl Geometry {
                     ("tiles", count),
                     ("stride", stride),
                 ];
-                [&own[..], &tiles].concat()
+                [own, &tiles].concat()
             };
             dispatches.push(winograd.transform(
                 kernel!("conv2d/winograd_input"),
                 vec![image, INPUTS],
-                &strip([
+                &strip(&[
                     ("source_height", source.extents[0]),
                     ("source_width", source.extents[1]),
                     ("source_channels", source.channels),
@@ -214,7 +214,7 @@ impl Geometry {
             dispatches.push(winograd.transform(
                 kernel!("conv2d/winograd_output"),
                 vec![PRODUCTS, bias.unwrap_or(PRODUCTS), epilogue.mask().unwrap_or(PRODUCTS), Binding::Output],
-                &strip([
+                &strip(&[
                     ("height", result.extents[0]),
                     ("width", result.extents[1]),
                     ("channels", result.channels),
@@ -225,7 +225,7 @@ impl Geometry {
             ));
         }
         let strips = [source.channels, result.channels].map(|channels| points * largest * channels);
-        let workspace = vec![4 * pairs * points, strips[0], strips[1]];
+        let workspace = vec![4 * fours * points, strips[0], strips[1]];
         let fits = workspace.iter().all(|elements| 4 * elements <= LARGEST_BYTES);
         fits.then_some(Candidate { dispatches, workspace })
     }

@@ -18,12 +18,12 @@ const GRADIENTS: Binding = Binding::Workspace(1);
 const PRODUCTS: Binding = Binding::Workspace(2);
 
 impl Winograd {
-    /// The one that is clearly faster than the plain sum on a software driver, for a gradient of so many pixels and so many pairs of
-    /// channels. Of few pixels, transforming the sums is most of the work, of which smaller tiles have less.
-    fn preferred_for_weight(pixels: usize, pairs: usize) -> Option<Self> {
-        match (pixels, pairs, pixels * pairs) {
-            (512.., _, 500_000..) => Some(Self::F4),
-            (36.., 1024.., 400_000..) => Some(Self::F2),
+    /// The one that is clearly faster than the plain sum on a software driver, for a gradient of so many pixels, from so many channels
+    /// to so many. Of few pixels, transforming the sums is most of the work, of which smaller tiles have less.
+    fn preferred_for_weight(pixels: usize, channels: [usize; 2]) -> Option<Self> {
+        match (pixels, channels[0].min(channels[1]), pixels * channels[0] * channels[1]) {
+            (512.., 16.., 500_000..) => Some(Self::F4),
+            (36.., 32.., 400_000..) => Some(Self::F2),
             _ => None,
         }
     }
@@ -127,7 +127,7 @@ impl Product {
                 let blocks = in_channels.div_ceil(SOURCES) * out_channels.div_ceil(CHANNELS * lanes);
                 Some(Dispatch {
                     kernel: kernel!("conv2d/winograd_grad_product_subgroup"),
-                    constants: vec![constant(&("LANES", lanes))],
+                    constants: [("LANES", lanes), ("SOURCES", SOURCES)].iter().map(constant).collect(),
                     bindings: vec![INPUTS, GRADIENTS, PRODUCTS],
                     params: params.map(|(name, value)| (name, value.into())).into(),
                     workgroups: workgroup_grid(points * blocks),
@@ -261,6 +261,7 @@ mod tests {
         assert_eq!(first(20, [16, 32], &software), None, "too few pixels for so few channels");
         assert_eq!(first(6, [128, 64], &software), None, "too few pixels for so few channels");
         assert_eq!(first(4, [512, 512], &software), None, "too few pixels");
+        assert_eq!(first(184, [4, 64], &software), None, "too few channels");
         assert_eq!(first(28, [1024, 1024], &software), None, "144 MiB of sums");
         assert_eq!(first(184, [32, 32], &DeviceProfile { software: false, ..software }), None, "not measured");
         assert_eq!(first(184, [32, 32], &DeviceProfile { int64: false, ..software }), None, "not offered");
