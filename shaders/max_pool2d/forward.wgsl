@@ -1,5 +1,5 @@
 // y[n, oy, ox, c] = max over r, s < KERNEL_SIZE of x[n, oy * KERNEL_SIZE + r, ox * KERNEL_SIZE + s, c]
-// One invocation owns one of the Elements of y, one workgroup 64 neighbours a turn. Bytes moved: 4 per element of y and of each window.
+// One invocation owns one of the Elements of y, one workgroup 64 a turn. Bytes moved: 4 per element of y and of each window.
 alias Stored = f32; // how activations are stored; f16 halves the bytes that they move
 alias Elements = Stored; // or vec4<Stored>: four channels at once; all numbers of channels are then of fours
 
