@@ -185,14 +185,9 @@ impl<'a> Correlation<'a> {
 
     /// The launch of `conv2d/correlation_tiled`, for which what this is makes a program of its own.
     pub(super) fn by_tiles(&self, tile: &[(&'static str, usize)], workgroups: usize) -> Dispatch {
-        let flags = [
-            ("COARSE", usize::from(self.side == Side::Coarse)),
-            ("TURNED", usize::from(self.turned)),
-            ("BIAS", usize::from(self.bias.is_some())),
-            ("RELU", usize::from(self.epilogue == Epilogue::Relu)),
-            ("MASK", usize::from(self.epilogue.mask().is_some())),
-        ];
-        let constants = self.geometry.constants(&[&flags, tile].concat());
+        let sides = [("COARSE", usize::from(self.side == Side::Coarse)), ("TURNED", usize::from(self.turned))];
+        let flags = self.epilogue.flags(self.bias.is_some());
+        let constants = self.geometry.constants(&[&sides[..], &flags, tile].concat());
         self.dispatch(kernel!("conv2d/correlation_tiled"), constants, &[], workgroups)
     }
 
@@ -318,6 +313,15 @@ pub(in crate::ops) enum Epilogue {
 impl Epilogue {
     pub(super) fn mask(self) -> Option<Binding> {
         if let Self::Mask(mask) = self { Some(mask) } else { None }
+    }
+
+    /// The constants of the kernels that are programs of their own with each, and with a bias and without.
+    pub(super) fn flags(self, has_bias: bool) -> [(&'static str, usize); 3] {
+        [
+            ("BIAS", usize::from(has_bias)),
+            ("RELU", usize::from(self == Self::Relu)),
+            ("MASK", usize::from(self.mask().is_some())),
+        ]
     }
 
     /// As the kernels that decide at run time know it.

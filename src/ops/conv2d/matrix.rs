@@ -181,12 +181,6 @@ impl Geometry {
         let columns = unit.across(result.1, columns);
         let mut constants = unit.constants(&window, [rows, columns]);
         constants.push(constant(&("TURNED", usize::from(turned))));
-        let mask = epilogue.mask();
-        let flags = [
-            ("BIAS", usize::from(bias.is_some())),
-            ("RELU", usize::from(epilogue == Epilogue::Relu)),
-            ("MASK", usize::from(mask.is_some())),
-        ];
         let (image, weight) = (Binding::Input(usize::from(turned)), Binding::Input(usize::from(!turned)));
         let weights = taps_y * taps_x * in_channels * out_channels;
         let mut as_half = turns(kernel!("cast/store"), vec![weight, WEIGHT], weights, &[], device);
@@ -210,8 +204,8 @@ impl Geometry {
             dispatches.push(product);
             let [height, width] = result.0;
             let params = layout.params([("height", height), ("width", width)], result.1, first, count);
-            let bindings = vec![PRODUCTS, bias.unwrap_or(PRODUCTS), mask.unwrap_or(image), Binding::Output];
-            let constants = flags.iter().map(constant).collect();
+            let bindings = vec![PRODUCTS, bias.unwrap_or(PRODUCTS), epilogue.mask().unwrap_or(image), Binding::Output];
+            let constants = epilogue.flags(bias.is_some()).iter().map(constant).collect();
             let workgroups = (count * result.1 / 4).div_ceil(LANES);
             dispatches.push(launch(kernel!("conv2d/matrix_result"), constants, bindings, &params, workgroups));
         }

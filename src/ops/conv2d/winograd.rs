@@ -188,20 +188,11 @@ impl Geometry {
             let count = strip_tiles.min(tiles - first_tile);
             let (stride, multiply) = product.dispatch(points, count, source.channels, result.channels, device)?;
             largest = largest.max(stride);
-            let strip = |own: &[(&'static str, usize)]| {
-                let tiles = [
-                    ("tile_rows", tile_rows),
-                    ("tile_columns", tile_columns),
-                    ("first_tile", first_tile),
-                    ("tiles", count),
-                    ("stride", stride),
-                ];
-                [own, &tiles].concat()
-            };
+            let strip = Strip { extents: [tile_rows, tile_columns], first_tile, tiles: count, stride };
             dispatches.push(winograd.transform(
                 kernel!("conv2d/winograd_input"),
                 vec![image, INPUTS],
-                &strip(&[
+                &strip.params(&[
                     ("source_height", source.extents[0]),
                     ("source_width", source.extents[1]),
                     ("source_channels", source.channels),
@@ -214,7 +205,7 @@ impl Geometry {
             dispatches.push(winograd.transform(
                 kernel!("conv2d/winograd_output"),
                 vec![PRODUCTS, bias.unwrap_or(PRODUCTS), epilogue.mask().unwrap_or(PRODUCTS), Binding::Output],
-                &strip(&[
+                &strip.params(&[
                     ("height", result.extents[0]),
                     ("width", result.extents[1]),
                     ("channels", result.channels),
@@ -228,6 +219,30 @@ impl Geometry {
         let workspace = vec![4 * fours * points, strips[0], strips[1]];
         let fits = workspace.iter().all(|elements| 4 * elements <= LARGEST_BYTES);
         fits.then_some(Candidate { dispatches, workspace })
+    }
+}
+
+/// Tiles, of images that are cut into so many rows and columns of them, which are transformed at a time.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Strip {
+    pub(super) extents: [usize; 2],
+    pub(super) first_tile: usize,
+    pub(super) tiles: usize,
+    /// From one point to the next of what is transformed, in tiles.
+    pub(super) stride: usize,
+}
+
+impl Strip {
+    /// The params of a transform: its own, then these.
+    pub(super) fn params(self, own: &[(&'static str, usize)]) -> Vec<(&'static str, usize)> {
+        let tiles = [
+            ("tile_rows", self.extents[0]),
+            ("tile_columns", self.extents[1]),
+            ("first_tile", self.first_tile),
+            ("tiles", self.tiles),
+            ("stride", self.stride),
+        ];
+        [own, &tiles].concat()
     }
 }
 

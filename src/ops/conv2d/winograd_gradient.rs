@@ -3,7 +3,9 @@
 
 use super::launch::{Geometry, constant, lanes};
 use super::loops::Window;
-use super::winograd::{CHANNELS, ELEMENTS, LARGEST_BYTES, Product, STRIP_BYTES, TILED, Winograd, sandwich, squares};
+use super::winograd::{
+    CHANNELS, ELEMENTS, LARGEST_BYTES, Product, STRIP_BYTES, Strip, TILED, Winograd, sandwich, squares,
+};
 use crate::array::Array;
 use crate::kernel;
 use crate::op::{Binding, Bound, Candidate, DeviceProfile, Dispatch, UNIT_ROUNDOFF, workgroup_grid};
@@ -58,23 +60,14 @@ impl Geometry {
         let strip_tiles = tiles.div_ceil(strips);
         let strips = tiles.div_ceil(strip_tiles);
         let mut dispatches = Vec::with_capacity(3 * strips + 1);
-        for (strip, first_tile) in (0..tiles).step_by(strip_tiles).enumerate() {
+        for (number, first_tile) in (0..tiles).step_by(strip_tiles).enumerate() {
             let count = strip_tiles.min(tiles - first_tile);
-            let of_strip = |own: &[(&'static str, usize)]| {
-                let tiles = [
-                    ("tile_rows", tile_rows),
-                    ("tile_columns", tile_columns),
-                    ("first_tile", first_tile),
-                    ("tiles", count),
-                    ("stride", count),
-                ];
-                [own, &tiles].concat()
-            };
+            let strip = Strip { extents: [tile_rows, tile_columns], first_tile, tiles: count, stride: count };
             let [padding_y, padding_x] = self.window.padding;
             dispatches.push(winograd.transform(
                 kernel!("conv2d/winograd_input"),
                 vec![Binding::Input(0), INPUTS],
-                &of_strip(&[
+                &strip.params(&[
                     ("source_height", in_extents[0]),
                     ("source_width", in_extents[1]),
                     ("source_channels", in_channels),
@@ -86,10 +79,10 @@ impl Geometry {
             dispatches.push(winograd.transform(
                 kernel!("conv2d/winograd_grad_output"),
                 vec![Binding::Input(1), GRADIENTS],
-                &of_strip(&[("height", out_extents[0]), ("width", out_extents[1]), ("channels", out_channels)]),
+                &strip.params(&[("height", out_extents[0]), ("width", out_extents[1]), ("channels", out_channels)]),
                 count * out_channels / 2,
             ));
-            dispatches.push(product.sum(points, count, strip, [in_channels, out_channels], device)?);
+            dispatches.push(product.sum(points, count, number, [in_channels, out_channels], device)?);
         }
         dispatches.push(winograd.transform(
             kernel!("conv2d/winograd_grad_weight"),
