@@ -11,6 +11,7 @@ pub mod plan;
 pub mod profile;
 pub mod requirements;
 pub mod source;
+mod translation;
 
 pub use choices::{Choice, Choices};
 pub use device::{AdapterSummary, DeviceChoice, Gpu, Limits, adapters};

@@ -389,6 +389,7 @@ impl View {
                     *last_line = Instant::now();
                 }
             }
+            Event::Compiling => self.bar.set_message("compiling kernels"),
             Event::Evaluating { done, total } => {
                 self.bar.set_message(format!("evaluating image {} of {total}", done + 1));
             }

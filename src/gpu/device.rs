@@ -242,7 +242,7 @@ pub struct Gpu {
     pub(super) pipelines: Pipelines,
     pub(super) pipeline_cache: Option<Arc<PipelineCache>>,
     summary: Arc<AdapterSummary>,
-    adapter: wgpu::Adapter,
+    pub(super) adapter: wgpu::Adapter,
     /// Whether device and queue belong to a host program.
     borrowed: bool,
     profile: DeviceProfile,
@@ -471,13 +471,23 @@ impl Gpu {
     /// # Errors
     /// [`Error::Device`] when it cannot be opened.
     pub fn reopen(&self) -> Result<Self> {
-        let opened = pollster::block_on(Self::open(&self.adapter, self.summary.limits))?;
-        let opened = opened.with_largest_binding(self.profile.largest_binding);
+        let opened = self.another()?.with_largest_binding(self.profile.largest_binding);
         let opened = Self { choices: Arc::clone(&self.choices), ..opened };
         Ok(match &self.pipeline_cache {
             Some(cache) => opened.with_pipeline_cache(cache.folder()),
             None => opened,
         })
+    }
+
+    /// A device of its own on the same adapter.
+    pub(super) fn another(&self) -> Result<Self> {
+        pollster::block_on(Self::open(&self.adapter, self.summary.limits))
+    }
+
+    /// Whether kernels are translated when they are first run, unless that is seen to: by Mesa's lavapipe, whose name for itself is this. On a
+    /// host's device it is not, since nothing is submitted to its queue behind its back.
+    pub(super) fn translates_late(&self) -> bool {
+        !self.borrowed && self.adapter.get_info().driver == "llvmpipe"
     }
 
     /// This device, with tensors in plans to come in pieces of at most so many bytes, in whole multiples of 256, where it admits larger

@@ -7,6 +7,7 @@ use crate::error::{Error, Result};
 use crate::op::{Binding, Dispatch, Kernel, Param};
 use std::collections::HashMap;
 use std::iter::repeat_n;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -145,6 +146,8 @@ pub(crate) struct Pipeline {
     pub(crate) interface: Interface,
     pub(crate) layout: wgpu::BindGroupLayout,
     pub(crate) program: wgpu::ComputePipeline,
+    /// Whether the driver has been made to translate it, where it would do so later.
+    pub(super) translated: AtomicBool,
 }
 
 /// What a compiled kernel is made of. Its text follows from it, and takes longer to compose than to look this up.
@@ -215,7 +218,7 @@ impl Gpu {
                 },
                 cache: self.pipeline_cache.as_ref().map(|cache| cache.entries()),
             });
-            Pipeline { interface, layout, program }
+            Pipeline { interface, layout, program, translated: AtomicBool::new(false) }
         })
     }
 }

@@ -208,7 +208,7 @@ impl Plan {
         self.memory.gradients[position].map(|gradient| self.computed.node(gradient))
     }
 
-    /// Compiles all kernels, then binds every dispatch.
+    /// Compiles all kernels, binds every dispatch, and has the kernels translated.
     fn resolve(&self) -> Result<Vec<Step>> {
         let in_pieces = |(node, dispatch)| (node, dispatch, self.memory.pieces(&self.computed, node, dispatch));
         let dispatches: Vec<_> = self.dispatches().map(in_pieces).collect();
@@ -216,13 +216,14 @@ impl Plan {
             // The same text for the same of these.
             ((dispatch.kernel.path, &dispatch.constants, pieces), *dispatch)
         });
-        let distinct: Vec<_> = kernels.collect::<BTreeMap<_, _>>().into_iter().collect();
-        distinct.par_iter().try_for_each(|((.., pieces), dispatch)| self.gpu.pipeline(dispatch, pieces).map(drop))?;
+        let distinct = kernels.collect::<BTreeMap<_, _>>().into_iter();
+        let distinct: Vec<_> = distinct.map(|((.., pieces), dispatch)| (dispatch, pieces.as_slice())).collect();
+        distinct.par_iter().try_for_each(|(dispatch, pieces)| self.gpu.pipeline(dispatch, pieces).map(drop))?;
         let mut params = vec![0u8; self.uniform.size() as usize];
         let mut offset = 0;
         let mut steps = Vec::with_capacity(dispatches.len());
-        for (node, dispatch, pieces) in dispatches {
-            let pipeline = self.gpu.pipeline(dispatch, &pieces)?;
+        for &(node, dispatch, ref pieces) in &dispatches {
+            let pipeline = self.gpu.pipeline(dispatch, pieces)?;
             pipeline.interface.check(dispatch, self.writes(node))?;
             let words: Vec<u32> = dispatch.params.iter().map(|(_, param)| param.to_bits()).collect();
             let bytes: &[u8] = bytemuck::cast_slice(&words);
@@ -230,7 +231,7 @@ impl Plan {
             // The last of the params, where there is one.
             let first_workgroup = (offset + bytes.len() as u64).saturating_sub(4);
             let mut resources = Vec::new();
-            for (&binding, pieces) in dispatch.bindings.iter().zip(&pieces) {
+            for (&binding, pieces) in dispatch.bindings.iter().zip(pieces) {
                 resources.extend(self.binding(node, binding)?.take(pieces.count()));
             }
             if let Some(size) = wgpu::BufferSize::new(bytes.len() as u64) {
@@ -255,6 +256,7 @@ impl Plan {
             let (workgroups, divisible_by) = (dispatch.workgroups, dispatch.divisible_by());
             steps.push(Step { pipeline, bind_group, workgroups, divisible_by, first_workgroup });
         }
+        self.gpu.translate(&distinct)?;
         self.gpu.write(&self.uniform, 0, &params)?;
         Ok(steps)
     }

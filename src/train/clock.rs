@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 pub(super) struct Clock {
     started: Instant,
     limit: Option<Duration>,
-    /// The first step also warms up the device and is not counted.
-    first_done: bool,
+    /// When the first step was done, which also warms up the device and is not counted.
+    first_done: Option<Instant>,
     steps: u32,
     stepping: Duration,
     /// What of that time the device was idle for want of a batch.
@@ -22,7 +22,7 @@ impl Clock {
         Self {
             started: Instant::now(),
             limit,
-            first_done: false,
+            first_done: None,
             steps: 0,
             stepping: Duration::ZERO,
             waiting: Duration::ZERO,
@@ -31,12 +31,12 @@ impl Clock {
 
     /// Adds a step that took so long, and of that waited so long for its batch.
     pub(super) fn add(&mut self, step: Duration, waiting: Duration) {
-        if self.first_done {
+        if self.first_done.is_some() {
             self.steps += 1;
             self.stepping += step;
             self.waiting += waiting;
         }
-        self.first_done = true;
+        self.first_done.get_or_insert_with(Instant::now);
     }
 
     pub(super) fn elapsed(&self) -> Duration {
@@ -59,9 +59,9 @@ impl Clock {
     /// The time to do `steps` more, but not past the limit.
     pub(super) fn time_left(&self, steps: u32) -> Option<Duration> {
         // Evaluations and checkpoints will take the same share of the time as so far.
-        let elapsed = self.elapsed();
-        let needed = (self.steps > 0).then(|| elapsed.mul_f64(f64::from(steps) / f64::from(self.steps + 1)));
-        let allowed = self.limit.map(|limit| limit.saturating_sub(elapsed));
+        let counted = self.first_done.filter(|_| self.steps > 0);
+        let needed = counted.map(|since| since.elapsed().mul_f64(f64::from(steps) / f64::from(self.steps)));
+        let allowed = self.limit.map(|limit| limit.saturating_sub(self.elapsed()));
         [needed, allowed].into_iter().flatten().min()
     }
 }

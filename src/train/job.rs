@@ -61,6 +61,8 @@ pub enum Event<'a> {
         /// Images in total.
         total: usize,
     },
+    /// The device's driver compiles the kernels.
+    Compiling,
     /// Everything is in place; the first step follows.
     Ready {
         /// The network and its data.
@@ -150,6 +152,7 @@ pub fn train(job: Job<'_>, observer: &mut Observer<'_>) -> Result<Summary> {
         )));
     }
     let model = job.config.model(channels, job.classes);
+    stopped |= observer(&Event::Compiling).is_break();
     let mut trainer = Trainer::new(job.config, model, tile, job.device, samples)?;
     let standing = if let Some(weights) = &resumed {
         let standing = Standing::read(weights, &data)?;
