@@ -23,7 +23,6 @@ use crate::checkpoint::atomic;
 use crate::error::{Error, Result};
 use crate::executor::Device;
 use crate::file;
-use crate::gpu::Gpu;
 use crate::ops::Entry;
 use crate::progress::{Announce, unless_stopped};
 use serde::{Deserialize, Serialize};
@@ -139,9 +138,7 @@ pub fn run(device: &Device, workloads: &[Workload], settings: Settings, announce
     }
     let mut networks = Vec::new();
     for workload in workloads {
-        // A device that has compiled nothing yet, so that the first step is one.
-        let fresh = device.gpu().map(Gpu::reopen).transpose()?.map_or(Device::Cpu, Device::Gpu);
-        networks.push(Measured::new(&fresh, workload, settings, roof.as_ref(), announce)?);
+        networks.push(Measured::new(device, workload, settings, roof.as_ref(), announce)?);
     }
     Ok(Report {
         schema: SCHEMA.into(),

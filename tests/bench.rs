@@ -110,7 +110,8 @@ fn a_network_is_measured_saved_drawn_and_compared() {
     let rows = fs::read_to_string(&csv).unwrap();
     let columns = rows.lines().next().unwrap().split(',').count();
     assert!(rows.lines().all(|row| row.split(',').count() == columns), "{rows}");
-    assert_eq!(rows.lines().count(), 1 + 5 + 2 + 3 + measured.layers.len());
+    let rates = 5 + [roof.multiply_add_f16, roof.matrix_multiply_add].iter().flatten().count();
+    assert_eq!(rows.lines().count(), 1 + rates + 2 + 3 + measured.layers.len());
 
     // Every op of the step has its row, where the device can time kernels.
     if measured.layers.is_empty() {
@@ -158,6 +159,9 @@ fn compare(saved: &str, path: &impl Fn(&str) -> String, untimed: bool) {
             network["layers"][0]["node"] = "fused".into();
         }
     });
+    let mixed = change("mixed.json", &|value| value["networks"][0]["workload"]["precision"] = "mixed".into());
+    let table = succeeds(&["bench", "--compare", saved, &mixed]);
+    assert!(table.contains("mixed is of custom: 44×44, base 8, depth 2, batch 1, mixed precision"), "{table}");
     let page = path("comparison.html");
     let table = succeeds(&["bench", "--compare", saved, &faster, "--html", &page, "--markdown"]);
     let row = table.lines().find(|line| line.starts_with("| inference |")).unwrap();
@@ -180,12 +184,14 @@ fn compare(saved: &str, path: &impl Fn(&str) -> String, untimed: bool) {
     }
 
     let other = change("other.json", &|value| value["networks"][0]["workload"]["input"] = 60.into());
+    let foreign_net = change("semseg.json", &|value| value["networks"][0]["workload"]["model"] = "semseg".into());
     let newer = change("newer.json", &|value| value["version"] = 2.into());
     let foreign = change("foreign.json", &|value| value["schema"] = Value::Null);
     let damaged = change("damaged.json", &|value| value["networks"][0]["passes"] = json!("none"));
     fs::write(path("broken.json"), "{\"schema\": ").unwrap();
     for (file, parts) in [
         (other, &["other.json", "44×44", "before.json", "60×60", "measure the same"][..]),
+        (foreign_net, &["semseg.json", "there is no network", "measure the same"]),
         (newer, &["newer.json", "version 2", "reads 1"]),
         (foreign, &["foreign.json", "`schema` is null", "\"tilewise-bench\""]),
         (damaged, &["damaged.json", "damaged"]),

@@ -77,14 +77,20 @@ fn a_training_step_equals_the_reference() {
 fn a_profile_has_the_times_and_the_work_of_every_dispatch() {
     let step = training_step();
     let plan = Plan::new(&gpu(), &step.graph, PlanOptions::default()).unwrap();
-    let profile = plan.profile(1).unwrap();
+    let mut profile = plan.profile(1).unwrap();
     assert!(profile.rows.is_sorted_by(|a, b| a.seconds >= b.seconds), "the longest first");
     let (_, forward, _, backward, _) = step.graph.table().totals();
     assert_eq!(profile.rows.iter().map(|row| row.flops).sum::<u64>(), forward + backward);
     assert!(profile.rows.iter().all(|row| row.bytes > 0));
     let total: f64 = profile.rows.iter().map(|row| row.seconds).sum();
     assert!(total > 0.0 && profile.wall_seconds > 0.0);
+    assert!(profile.to_string().contains("–"), "no roof was told");
+    // A device that does one operation, or moves one byte, in the time of all: each op reaches what it has of either.
+    profile.hold_against(&plan, |flops, bytes| total * flops.max(bytes) as f64);
+    let shares = profile.rows.iter().map(|row| row.share_of_roof.unwrap());
+    assert!(shares.clone().all(|share| share >= 1.0), "none has less than an operation or a byte: {shares:?}");
     let trace = profile.trace("a device");
+    assert!(trace["traceEvents"][1]["args"]["share_of_roof"].as_f64().unwrap() >= 1.0);
     let events = trace["traceEvents"].as_array().unwrap();
     assert_eq!((events.len(), &events[0]["args"]["name"]), (profile.rows.len() + 1, &"a device".into()));
     let first = events[1..].iter().min_by(|a, b| a["ts"].as_f64().unwrap().total_cmp(&b["ts"].as_f64().unwrap()));
@@ -96,6 +102,12 @@ fn a_profile_has_the_times_and_the_work_of_every_dispatch() {
     assert!((times - 1e6 * total).abs() < 1e-6 * times, "one run, whose times are the medians");
     let text = profile.to_string();
     assert!(text.contains("encoder0.conv1.relu conv2d/") && text.contains("sgd/update (1)"), "{text}");
+    // Each dispatch in a submit of its own, convolutions in several.
+    let longest_submit = Duration::from_nanos(1);
+    let plan = Plan::new(&gpu(), &step.graph, PlanOptions { longest_submit, ..PlanOptions::default() }).unwrap();
+    let cut = plan.profile(2).unwrap();
+    assert_eq!(cut.rows.len(), profile.rows.len());
+    assert!(cut.rows.iter().all(|row| row.laps.len() == 2 && row.seconds > 0.0), "{cut}");
 }
 
 #[test]

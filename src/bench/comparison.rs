@@ -1,7 +1,7 @@
 //! Several reports side by side: before and after a change, or one device and another.
 
 use super::table::{milliseconds, percent};
-use super::{Layer, Measured, Report, Table, page};
+use super::{Layer, Measured, Report, Table, Workload, page};
 use crate::error::{Error, Result};
 use std::path::{Path, PathBuf};
 
@@ -97,6 +97,11 @@ impl Comparison {
     fn whole(&self, networks: &[&Measured]) -> Table {
         let mut table = Table::new(networks[0].workload.to_string(), &[]);
         table.heads = self.heads();
+        for (named, network) in self.0.iter().zip(networks) {
+            if network.workload.precision != networks[0].workload.precision {
+                table.notes.push(format!("{} is of {}", named.name, network.workload));
+            }
+        }
         let mut row = |name: &str, seconds: Vec<Option<f64>>| {
             table.rows.push([vec![name.to_owned()], times(&seconds)].concat());
         };
@@ -151,13 +156,15 @@ fn times(seconds: &[Option<f64>]) -> Vec<String> {
 }
 
 impl Report {
-    /// The measurement of the same network, whatever its name.
+    /// The measurement of the same network, whatever its name; of the same precision, if there is one.
     pub(super) fn network(&self, other: &Measured) -> Option<&Measured> {
-        let size = |network: &Measured| {
-            let workload = &network.workload;
-            (workload.input, workload.base, workload.depth, workload.batch)
+        let Workload { input, base, depth, model, batch, precision, .. } = other.workload;
+        let same = |network: &&Measured| {
+            let Workload { input: a, base: b, depth: c, model: d, batch: e, .. } = network.workload;
+            (a, b, c, d, e) == (input, base, depth, model, batch)
         };
-        self.networks.iter().find(|network| size(network) == size(other))
+        let mut networks = self.networks.iter().filter(same);
+        networks.clone().find(|network| network.workload.precision == precision).or_else(|| networks.next())
     }
 
     /// The report as a page that needs nothing else, with a plot of every network's ops under the roof.

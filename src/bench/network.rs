@@ -12,7 +12,6 @@ use crate::op::Fill;
 use crate::progress::{Announce, unless_stopped};
 use crate::random::Random;
 use crate::selftest;
-use crate::shape::TensorType;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -236,8 +235,7 @@ pub struct Measured {
     pub parameters: usize,
     /// What was checked; `None` on the CPU executor, which is the reference.
     pub checked: Option<Checked>,
-    /// From a training step's graph to a plan that is ready to run, on a device that has compiled nothing before: kernels compiled, memory
-    /// allocated, parameters written.
+    /// From opening the device to a plan of the training step that is ready to run: kernels compiled, memory allocated, parameters written.
     pub ready_seconds: f64,
     /// From the same start to the end of the first training step.
     pub first_step_seconds: f64,
@@ -248,7 +246,7 @@ pub struct Measured {
 }
 
 impl Measured {
-    /// Prepares, checks and times a network on a device that has compiled nothing yet.
+    /// Opens a device again, which then has compiled nothing yet, so that the first step is one, then prepares, checks and times a network.
     pub(super) fn new(
         device: &Device,
         workload: &Workload,
@@ -256,10 +254,17 @@ impl Measured {
         roof: Option<&Roof>,
         announce: &mut Announce<'_>,
     ) -> Result<Self> {
+        unless_stopped(announce(&format!("{workload}: first step")))?;
+        let start = Instant::now();
+        let device = &device.gpu().map(Gpu::reopen).transpose()?.map_or(Device::Cpu, Device::Gpu);
         let step = workload.training_step()?;
         let (parameters, inputs) = (step.graph.initial_parameters(settings.seed), inputs(&step, settings.seed));
-        unless_stopped(announce(&format!("{workload}: first step")))?;
-        let (ready_seconds, first_step_seconds) = first_step(device, &step.graph, &parameters, &inputs)?;
+        let mut executor = Executor::new(device, &step.graph, &parameters)?;
+        let ready_seconds = start.elapsed().as_secs_f64();
+        write(&mut executor, &inputs)?;
+        run(&mut executor)?;
+        let first_step_seconds = start.elapsed().as_secs_f64();
+        drop(executor);
         let checked = match device.gpu() {
             Some(gpu) => {
                 let checked = workload.checked()?;
@@ -268,7 +273,6 @@ impl Measured {
             }
             None => None,
         };
-
         let inference = workload.inference(&parameters)?;
         let gradients = step.graph.before_update();
         let mut passes = Vec::new();
@@ -319,21 +323,6 @@ pub(crate) fn write(executor: &mut Executor, inputs: &BTreeMap<NodeId, Tensor<f3
         .into_iter()
         .filter_map(|node| Some((node, inputs.get(&node)?.clone())))
         .try_for_each(|(node, value)| executor.write(node, value))
-}
-
-/// The seconds until a plan is ready, and until its first run is done.
-fn first_step(
-    device: &Device,
-    graph: &Graph,
-    parameters: &[f32],
-    inputs: &BTreeMap<NodeId, Tensor<f32>>,
-) -> Result<(f64, f64)> {
-    let start = Instant::now();
-    let mut executor = Executor::new(device, graph, parameters)?;
-    let ready = start.elapsed().as_secs_f64();
-    write(&mut executor, inputs)?;
-    run(&mut executor)?;
-    Ok((ready, start.elapsed().as_secs_f64()))
 }
 
 /// Runs once and waits.
@@ -387,25 +376,18 @@ pub(super) fn layers(plan: &Plan, repeats: usize, roof: Option<&Roof>) -> Result
     let mut layers = Vec::new();
     for (position, mut rows) in dispatches {
         let node = &graph.nodes()[position];
-        let NodeKind::Op { op, inputs } = &node.kind else { continue };
+        let NodeKind::Op { op, .. } = &node.kind else { continue };
         // The profile has the longest first.
         rows.sort_by(|a, b| {
             let start = |row: &Row| row.laps.last().map_or(0.0, |lap| lap.start);
             start(a).total_cmp(&start(b))
         });
-        let types = graph.types(inputs);
-        let read: u64 = types.iter().map(TensorType::size_bytes).sum();
-        let written: u64 = match op.writes() {
-            [] => node.tensor_type.size_bytes(),
-            written => written.iter().map(|&input| types[input].size_bytes()).sum(),
-        };
         let mut kernels: Vec<String> = rows.iter().map(|row| row.kernel.to_owned()).collect();
         let mut seen = BTreeSet::new();
         kernels.retain(|kernel| seen.insert(kernel.clone()));
         let sum = |run: usize| rows.iter().filter_map(|row| row.laps.get(run)).map(|lap| lap.seconds).sum();
         let seconds = Spread::of((0..repeats).map(sum).collect());
-        let gradient = plan.gradient_with(position).map_or(0, |gradient| gradient.tensor_type.size_bytes());
-        let (flops, bytes) = (plan.flops(position), read + written + gradient);
+        let (flops, bytes) = (plan.flops(position), plan.traffic(position));
         let phase = if position >= update {
             Phase::Update
         } else if node.name.contains(".grad") {

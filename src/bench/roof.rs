@@ -50,7 +50,8 @@ const MOST_MATRIX_TURNS: u32 = 1 << 11;
 /// Elements of a large result that are held against the reference.
 const CHECKED: usize = 64;
 
-/// Multiply-adds without memory: y = Σ over k of z after `16 · turns` steps z ← z² + x, from z = −k/32. Inputs x.
+/// Multiply-adds without memory: y = Σ over k of z after `16 · turns` steps z ← z² + x, from z = −k/32. Inputs x, of `f32`, or an even
+/// number of `f16`, in which it is computed as well.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MultiplyAdd {
     /// Sixteen steps each.
@@ -153,7 +154,10 @@ impl Op for MultiplyAdd {
     fn output(&self, inputs: &[TensorType]) -> Result<TensorType, String> {
         match inputs {
             [x] if x.dtype == DType::F32 => Ok(x.clone()),
-            _ => Err(format!("expected one float tensor, got {inputs:?}")),
+            [x] if x.dtype == DType::F16 && x.shape.elements() % 2 == 0 => Ok(x.clone()),
+            _ => {
+                Err(format!("expected one float tensor, of an even number of elements if they are f16, got {inputs:?}"))
+            }
         }
     }
 
@@ -165,10 +169,15 @@ impl Op for MultiplyAdd {
     }
 
     fn candidates(&self, _: &[TensorType], output: &TensorType, _: &DeviceProfile) -> Vec<Candidate> {
-        let count = output.shape.elements();
+        let mut constants = vec![("CHAINS", format!("{CHAINS}u")), ("STEPS", format!("{STEPS}u"))];
+        let mut count = output.shape.elements();
+        if output.dtype == DType::F16 {
+            constants.push(("Number", "vec2<Stored>".into()));
+            count /= 2;
+        }
         let dispatch = Dispatch {
             kernel: kernel!("device/multiply_add"),
-            constants: vec![("CHAINS", format!("{CHAINS}u")), ("STEPS", format!("{STEPS}u"))],
+            constants,
             bindings: vec![Binding::Input(0), Binding::Output],
             params: vec![("count", count.into()), ("turns", (self.turns as usize).into())],
             workgroups: workgroup_grid(count.div_ceil(64)),
@@ -180,7 +189,8 @@ impl Op for MultiplyAdd {
         (2 * CHAINS * self.steps() * output.shape.elements()) as u64
     }
 
-    /// A step rounds twice at most, to less than 1, and the steps after it do not enlarge that by more than a half.
+    /// A step rounds twice at most, to less than 1, and the steps after it do not enlarge that by more than a half. In `f16` that would be
+    /// past all sense, so there x is −1, with which all values are 0 after an even number of steps and −1 after an odd one.
     fn bound(&self, _: &[&Tensor<f64>], output: &Tensor<f64>, _: usize) -> Bound {
         let bound = (4 * CHAINS * self.steps()) as f64 * UNIT_ROUNDOFF;
         Bound::Elements(vec![bound; output.elements()])
@@ -231,6 +241,14 @@ pub fn cases() -> Result<Vec<Case>, String> {
             inputs: vec![(TensorType::f32([count])?, SEEDS)],
         });
     }
+    for (count, turns) in [(2, 1), (64, 3), (1000, 16)] {
+        let op = Arc::new(MultiplyAdd { turns });
+        cases.push(Case {
+            name: format!("{count} of {turns} turns, f16"),
+            op,
+            inputs: vec![(TensorType::f16([count])?, SEEDS_OF_HALVES)],
+        });
+    }
     for count in [4, 256, 260, 200_004] {
         let inputs = vec![(TensorType::f32([count])?, Fill::Normal(1.0))];
         cases.push(Case { name: count.to_string(), op: Arc::new(Copy), inputs });
@@ -245,6 +263,9 @@ pub fn cases() -> Result<Vec<Case>, String> {
 
 /// Near −3/4 the values take thousands of steps to come to rest, so that a step too many or too few is noticed.
 const SEEDS: Fill = Fill::Uniform(-0.75, -0.7499);
+
+/// From here they come to rest in a cycle of 0 and −1, without any rounding.
+const SEEDS_OF_HALVES: Fill = Fill::Constant(-1.0);
 
 /// Work of one kind, and how long it took.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -269,6 +290,9 @@ impl Rate {
 pub struct Roof {
     /// Multiply-adds in `f32`; one counts as two operations.
     pub multiply_add: Rate,
+    /// The like in `f16`, two numbers at once, where shaders may use it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub multiply_add_f16: Option<Rate>,
     /// The like of matrices of `f16` that are added to `f32`, by units of the device's own, where it has such.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub matrix_multiply_add: Option<Rate>,
@@ -280,6 +304,11 @@ pub struct Roof {
     pub dispatch: Spread,
     /// A submit without dispatches, recorded and waited for.
     pub submit: Spread,
+}
+
+/// More than any device has room for at once, within what a timed run may take.
+fn invocations(gpu: &Gpu) -> usize {
+    if gpu.adapter().is_software() { 1 << 12 } else { 1 << 20 }
 }
 
 impl Roof {
@@ -373,8 +402,20 @@ impl Probe {
     /// # Errors
     /// As [`Plan::new`].
     pub fn multiply_add(gpu: &Gpu, seed: u32) -> Result<Self> {
-        let invocations = if gpu.adapter().is_software() { 1 << 12 } else { 1 << 20 };
-        Self::of_turns(gpu, MOST_TURNS, |turns| Self::new(gpu, MultiplyAdd { turns }, invocations, 1, seed))
+        Self::of_turns(gpu, MOST_TURNS, |turns| Self::new(gpu, MultiplyAdd { turns }, invocations(gpu), 1, seed))
+    }
+
+    /// The like in `f16`; none where shaders may not use it.
+    ///
+    /// # Errors
+    /// As [`Plan::new`].
+    pub fn multiply_add_f16(gpu: &Gpu, seed: u32) -> Result<Option<Self>> {
+        if !gpu.profile().f16 {
+            return Ok(None);
+        }
+        let tensor_type = TensorType::f16([2 * invocations(gpu)]).map_err(Error::Usage)?;
+        let of = |turns| Self::on(gpu, MultiplyAdd { turns }, (tensor_type.clone(), SEEDS_OF_HALVES), 1, seed);
+        Self::of_turns(gpu, MOST_TURNS, of).map(Some)
     }
 
     /// The like on matrix units; none where the device has none.
@@ -461,8 +502,9 @@ impl Roof {
     /// When the device has failed, has no room for the copied buffers, or a kernel's result is wrong.
     pub fn measure(gpu: &Gpu, repeats: usize, seed: u32) -> Result<Self> {
         let is_of_matrices = |case: &Case| case.op.as_any().is::<MatrixMultiplyAdd>();
-        let (of_matrices, others): (Vec<Case>, Vec<Case>) =
-            cases().map_err(Error::Usage)?.into_iter().partition(is_of_matrices);
+        let cases = cases().map_err(Error::Usage)?.into_iter();
+        let possible = cases.filter(|case| gpu.profile().f16 || !case.stores_half());
+        let (of_matrices, others): (Vec<Case>, Vec<Case>) = possible.partition(is_of_matrices);
         let check = |cases: &[Case]| {
             cases.iter().try_for_each(|case| {
                 let mut candidates = 0..selftest::candidates(gpu, case)?.len();
@@ -482,6 +524,7 @@ impl Roof {
             Ok::<_, Error>(Rate { work: probe.flops()?, seconds: less_submit(probe.measure(repeats)?, 1) })
         };
         let multiply_add = arithmetic(&probe)?;
+        let multiply_add_f16 = Probe::multiply_add_f16(gpu, seed)?.as_ref().map(arithmetic).transpose()?;
         let on_matrices = || {
             check(&of_matrices)?;
             Probe::matrix_multiply_add(gpu, seed)?.as_ref().map(arithmetic).transpose()
@@ -497,7 +540,7 @@ impl Roof {
         drop(probe);
         let command = Spread::of(gpu.time_copies(bytes, repeats)?);
         let command_copy = Rate { work: 2 * bytes, seconds: less_submit(command, 1) };
-        Ok(Self { multiply_add, matrix_multiply_add, copy, command_copy, dispatch, submit })
+        Ok(Self { multiply_add, multiply_add_f16, matrix_multiply_add, copy, command_copy, dispatch, submit })
     }
 }
 
@@ -511,6 +554,7 @@ mod tests {
         let nothing = Spread::default();
         let roof = Roof {
             multiply_add: rate(1000, 1.0),
+            multiply_add_f16: None,
             matrix_multiply_add: None,
             copy: rate(100, 1.0),
             command_copy: rate(100, 2.0),

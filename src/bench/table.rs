@@ -1,6 +1,6 @@
 //! A report as tables: aligned text, markdown, and CSV.
 
-use super::{Layer, Machine, Measured, Phase, Report, Roof, Spread};
+use super::{Layer, Machine, Measured, Phase, Report, Roof, Spread, Workload};
 use crate::error::{Error, Result};
 use std::fmt::{self, Write};
 
@@ -112,8 +112,11 @@ impl Report {
             let gigabytes = |rate: f64| format!("{:.2} GB/s", rate / 1e9);
             let gigaflops = |rate: f64| format!("{:.2} GFLOP/s", rate / 1e9);
             let mut rows = vec![("multiply-add, f32", gigaflops(roof.multiply_add.best()), roof.multiply_add.seconds)];
-            let matrices = roof.matrix_multiply_add.iter();
-            rows.extend(matrices.map(|rate| ("multiply-add, matrices of f16", gigaflops(rate.best()), rate.seconds)));
+            let others = [
+                ("multiply-add, f16", roof.multiply_add_f16),
+                ("multiply-add, matrices of f16", roof.matrix_multiply_add),
+            ];
+            rows.extend(others.iter().filter_map(|&(name, rate)| Some((name, gigaflops(rate?.best()), rate?.seconds))));
             rows.extend([
                 ("copy by a kernel", gigabytes(roof.copy.best()), roof.copy.seconds),
                 ("copy by the device's command", gigabytes(roof.command_copy.best()), roof.command_copy.seconds),
@@ -140,15 +143,18 @@ impl Report {
     /// [`Error::Usage`] when a value cannot be written.
     pub fn csv(&self) -> Result<String> {
         let mut text = String::from(
-            "network,input,base,depth,batch,row,op,phase,output,kernels,flops,bytes,median_s,least_s,most_s,share_of_roof,planned_bytes,\
+            "network,model,input,base,depth,batch,precision,row,op,phase,output,kernels,flops,bytes,median_s,least_s,most_s,share_of_roof,planned_bytes,\
              allocated_bytes\n",
         );
         let write = |text: &mut String| -> fmt::Result {
             let times = |seconds: Spread| format!("{},{},{}", seconds.median, seconds.least, seconds.most);
             if let Some(roof) = &self.roof {
                 let mut rows = vec![("roof.multiply_add", roof.multiply_add.work, 0, roof.multiply_add.seconds)];
-                let matrices = roof.matrix_multiply_add.iter();
-                rows.extend(matrices.map(|rate| ("roof.matrix_multiply_add", rate.work, 0, rate.seconds)));
+                let others = [
+                    ("roof.multiply_add_f16", roof.multiply_add_f16),
+                    ("roof.matrix_multiply_add", roof.matrix_multiply_add),
+                ];
+                rows.extend(others.iter().filter_map(|&(name, rate)| Some((name, rate?.work, 0, rate?.seconds))));
                 rows.extend([
                     ("roof.copy", 0, roof.copy.work, roof.copy.seconds),
                     ("roof.command_copy", 0, roof.command_copy.work, roof.command_copy.seconds),
@@ -156,15 +162,13 @@ impl Report {
                     ("roof.submit", 0, 0, roof.submit),
                 ]);
                 for (name, flops, bytes, seconds) in rows {
-                    writeln!(text, ",,,,,{name},,,,,{flops},{bytes},{},,,", times(seconds))?;
+                    writeln!(text, ",,,,,,,{name},,,,,{flops},{bytes},{},,,", times(seconds))?;
                 }
             }
             for network in &self.networks {
                 let workload = &network.workload;
-                let name = format!(
-                    "{},{},{},{},{}",
-                    workload.name, workload.input, workload.base, workload.depth, workload.batch
-                );
+                let Workload { name, input, base, depth, model, batch, precision } = workload;
+                let name = format!("{name},{model},{input},{base},{depth},{batch},{precision}");
                 for (row, seconds) in [("ready", network.ready_seconds), ("first step", network.first_step_seconds)] {
                     writeln!(text, "{name},{row},,,,,,,{},,,", times(Spread::of(vec![seconds])))?;
                 }

@@ -5,6 +5,7 @@ use clap::Args;
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use tilewise::bench::Roof;
 use tilewise::checkpoint::atomic;
 use tilewise::data::Augmentation;
 use tilewise::executor::Device;
@@ -179,17 +180,23 @@ fn time_kernels(
         let fill = if input == step.rates { Fill::Constant(1e-6) } else { Fill::Positive };
         plan.write(input, &fill.draw(&graph.node(input).tensor_type, &mut random))?;
     }
-    let profile = plan.profile(runs)?;
+    let roof = Roof::measure(&gpu, runs, seed)?;
+    let mut profile = plan.profile(runs)?;
+    profile.hold_against(&plan, |flops, bytes| roof.least_seconds(flops, bytes));
     if let Some(path) = trace {
         let trace = profile.trace(&plan.gpu().adapter().to_string());
         atomic::write(path, |file| Ok(serde_json::to_writer(file, &trace)?))?;
     }
     if global.json {
-        print_json(&json!({ "adapter": plan.gpu().adapter(), "profile": profile }))?;
+        print_json(&json!({ "adapter": plan.gpu().adapter(), "roof": roof, "profile": profile }))?;
     } else {
         let wall = 1e3 * profile.wall_seconds;
-        let heads = "       ms      %  GFLOP/s     GB/s  kernel (dispatches), then dispatches";
-        print(&format!("{heads}\n{profile}an ordinary run takes {wall:.3} ms; medians of {runs}\n"))?;
+        let heads = "       ms      %  GFLOP/s     GB/s  roof %  kernel (dispatches), then dispatches";
+        let (gflops, gigabytes) = (roof.flops_per_second() / 1e9, roof.bytes_per_second() / 1e9);
+        print(&format!(
+            "{heads}\n{profile}an ordinary run takes {wall:.3} ms; medians of {runs}\n\
+             the roof is {gflops:.2} GFLOP/s and {gigabytes:.2} GB/s; a dispatch has the share of its op, all of whose dispatches count\n"
+        ))?;
     }
     Ok(ExitCode::SUCCESS)
 }

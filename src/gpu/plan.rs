@@ -91,7 +91,7 @@ pub struct Plan {
     /// What results are read through, while nothing is.
     staging: Mutex<Option<wgpu::Buffer>>,
     pub(super) steps: Vec<Step>,
-    pace: Pace,
+    pub(super) pace: Pace,
     /// Held by whatever writes, runs or reads: between the submits of a run nothing of another thread may come.
     turn: Mutex<()>,
 }
@@ -201,6 +201,19 @@ impl Plan {
             op.flops(&self.computed.types(inputs), &node.tensor_type)
         };
         of(&self.computed.nodes()[position]) + self.gradient_with(position).map_or(0, of)
+    }
+
+    /// Bytes that a node's kernels have to read and write, each tensor counted once; the gradient's that they compute as well.
+    pub(crate) fn traffic(&self, position: usize) -> u64 {
+        let node = &self.computed.nodes()[position];
+        let NodeKind::Op { op, inputs } = &node.kind else { return 0 };
+        let types = self.computed.types(inputs);
+        let read: u64 = types.iter().map(TensorType::size_bytes).sum();
+        let written: u64 = match op.writes() {
+            [] => node.tensor_type.size_bytes(),
+            written => written.iter().map(|&input| types[input].size_bytes()).sum(),
+        };
+        read + written + self.gradient_with(position).map_or(0, |gradient| gradient.tensor_type.size_bytes())
     }
 
     /// The gradient that a node's kernels compute as well.
@@ -511,7 +524,11 @@ impl Plan {
         self.gpu.check()
     }
 
-    fn submit(&self, piece: &Piece, timestamp_writes: Option<wgpu::ComputePassTimestampWrites<'_>>) -> Result<()> {
+    pub(super) fn submit(
+        &self,
+        piece: &Piece,
+        timestamp_writes: Option<wgpu::ComputePassTimestampWrites<'_>>,
+    ) -> Result<()> {
         let (dispatch, workgroups) = match piece {
             Piece::Dispatches(dispatches) => {
                 let steps = &self.steps[dispatches.clone()];

@@ -1,12 +1,14 @@
 //! Where the time of a run goes: each dispatch timed by the device.
 
-use super::plan::{Step, record};
+use super::pace::Piece;
+use super::plan::record;
 use super::{Gpu, Plan};
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fmt;
+use std::iter;
 use std::time::Instant;
 
 /// What several measurements of one thing gave, in seconds.
@@ -55,6 +57,9 @@ pub struct Row {
     pub flops: u64,
     /// Bytes of what it binds, each counted once.
     pub bytes: u64,
+    /// The share of a roof that its op reaches, all the op's dispatches together, once [`Profile::hold_against`] has told.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub share_of_roof: Option<f64>,
     /// The runs, in order.
     #[serde(skip)]
     pub laps: Vec<Lap>,
@@ -70,6 +75,20 @@ pub struct Profile {
 }
 
 impl Profile {
+    /// Tells by how much each op of the profiled plan falls short of a roof, given the least seconds that so many operations on so many bytes
+    /// take: each tensor that the op reads or writes counts once, and scratch space not at all.
+    pub fn hold_against(&mut self, plan: &Plan, least_seconds: impl Fn(u64, u64) -> f64) {
+        let mut taken: BTreeMap<usize, f64> = BTreeMap::new();
+        for row in &self.rows {
+            *taken.entry(row.position).or_default() += row.seconds;
+        }
+        for row in &mut self.rows {
+            let taken = taken.get(&row.position).copied().unwrap_or_default();
+            let least = least_seconds(plan.flops(row.position), plan.traffic(row.position));
+            row.share_of_roof = Some(if taken > 0.0 { least / taken } else { 0.0 });
+        }
+    }
+
     /// The last run as a trace in the [format](https://docs.google.com/document/d/1CvAClvFfyA5R-PhYUmn5OOQtYMH4h6I0nSsKchNAySU) that
     /// Perfetto and `chrome://tracing` read: an event for each dispatch, on a track named `device`.
     pub fn trace(&self, device: &str) -> Value {
@@ -85,7 +104,12 @@ impl Profile {
                 "cat": row.kernel,
                 "ts": microseconds(lap.start),
                 "dur": microseconds(lap.seconds),
-                "args": { "kernel": row.kernel, "flops": row.flops, "bytes": row.bytes },
+                "args": {
+                    "kernel": row.kernel,
+                    "flops": row.flops,
+                    "bytes": row.bytes,
+                    "share_of_roof": row.share_of_roof,
+                },
             }))
         }));
         json!({ "traceEvents": events, "displayTimeUnit": "ms" })
@@ -196,7 +220,13 @@ impl Plan {
             let timed = self.run_timed(1)?;
             if run > 0 {
                 walls.push(wall);
-                laps.iter_mut().zip(timed).for_each(|(laps, lap)| laps.push(lap));
+                for (dispatch, lap) in timed {
+                    let laps: &mut Vec<Lap> = &mut laps[dispatch];
+                    match laps.get_mut(walls.len() - 1) {
+                        Some(begun) => begun.seconds += lap.seconds,
+                        None => laps.push(lap),
+                    }
+                }
             }
         }
         let work = self.work();
@@ -207,6 +237,7 @@ impl Plan {
             seconds: Spread::of(laps.iter().map(|lap| lap.seconds).collect()).median,
             flops,
             bytes,
+            share_of_roof: None,
             laps,
         });
         let mut rows: Vec<Row> = rows.collect();
@@ -214,11 +245,10 @@ impl Plan {
         Ok(Profile { rows, wall_seconds: Spread::of(walls).median })
     }
 
-    /// The seconds of one run: by the device's clock, from its first dispatch to its last, or where the device has none, by the host's,
-    /// from submit to end. For plans whose run is one submit.
+    /// The seconds of one run: by the device's clock, all its dispatches, or where the device has none, by the host's, from submit to end.
     pub(crate) fn time(&self) -> Result<f64> {
         if self.gpu.adapter().timestamps {
-            return Ok(self.run_timed(self.steps.len().max(1))?.iter().map(|lap| lap.seconds).sum());
+            return Ok(self.run_timed(self.steps.len().max(1))?.iter().map(|(_, lap)| lap.seconds).sum());
         }
         let start = Instant::now();
         self.run()?;
@@ -226,26 +256,44 @@ impl Plan {
         Ok(start.elapsed().as_secs_f64())
     }
 
-    /// A run in compute passes of so many dispatches, each pass between two timestamps.
-    fn run_timed(&self, dispatches: usize) -> Result<Vec<Lap>> {
+    /// A run in compute passes of so many dispatches, or of fewer where a submit ends, each pass between two timestamps, with its first dispatch. One that
+    /// is cut between its workgroups has several.
+    fn run_timed(&self, dispatches: usize) -> Result<Vec<(usize, Lap)>> {
         let turn = self.turn();
-        let passes: Vec<&[Step]> = self.steps.chunks(dispatches).collect();
-        let mut laps = Vec::with_capacity(passes.len());
+        let mut laps = Vec::new();
         let mut first = None;
-        for passes in passes.chunks(PASSES_PER_SET) {
-            let stopwatch = self.gpu.submit("a timed run", |encoder| {
-                let stopwatch = Stopwatch::new(&self.gpu.device, passes.len());
-                for (number, steps) in passes.iter().enumerate() {
-                    record(steps, encoder, Some(stopwatch.of_pass(number)));
-                }
-                stopwatch.stop(encoder);
-                stopwatch
-            })?;
+        let mut note = |stopwatch: &Stopwatch, passes: &mut dyn Iterator<Item = usize>| -> Result<()> {
             let words = self.words([stopwatch.times()], &turn)?;
             let between = |from, to| Stopwatch::between(&self.gpu.queue, from, to);
-            for [start, end] in Stopwatch::laps(&words) {
+            for (dispatch, [start, end]) in passes.zip(Stopwatch::laps(&words)) {
                 let since = *first.get_or_insert(start);
-                laps.push(Lap { start: between(since, start), seconds: between(start, end) });
+                laps.push((dispatch, Lap { start: between(since, start), seconds: between(start, end) }));
+            }
+            Ok(())
+        };
+        for piece in self.pace.settled().map_or_else(|| self.pace.estimated(), <[Piece]>::to_vec) {
+            match &piece {
+                Piece::Dispatches(all) => {
+                    let passes: Vec<usize> = all.clone().step_by(dispatches).collect();
+                    for passes in passes.chunks(PASSES_PER_SET) {
+                        let stopwatch = self.gpu.submit("a timed run", |encoder| {
+                            let stopwatch = Stopwatch::new(&self.gpu.device, passes.len());
+                            for (number, &begin) in passes.iter().enumerate() {
+                                let end = all.end.min(begin + dispatches);
+                                record(&self.steps[begin..end], encoder, Some(stopwatch.of_pass(number)));
+                            }
+                            stopwatch.stop(encoder);
+                            stopwatch
+                        })?;
+                        note(&stopwatch, &mut passes.iter().copied())?;
+                    }
+                }
+                Piece::Workgroups(dispatch, _) => {
+                    let stopwatch = self.gpu.scoped("timestamps", || Stopwatch::new(&self.gpu.device, 1))?;
+                    self.submit(&piece, Some(stopwatch.of_pass(0)))?;
+                    self.gpu.submit("timestamps", |encoder| stopwatch.stop(encoder))?;
+                    note(&stopwatch, &mut iter::once(*dispatch))?;
+                }
             }
         }
         self.gpu.check()?;
@@ -257,27 +305,29 @@ impl fmt::Display for Profile {
     /// Sums by kernel, then a line per dispatch, each the longest first.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let total: f64 = self.rows.iter().map(|row| row.seconds).sum();
-        let mut line = |seconds: f64, flops: u64, bytes: u64, what: &str| {
-            let (share, rate) = (100.0 * seconds / total, |count: u64| count as f64 / seconds.max(1e-9) / 1e9);
-            let (milliseconds, gflops, gigabytes) = (1e3 * seconds, rate(flops), rate(bytes));
-            writeln!(f, "{milliseconds:9.3}  {share:5.1}  {gflops:8.2}  {gigabytes:7.2}  {what}")
+        let mut line = |rows: &[&Row], what: &str| {
+            let seconds: f64 = rows.iter().map(|row| row.seconds).sum();
+            let rate = |count: u64| count as f64 / seconds.max(1e-9) / 1e9;
+            let gflops = rate(rows.iter().map(|row| row.flops).sum());
+            let gigabytes = rate(rows.iter().map(|row| row.bytes).sum());
+            let least = rows.iter().map(|row| row.share_of_roof.map(|share| share * row.seconds)).sum::<Option<f64>>();
+            let roof = least.map_or_else(|| "–".into(), |least| format!("{:.1}", 100.0 * least / seconds.max(1e-9)));
+            let (milliseconds, share) = (1e3 * seconds, 100.0 * seconds / total);
+            writeln!(f, "{milliseconds:9.3}  {share:5.1}  {gflops:8.2}  {gigabytes:7.2}  {roof:>6}  {what}")
         };
-        let mut kernels: BTreeMap<&str, (f64, u64, u64, usize)> = BTreeMap::new();
+        let mut kernels: BTreeMap<&str, Vec<&Row>> = BTreeMap::new();
         for row in &self.rows {
-            let (seconds, flops, bytes, count) = kernels.entry(row.kernel).or_default();
-            *seconds += row.seconds;
-            *flops += row.flops;
-            *bytes += row.bytes;
-            *count += 1;
+            kernels.entry(row.kernel).or_default().push(row);
         }
         let mut kernels: Vec<_> = kernels.into_iter().collect();
-        kernels.sort_by(|a, b| b.1.0.total_cmp(&a.1.0));
-        for (kernel, (seconds, flops, bytes, count)) in kernels {
-            line(seconds, flops, bytes, &format!("{kernel} ({count})"))?;
+        let seconds = |rows: &[&Row]| rows.iter().map(|row| row.seconds).sum::<f64>();
+        kernels.sort_by(|a, b| seconds(&b.1).total_cmp(&seconds(&a.1)));
+        for (kernel, rows) in kernels {
+            line(&rows, &format!("{kernel} ({})", rows.len()))?;
         }
-        line(total, self.rows.iter().map(|row| row.flops).sum(), self.rows.iter().map(|row| row.bytes).sum(), "sum")?;
+        line(&self.rows.iter().collect::<Vec<_>>(), "sum")?;
         for row in &self.rows {
-            line(row.seconds, row.flops, row.bytes, &format!("{} {}", row.node, row.kernel))?;
+            line(&[row], &format!("{} {}", row.node, row.kernel))?;
         }
         Ok(())
     }
