@@ -25,11 +25,12 @@ ROOT = HERE.parent.parent
 PASSES = ("inference", "training step")
 
 # By what share of their norm logits and losses may differ from tilewise's. Each of some twenty layers adds a rounding of its operands,
-# 2^-11 or 2^-8 where they have fewer bits; in f32 the order of sums and Winograd's transforms count more than the 2^-24 of a rounding.
-BOUNDS = {"f32": 2e-5, "tf32": 2e-2, "bf16": 1e-1}
+# 2^-11 (TF32, and ours as f16) or 2^-8 where they have fewer bits; in f32 the order of sums and Winograd's transforms count more than the 2^-24 of a rounding.
+BOUNDS = {"f32": 2e-5, "tf32": 2e-2, "mixed": 2e-2, "bf16": 1e-1}
 
 PEERS = {
     "tilewise": "tilewise",
+    "tilewise-mixed": "tilewise, mixed precision",
     "tilewise-cpu": "tilewise, CPU executor",
     "torch-cpu": "PyTorch, CPU",
     "torch-cpu-bf16": "PyTorch, CPU, bf16 autocast",
@@ -42,8 +43,8 @@ PEERS = {
     "ncnn-vulkan": "ncnn, Vulkan",
     "ncnn-cpu": "ncnn, CPU",
 }
-# The others must be asked for: bf16 on a CPU is no peer of f32, and autotune takes minutes on a software driver.
-DEFAULT = [name for name in PEERS if name not in ("torch-cpu-bf16", "burn-autotune")]
+# The others must be asked for: fewer bits on a CPU are no peer of f32, and autotune takes minutes on a software driver.
+DEFAULT = [name for name in PEERS if name not in ("tilewise-mixed", "torch-cpu-bf16", "burn-autotune")]
 
 
 class Absent(Exception):
@@ -59,6 +60,7 @@ class Tools:
 
     def __init__(self, arguments):
         self.install, self.folder, self.given_tilewise = not arguments.no_install, arguments.tools, arguments.tilewise
+        self.kernels = ["--kernels", arguments.kernels] if arguments.kernels else []
 
     def in_own_python(self):
         """Goes on in a virtual environment of our own, where packages are missing that may be installed."""
@@ -124,8 +126,9 @@ def command(name, preset, tools, given, results):
     """What starts a peer, and the precision of its results."""
     kind, *rest = name.split("-")
     if kind == "tilewise":
-        device = ["--device", "cpu"] if rest else []
-        return [tools.tilewise(), "bench", "--preset", preset, "--rounds", results, *device], "f32"
+        options = {"cpu": ["--device", "cpu"], "mixed": ["--precision", "mixed"]}[rest[0]] if rest else []
+        line = [tools.tilewise(), "bench", "--preset", preset, "--rounds", results, *tools.kernels, *options]
+        return line, "mixed" if "mixed" in rest else "f32"
     if kind == "torch":
         device, precision = rest[0], rest[1] if len(rest) > 1 else "f32"
         if device == "mps" and sys.platform != "darwin":
@@ -381,6 +384,7 @@ def main():
     parser.add_argument("--out", type=Path, default=ROOT / "target" / "peers" / "results", help="folder of the results")
     parser.add_argument("--tools", type=Path, default=ROOT / "target" / "peers", help="folder for what is built and installed")
     parser.add_argument("--tilewise", type=Path, help="a tilewise that is built already")
+    parser.add_argument("--kernels", help="tilewise's kernels: a table of tilewise tune, or default [default: as tilewise has it]")
     parser.add_argument("--no-install", action="store_true", help="build and install nothing: use what is there")
     arguments = parser.parse_args()
     deadline = time.monotonic() + arguments.limit
