@@ -155,7 +155,7 @@ impl fmt::Display for Workload {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Checked {
-    /// The network: the measured one, or where that is too much for the reference, a smaller one of the same kernels.
+    /// The network: the measured one, or where that is too much for the reference, a smaller one, some of whose ops may take other kernels.
     pub workload: Workload,
     /// The results that were compared: of every op of its training step, gradients included, but for the update, and of the whole.
     pub results: usize,

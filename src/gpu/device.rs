@@ -244,7 +244,7 @@ pub struct Gpu {
     summary: Arc<AdapterSummary>,
     pub(super) adapter: wgpu::Adapter,
     /// Whether device and queue belong to a host program.
-    borrowed: bool,
+    pub(super) borrowed: bool,
     profile: DeviceProfile,
     choices: Arc<Choices>,
     failure: Failure,
@@ -482,12 +482,6 @@ impl Gpu {
     /// A device of its own on the same adapter.
     pub(super) fn another(&self) -> Result<Self> {
         pollster::block_on(Self::open(&self.adapter, self.summary.limits))
-    }
-
-    /// Whether kernels are translated when they are first run, unless that is seen to: by Mesa's lavapipe, whose name for itself is this. On a
-    /// host's device it is not, since nothing is submitted to its queue behind its back.
-    pub(super) fn translates_late(&self) -> bool {
-        !self.borrowed && self.adapter.get_info().driver == "llvmpipe"
     }
 
     /// This device, with tensors in plans to come in pieces of at most so many bytes, in whole multiples of 256, where it admits larger

@@ -146,7 +146,7 @@ pub(crate) struct Pipeline {
     pub(crate) interface: Interface,
     pub(crate) layout: wgpu::BindGroupLayout,
     pub(crate) program: wgpu::ComputePipeline,
-    /// Whether the driver has been made to translate it, where it would do so later.
+    /// Whether it was among those to be translated before they are run.
     pub(super) translated: AtomicBool,
 }
 

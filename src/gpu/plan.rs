@@ -106,6 +106,9 @@ impl Plan {
     /// Compiles a graph: chooses kernels, plans memory, creates every buffer, pipeline and bind group. Banks start at zero. What is larger
     /// than a binding of the device may be is in pieces, which makes no difference to results.
     ///
+    /// Mesa's lavapipe would translate kernels when they are first run; on a device that is not a host's they are launched with no
+    /// workgroup here, each waited for, and for that time there is a device for each core.
+    ///
     /// # Errors
     /// [`Error::Memory`] when the tensors of a dispatch are in more pieces than the device can bind at once (named with both values) or the
     /// device is out of memory, [`Error::Device`] when it lacks another limit that a kernel needs, or a kernel does not compile or is not
@@ -269,7 +272,7 @@ impl Plan {
             let (workgroups, divisible_by) = (dispatch.workgroups, dispatch.divisible_by());
             steps.push(Step { pipeline, bind_group, workgroups, divisible_by, first_workgroup });
         }
-        self.gpu.translate(&distinct)?;
+        self.gpu.translate(&distinct);
         self.gpu.write(&self.uniform, 0, &params)?;
         Ok(steps)
     }

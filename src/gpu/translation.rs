@@ -1,7 +1,6 @@
 //! Kernels that a software driver translates when it first runs them, one after another: translated beforehand, on all cores.
 
 use super::device::Gpu;
-use super::kernel::Pipeline;
 use super::source::Pieces;
 use crate::error::Result;
 use crate::op::Dispatch;
@@ -11,54 +10,60 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 /// For fewer kernels a device more costs more than it saves.
 const KERNELS_PER_DEVICE: usize = 4;
 
-/// Bytes to bind in place of a tensor or of params: more than an element of any, or all of them, have.
+/// What is bound in place of a tensor, or of params, which are far smaller; kernels bind arrays, whose elements are, too.
 const BOUND_BYTES: u64 = 4096;
 
 impl Gpu {
-    /// Has a driver translate now what it would translate when it first runs it, of these kernels and the pieces of what they bind.
+    /// Whether kernels are translated when they are first run, and this can be done before: not on a host's device, since nothing is
+    /// submitted to its queue behind its back.
+    fn translates_late(&self) -> bool {
+        // As Mesa's lavapipe calls its driver.
+        !self.borrowed && self.adapter.get_info().driver == "llvmpipe"
+    }
+
+    /// Has a driver translate now what it would translate when it first runs it, of these kernels and the pieces of what they bind. What
+    /// cannot be translated so is when it is run.
     ///
     /// A device of lavapipe translates one kernel at a time, and keeps it on disk for any other. So others on the same adapter take turns
     /// with this one, one for each core more. Where nothing is kept on disk, their work is lost: this device then translates their kernels
     /// when it runs them, and all of it takes as long as it would have.
-    ///
-    /// # Errors
-    /// When a kernel does not compile, or this device has failed.
-    pub(super) fn translate(&self, kernels: &[(&Dispatch, &[Pieces])]) -> Result<()> {
+    pub(super) fn translate(&self, kernels: &[(&Dispatch, &[Pieces])]) {
         if !self.translates_late() {
-            return Ok(());
+            return;
         }
-        let mut late = Vec::new();
-        for &(dispatch, pieces) in kernels {
-            if !self.pipeline(dispatch, pieces)?.translated.swap(true, Ordering::Relaxed) {
-                late.push((dispatch, pieces));
-            }
-        }
+        let is_new = |&&(dispatch, pieces): &&(&Dispatch, &[Pieces])| {
+            self.pipeline(dispatch, pieces).is_ok_and(|pipeline| !pipeline.translated.swap(true, Ordering::Relaxed))
+        };
+        let late: Vec<_> = kernels.iter().filter(is_new).collect();
         let next = AtomicUsize::new(0);
-        let take_turns = |gpu: &Self| -> Result<()> {
-            while let Some(&(dispatch, pieces)) = late.get(next.fetch_add(1, Ordering::Relaxed)) {
-                gpu.launch_nothing(&*gpu.pipeline(dispatch, pieces)?, pieces)?;
+        let take_turns = |gpu: &Self| {
+            while let Some(&&(dispatch, pieces)) = late.get(next.fetch_add(1, Ordering::Relaxed)) {
+                if let Err(problem) = gpu.launch_nothing(dispatch, pieces) {
+                    tracing::debug!("{} is translated when it is run: {problem}", dispatch.kernel.path);
+                }
             }
-            Ok(())
         };
         let devices = late.len().div_ceil(KERNELS_PER_DEVICE).min(rayon::current_num_threads());
-        (0..devices).into_par_iter().with_max_len(1).try_for_each(|device| {
+        (0..devices).into_par_iter().with_max_len(1).for_each(|device| {
             if device == 0 {
-                return take_turns(self);
+                take_turns(self);
+            } else if next.load(Ordering::Relaxed) < late.len() {
+                match self.another() {
+                    Ok(gpu) => take_turns(&gpu),
+                    Err(problem) => tracing::debug!("no other device to translate kernels: {problem}"),
+                }
             }
-            if let Err(problem) = self.another().and_then(|gpu| take_turns(&gpu)) {
-                tracing::debug!("another device to translate kernels: {problem}");
-            }
-            Ok(())
-        })
+        });
     }
 
-    /// Runs a kernel in no workgroup at all.
-    fn launch_nothing(&self, pipeline: &Pipeline, pieces: &[Pieces]) -> Result<()> {
+    /// Runs a kernel in no workgroup at all, on buffers that it does not touch.
+    fn launch_nothing(&self, dispatch: &Dispatch, pieces: &[Pieces]) -> Result<()> {
+        let pipeline = self.pipeline(dispatch, pieces)?;
         let buffer = |usage| {
             let size = BOUND_BYTES;
             self.device.create_buffer(&wgpu::BufferDescriptor { label: None, size, usage, mapped_at_creation: false })
         };
-        self.submit("translating a kernel", |encoder| {
+        self.submit("a launch without workgroups", |encoder| {
             let tensors = pieces.iter().map(Pieces::count).sum();
             let mut buffers: Vec<_> = (0..tensors).map(|_| buffer(wgpu::BufferUsages::STORAGE)).collect();
             if !pipeline.interface.params.is_empty() {
@@ -88,7 +93,7 @@ mod tests {
     use std::sync::PoisonError;
 
     #[test]
-    fn a_plan_leaves_nothing_to_be_translated() {
+    fn every_kernel_of_a_plan_is_translated_once_and_none_of_a_host() {
         let gpu = Gpu::any().unwrap_or_else(|error| panic!("{error}"));
         let net = UNet { variant: Variant::Unet, in_channels: 1, classes: 2, base_channels: 2, depth: 1, dropout: 0.0 };
         let step = net.build(1, [net.legal_above(30); 2]).unwrap().training_step(&Training::default()).unwrap();
@@ -103,5 +108,18 @@ mod tests {
         assert_eq!(translated, if gpu.translates_late() { compiled } else { 0 });
         let borrowed = Gpu::from_device(&gpu.adapter, gpu.device.clone(), gpu.queue.clone());
         assert_eq!(plan(&borrowed), (compiled, 0), "a host's queue has what the host submits");
+    }
+
+    #[test]
+    fn kernels_are_launched_with_nothing_to_do() {
+        let gpu = Gpu::any().unwrap_or_else(|error| panic!("{error}"));
+        let net = UNet { variant: Variant::Unet, in_channels: 1, classes: 2, base_channels: 4, depth: 1, dropout: 0.5 };
+        let step = net.build(1, [net.legal_above(30); 2]).unwrap().training_step(&Training::default()).unwrap();
+        let (plan, another) = (Plan::new(&gpu, &step.graph, PlanOptions::default()).unwrap(), gpu.another().unwrap());
+        for (_, dispatch) in plan.dispatches() {
+            let whole = vec![Pieces::From(Vec::new()); dispatch.bindings.len()];
+            let launched = another.launch_nothing(dispatch, &whole);
+            launched.unwrap_or_else(|error| panic!("{}: {error}", dispatch.kernel.path));
+        }
     }
 }

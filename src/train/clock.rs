@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 pub(super) struct Clock {
     started: Instant,
     limit: Option<Duration>,
-    /// When the first step was done, which also warms up the device and is not counted.
+    /// The end of the first step, which also warms up the device and is not counted.
     first_done: Option<Instant>,
     steps: u32,
     stepping: Duration,

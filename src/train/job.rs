@@ -61,7 +61,7 @@ pub enum Event<'a> {
         /// Images in total.
         total: usize,
     },
-    /// The device's driver compiles the kernels.
+    /// The device's driver compiles the kernels of the training step.
     Compiling,
     /// Everything is in place; the first step follows.
     Ready {
@@ -152,7 +152,9 @@ pub fn train(job: Job<'_>, observer: &mut Observer<'_>) -> Result<Summary> {
         )));
     }
     let model = job.config.model(channels, job.classes);
-    stopped |= observer(&Event::Compiling).is_break();
+    if job.device.gpu().is_some() {
+        stopped |= observer(&Event::Compiling).is_break();
+    }
     let mut trainer = Trainer::new(job.config, model, tile, job.device, samples)?;
     let standing = if let Some(weights) = &resumed {
         let standing = Standing::read(weights, &data)?;
