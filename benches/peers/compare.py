@@ -25,7 +25,9 @@ ROOT = HERE.parent.parent
 PASSES = ("inference", "training step")
 
 # By what share of their norm logits and losses may differ from tilewise's. Each of some twenty layers adds a rounding of its operands,
-# 2^-11 (TF32, and ours as f16) or 2^-8 where they have fewer bits; in f32 the order of sums and Winograd's transforms count more than the 2^-24 of a rounding.
+# 2^-11 (TF32, and f16 as ours is stored) or 2^-8 where they have fewer bits; in f32 the order of sums and Winograd's transforms count
+# more than the 2^-24 of a rounding. A unit near 0 that is on in one program and off in the other changes the gradients by its whole
+# share, so that they may differ by the root of that.
 BOUNDS = {"f32": 2e-5, "tf32": 2e-2, "mixed": 2e-2, "bf16": 1e-1}
 
 PEERS = {
@@ -195,8 +197,6 @@ def differences(results, given, precision):
     import numpy
     from safetensors.numpy import load_file
 
-    # A unit near 0 that is on in one program and off in the other changes the gradients by its whole share, so that they differ by the
-    # root of what values differ by.
     bound = BOUNDS[precision]
     bounds = {"logits": bound, "losses": bound, "gradients": bound**0.5}
     found = {}
@@ -230,6 +230,7 @@ def start(name, preset, tools, folder, arguments):
     line, precision = command(name, preset, tools, given, results)
     say(f"{preset}: {name}")
     program = Program(line, results / "log.txt", arguments.patience)
+    program.bound = None if name == "tilewise" else BOUNDS[precision]
     try:
         program.differences = {} if name == "tilewise" else differences(results, given, precision)
     except Absent:
@@ -276,7 +277,7 @@ def play(preset, tools, arguments, deadline):
     for name, program in programs.items():
         if name not in absent:
             summaries = {what: summary(turns, rounds["tilewise"].get(what, [])) for what, turns in rounds[name].items()}
-            facts = {**program.facts, "differences": program.differences, "summary": summaries}
+            facts = {**program.facts, "differences": program.differences, "bound": program.bound, "summary": summaries}
             found[name] = {**facts, "rounds": rounds[name]}
     return {"programs": found, "absent": absent}
 
@@ -300,8 +301,8 @@ def table(preset, measured):
     lines = [
         f"## {preset}",
         "",
-        "| | inference, ms | times tilewise's | training step, ms | times tilewise's | differs by | first run, s |",
-        "|---|---|---|---|---|---|---|",
+        "| | inference, ms | times tilewise's | training step, ms | times tilewise's | differs by | may differ by | first run, s |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for name, program in programs.items():
         cells = []
@@ -313,9 +314,11 @@ def table(preset, measured):
             else:
                 cells += ["–", "–"]
         differs = ", ".join(f"{kind} {share:.0e}" for kind, share in program["differences"].items()) or "–"
+        bound = program["bound"]
+        may = f"{bound:.0e}, gradients {bound**0.5:.1e}" if bound else "–"
         first = " + ".join(digits(program["first_seconds"][what]) for what in PASSES if what in program["first_seconds"])
-        lines.append(f"| {PEERS[name]} | {' | '.join(cells)} | {differs} | {first} |")
-    lines += [f"| {PEERS[name]} | {reason.replace('|', '/')} | | | | | |" for name, reason in absent.items()]
+        lines.append(f"| {PEERS[name]} | {' | '.join(cells)} | {differs} | {may} | {first} |")
+    lines += [f"| {PEERS[name]} | {reason.replace('|', '/')} | | | | | | |" for name, reason in absent.items()]
     return "\n".join(lines)
 
 
