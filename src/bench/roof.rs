@@ -227,27 +227,21 @@ impl Op for Copy {
     }
 }
 
-/// Cases of the three, for the tests and to check a device before it is timed.
+/// Cases of these ops, for the tests and to check a device before it is timed.
 ///
 /// # Errors
 /// As [`TensorType::f32`].
 pub fn cases() -> Result<Vec<Case>, String> {
     let mut cases = Vec::new();
+    let chains = |name: &str, tensor_type: TensorType, fill, turns| Case {
+        name: format!("{} of {turns} turns{name}", tensor_type.shape.elements()),
+        op: Arc::new(MultiplyAdd { turns }),
+        inputs: vec![(tensor_type, fill)],
+    };
     for (count, turns) in [(1, 1), (64, 3), (1000, 16)] {
-        let op = Arc::new(MultiplyAdd { turns });
-        cases.push(Case {
-            name: format!("{count} of {turns} turns"),
-            op,
-            inputs: vec![(TensorType::f32([count])?, SEEDS)],
-        });
-    }
-    for (count, turns) in [(2, 1), (64, 3), (1000, 16)] {
-        let op = Arc::new(MultiplyAdd { turns });
-        cases.push(Case {
-            name: format!("{count} of {turns} turns, f16"),
-            op,
-            inputs: vec![(TensorType::f16([count])?, SEEDS_OF_HALVES)],
-        });
+        cases.push(chains("", TensorType::f32([count])?, SEEDS, turns));
+        // Of halves there is an even number.
+        cases.push(chains(", f16", TensorType::f16([count.next_multiple_of(2)])?, SEEDS_OF_HALVES, turns));
     }
     for count in [4, 256, 260, 200_004] {
         let inputs = vec![(TensorType::f32([count])?, Fill::Normal(1.0))];
