@@ -121,14 +121,17 @@ fn killed_at_any_moment_it_leaves_a_whole_checkpoint_and_goes_on() {
     for round in 0..12 {
         let more: &[&str] = if round == 0 { &["--steps", "1000000"] } else { &["--steps", "1000000", "--resume"] };
         let mut running = Running::start(folder.path(), more);
-        wait_for(folder.path(), done + 1);
+        // Every third is killed while it starts. A line is written before the checkpoint of its step, and after that of the step before.
+        let goes_on = round % 3 != 1;
+        if goes_on {
+            wait_for(folder.path(), done + 2);
+        }
         sleep(Duration::from_micros(u64::from(random.below(60_000))));
         running.kill();
         let step = checkpoint_step(folder.path());
-        assert!(step >= done, "the checkpoint went back from step {done} to {step}");
+        assert!(step >= done + u32::from(goes_on), "round {round}: a checkpoint of step {step} after one of step {done}");
         done = step;
     }
-    assert!(done >= 12, "{done}");
     let total = (done + 1).to_string();
     let (code, text) = ended(&train(folder.path(), &["--steps", &total, "--resume"]));
     assert_eq!(code, 0, "{text}");
