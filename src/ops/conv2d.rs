@@ -2,6 +2,7 @@
 
 mod few;
 pub(super) mod fused;
+mod head;
 pub(super) mod launch;
 pub(super) mod loops;
 mod matrix;
@@ -121,6 +122,7 @@ impl Conv2d {
         let subgroup = subgroup.or_else(|| geometry.forward_of_few(bias, epilogue, device));
         let tiled = geometry.products_by_tiles(Side::Fine, false, bias, epilogue);
         let direct = candidates(device, plain.into(), subgroup, tiled);
+        let direct = geometry.forward_of_head(bias, epilogue).into_iter().chain(direct).collect();
         let mut all = geometry.with_winograd(direct, false, bias, epilogue, device);
         all.extend(geometry.products_by_matrices(inputs[0].dtype, false, bias, epilogue, device));
         all
@@ -289,6 +291,7 @@ impl ThroughRelu for Conv2dGradInput {
         let by_pairs = geometry.products_by_pairs(Side::Coarse, true, None, epilogue, device);
         let tiled = geometry.products_by_tiles(Side::Coarse, true, None, epilogue);
         let direct = candidates(device, plain.into(), by_pairs, tiled);
+        let direct = geometry.input_gradient_of_head(epilogue).into_iter().chain(direct).collect();
         let mut all = geometry.with_winograd(direct, true, None, epilogue, device);
         all.extend(geometry.products_by_matrices(inputs[1].dtype, true, None, epilogue, device));
         all
@@ -336,6 +339,7 @@ impl Op for Conv2dGradWeight {
         let subgroup = geometry.weight_gradient_by_pairs(Side::Fine, device);
         let subgroup = subgroup.or_else(|| geometry.weight_gradient_of_few(device));
         let direct = candidates(device, plain, subgroup, geometry.weight_gradient_by_tiles(Side::Fine));
+        let direct = geometry.weight_gradient_of_head().into_iter().chain(direct).collect();
         let mut all = geometry.weight_gradient_with_winograd(direct, device);
         all.extend(geometry.weight_gradient_by_matrices(inputs[0].dtype, device));
         all
@@ -420,11 +424,12 @@ impl Op for Conv2dGradBias {
 }
 
 /// The cases that are computed from `f16`, too: kernels differ by loads and stores only, and each takes a driver long to compile.
-const HALVED: [&str; 8] = [
+const HALVED: [&str; 9] = [
     "one element",
     "one over",
     "primes, batch 2",
     "stride 2, padding 1",
+    "head, two classes, gradient in two parts, batch 2",
     "pairs, exactly one tile",
     "tiles, exact, gradient in two parts",
     "matrices, oblong, padding, batch 2",
@@ -451,6 +456,10 @@ pub(super) fn cases() -> Result<Vec<Case>, String> {
         ("widest kernel and stride", with([1, 32], [0, 31]), [2, 3, 71, 3], [1, 32, 3, 5], 1.0),
         ("tallest kernel and stride", with([32, 1], [31, 0]), [1, 67, 3, 2], [32, 1, 2, 3], 1.0),
         ("1x1, two classes", unit, [1, 6, 13, 16], [1, 1, 16, 2], 1.0),
+        ("head, one class", unit, [1, 3, 5, 8], [1, 1, 8, 1], 1.0),
+        ("head, two classes, gradient in two parts, batch 2", unit, [2, 17, 19, 64], [1, 1, 64, 2], 1.0),
+        ("head, three classes, past the lanes", unit, [1, 11, 7, 84], [1, 1, 84, 3], 1.0),
+        ("head, four classes, batch 2", unit, [2, 9, 13, 20], [1, 1, 20, 4], 1.0),
         ("one input channel", unit, [1, 12, 12, 1], [3, 3, 1, 16], 1.0),
         ("large values", unit, [1, 6, 9, 7], [3, 3, 7, 9], 1e15),
         ("pairs, exactly one tile", unit, [1, 6, 8, 16], [3, 3, 16, 16], 1.0),

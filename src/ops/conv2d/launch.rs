@@ -130,7 +130,7 @@ impl Geometry {
 }
 
 /// The params of a kernel whose launches can be divided.
-fn divisible<'a>(params: impl IntoIterator<Item = &'a (&'static str, usize)>) -> Vec<(&'static str, Param)> {
+pub(super) fn divisible<'a>(params: impl IntoIterator<Item = &'a (&'static str, usize)>) -> Vec<(&'static str, Param)> {
     params.into_iter().map(|&(name, value)| (name, value.into())).chain([FIRST_WORKGROUP]).collect()
 }
 
