@@ -1,5 +1,5 @@
 // y[p, o] = bias[o] + sum over i of weight[i, o] * x[p, i]: the 1 x 1 convolution that ends a network, from many channels to few.
-// One invocation owns PIXELS pixels, 64 apart, with all their channels, a workgroup 64 * PIXELS pixels of all images. A load takes
+// One invocation owns PIXELS pixels, 64 apart, with all their channels, a workgroup 64 * PIXELS of all images. A load takes
 // four channels, of which x has multiples; all lanes read weight at one address, once for all their pixels.
 // Bytes moved per workgroup: 256 * PIXELS * (in_channels + OUT_CHANNELS) + 4 * in_channels * OUT_CHANNELS.
 const OUT_CHANNELS = 2u;
