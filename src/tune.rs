@@ -23,6 +23,7 @@ use crate::graph::{Graph, NodeId, NodeKind};
 use crate::op::{Candidate, Case, Fill};
 use crate::selftest::Trial;
 use crate::shape::{DType, TensorType};
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -55,6 +56,8 @@ pub struct Progress<'a> {
     pub done: u64,
     /// Operations of all ops that are to be measured.
     pub total: u64,
+    /// What was measured until now, for a listener that keeps it, whatever happens to the device or the program.
+    pub measured: &'a [Tuned],
 }
 
 /// Hears how far it is, and may break off: what was measured until then stays.
@@ -67,8 +70,8 @@ struct Subject {
     tuned: Tuned,
 }
 
-/// The ops of graphs, as plans compute them, that have several candidates, each at every distinct shape; and how many more there are
-/// for which the device has a choice already.
+/// The ops of graphs, as plans compute them, that have several candidates, each at every distinct shape, those of most operations first;
+/// and how many more there are for which the device has a choice already.
 fn subjects(gpu: &Gpu, graphs: &[&Graph]) -> (Vec<Subject>, usize) {
     let (mut subjects, mut seen, mut known) = (Vec::new(), BTreeSet::new(), 0);
     for graph in graphs {
@@ -104,6 +107,8 @@ fn subjects(gpu: &Gpu, graphs: &[&Graph]) -> (Vec<Subject>, usize) {
             subjects.push(Subject { case, flops, tuned });
         }
     }
+    // Whoever breaks off has what weighs most.
+    subjects.sort_by_key(|subject| Reverse(subject.flops));
     (subjects, known)
 }
 
@@ -206,7 +211,7 @@ pub fn ops(
     let (mut measured, mut done, total) = (Vec::new(), 0, subjects.iter().map(|subject| subject.flops).sum());
     for subject in subjects {
         let (what, flops) = (subject.tuned.node.clone(), subject.flops);
-        if watch(&Progress { what: &what, done, total }).is_break() {
+        if watch(&Progress { what: &what, done, total, measured: &measured }).is_break() {
             return Ok((measured, known, false));
         }
         measured.push(subject.measure(gpu, settings)?);
@@ -241,7 +246,7 @@ pub fn run(gpu: &Gpu, workloads: &[Workload], settings: Settings, watch: &mut Wa
             ("training step", &step.graph, &parameters, &inputs),
         ] {
             let what = format!("{}: {pass}", workload.name);
-            complete = complete && watch(&Progress { what: &what, done: 1, total: 1 }).is_continue();
+            complete = complete && watch(&Progress { what: &what, done: 1, total: 1, measured: &ops }).is_continue();
             let kernels = |gpu: &Gpu| MemoryPlan::new(&graph.fused(), gpu.profile(), gpu.choices(), false);
             if complete && kernels(&gpus[0])?.candidates != kernels(&gpus[1])?.candidates {
                 let spreads = compare(&gpus, graph, parameters, inputs, settings)?;

@@ -129,7 +129,10 @@ fn killed_at_any_moment_it_leaves_a_whole_checkpoint_and_goes_on() {
         sleep(Duration::from_micros(u64::from(random.below(60_000))));
         running.kill();
         let step = checkpoint_step(folder.path());
-        assert!(step >= done + u32::from(goes_on), "round {round}: a checkpoint of step {step} after one of step {done}");
+        assert!(
+            step >= done + u32::from(goes_on),
+            "round {round}: a checkpoint of step {step} after one of step {done}"
+        );
         done = step;
     }
     let total = (done + 1).to_string();

@@ -5,7 +5,9 @@
 use serde_json::Value;
 use std::fs;
 use std::ops::ControlFlow;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
+use std::thread::sleep;
+use std::time::Duration;
 use tilewise::array::{Array, Real, Tensor};
 use tilewise::bench::Workload;
 use tilewise::gpu::{Choices, Plan, PlanOptions};
@@ -291,4 +293,26 @@ fn the_command_measures_a_network_once_and_keeps_what_it_found() {
         let message = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(output.status.code() == Some(code) && message.contains(part), "{arguments:?}: {message}");
     }
+}
+
+#[test]
+fn what_was_measured_before_it_is_killed_stays() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("kernels.toml");
+    let network =
+        ["tune", "--repeats", "1", "--input", "44", "--base", "4", "--depth", "2", "--kernels", path.to_str().unwrap()];
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tilewise"));
+    let mut running = command.args(network).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    while !path.exists() && running.try_wait().unwrap().is_none() {
+        sleep(Duration::from_millis(5));
+    }
+    running.kill().unwrap();
+    running.wait().unwrap();
+    let kept = Table::read(&path).unwrap().choices(&gpu());
+    // The largest op is not the first of the network.
+    assert!(kept.rows().all(|choice| choice.inputs[0] != "1×44×44×1"), "{kept:?}");
+    let output = tilewise(&[&network[..], &["--json"]].concat());
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["known"], kept.rows().count());
+    assert!(!kept.is_empty() && !report["ops"].as_array().unwrap().is_empty(), "{report}");
 }

@@ -1,10 +1,9 @@
 // y[p, o] = bias[o] + sum over i of weight[i, o] * x[p, i]: the 1 x 1 convolution that ends a network, from many channels to few.
-// One invocation owns PIXELS pixels, 64 apart, with all their channels, a workgroup 64 * PIXELS of all images. A load takes
-// four channels, of which x has multiples; all lanes read weight at one address, once for all their pixels.
-// Bytes moved per workgroup: 256 * PIXELS * (in_channels + OUT_CHANNELS) + 4 * in_channels * OUT_CHANNELS.
+// One invocation owns all channels of a pixel, a workgroup 64 pixels of all images. A load takes four channels, of which x has
+// multiples; all lanes read weight at one address.
+// Bytes moved per workgroup: 256 * (in_channels + OUT_CHANNELS) + 4 * in_channels * OUT_CHANNELS.
 const OUT_CHANNELS = 2u;
 const RELU = 0u; // 1: what is below 0 becomes 0
-const PIXELS = 1u;
 alias Stored = f32; // how activations are stored; f16 halves the bytes that they move
 alias Stored4 = vec4<Stored>;
 
@@ -26,39 +25,28 @@ fn main(
     @builtin(num_workgroups) groups: vec3u,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    // Read once: a driver may not know that it stays the same.
-    let in_quads = params.in_quads;
-    let first_pixel = (params.first_workgroup + group.x + group.y * groups.x) * 64u * PIXELS + lane;
-    var x_at: array<u32, PIXELS>;
-    var sum: array<f32, PIXELS * OUT_CHANNELS>;
-    for (var p = 0u; p < PIXELS; p++) { // unroll
-        // A pixel past the last is computed as that one and not stored.
-        x_at[p] = min(first_pixel + p * 64u, params.pixels - 1u) * in_quads;
-        for (var o = 0u; o < OUT_CHANNELS; o++) { // unroll
-            sum[p * OUT_CHANNELS + o] = bias[o];
-        }
+    let pixel = (params.first_workgroup + group.x + group.y * groups.x) * 64u + lane;
+    if pixel >= params.pixels {
+        return;
     }
-    for (var q = 0u; q < in_quads; q++) {
+
+    var sum: array<f32, OUT_CHANNELS>;
+    for (var o = 0u; o < OUT_CHANNELS; o++) { // unroll
+        sum[o] = bias[o];
+    }
+    for (var q = 0u; q < params.in_quads; q++) {
+        let values = vec4f(x[pixel * params.in_quads + q]);
         var w: array<vec4f, OUT_CHANNELS>;
         for (var o = 0u; o < OUT_CHANNELS; o++) { // unroll
             w[o] = weight[q * OUT_CHANNELS + o];
         }
-        for (var p = 0u; p < PIXELS; p++) { // unroll
-            let values = vec4f(x[x_at[p] + q]);
-            for (var k = 0u; k < 4u; k++) { // unroll
-                for (var o = 0u; o < OUT_CHANNELS; o++) { // unroll
-                    sum[p * OUT_CHANNELS + o] += w[(k * OUT_CHANNELS + o) / 4u][(k * OUT_CHANNELS + o) % 4u] * values[k];
-                }
+        for (var k = 0u; k < 4u; k++) { // unroll
+            for (var o = 0u; o < OUT_CHANNELS; o++) { // unroll
+                sum[o] += w[(k * OUT_CHANNELS + o) / 4u][(k * OUT_CHANNELS + o) % 4u] * values[k];
             }
         }
     }
-    for (var p = 0u; p < PIXELS; p++) { // unroll
-        let pixel = first_pixel + p * 64u;
-        for (var o = 0u; o < OUT_CHANNELS; o++) { // unroll
-            if pixel < params.pixels {
-                let value = sum[p * OUT_CHANNELS + o];
-                y[pixel * OUT_CHANNELS + o] = Stored(select(value, 0.0, (RELU == 1u) & (value <= 0.0)));
-            }
-        }
+    for (var o = 0u; o < OUT_CHANNELS; o++) { // unroll
+        y[pixel * OUT_CHANNELS + o] = Stored(select(sum[o], 0.0, (RELU == 1u) & (sum[o] <= 0.0)));
     }
 }

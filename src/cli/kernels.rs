@@ -3,6 +3,7 @@
 use super::{Global, create_folder, go_on_unless, note};
 use etcetera::{BaseStrategy, choose_base_strategy};
 use std::io;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::atomic::AtomicBool;
@@ -142,16 +143,35 @@ impl Global {
         }))
     }
 
-    /// Lets `measure` tell of its progress on a bar, until `stop` is raised.
-    pub(crate) fn watched<T>(&self, stop: &AtomicBool, measure: impl FnOnce(&mut tune::Watch<'_>) -> T) -> T {
+    /// Lets `measure` tell of its progress on a bar, until `stop` is raised. `keep` gets each choice as it is made, so that nothing is lost
+    /// with a device or a program that comes to a sudden end.
+    pub(crate) fn watched<T>(
+        &self,
+        stop: &AtomicBool,
+        mut keep: impl FnMut(Choice) -> Result<Option<PathBuf>>,
+        measure: impl FnOnce(&mut tune::Watch<'_>) -> Result<T>,
+    ) -> Result<T> {
         let bar = self.progress("{bar:30} {percent} %, {eta} left: {msg}");
-        let measured = measure(&mut |&Progress { what, done, total }| {
+        let mut kept = Ok(None);
+        let measured = measure(&mut |&Progress { what, done, total, measured }| {
             bar.set_length(total);
             bar.set_position(done);
             bar.set_message(what.to_owned());
+            match measured.last().and_then(Tuned::choice).map(&mut keep) {
+                Some(Err(error)) => {
+                    kept = Err(error);
+                    return ControlFlow::Break(());
+                }
+                Some(path) => kept = path,
+                None => {}
+            }
             go_on_unless(stop)
         });
         bar.finish_and_clear();
+        let path = kept?;
+        if let (Err(_), Some(path)) = (&measured, path) {
+            note(&format!("note: what was measured until then is kept in {}", path.display()));
+        }
         measured
     }
 
@@ -162,7 +182,9 @@ impl Global {
         let kernels = self.kernels.clone().unwrap_or_default();
         // What the program comes with was measured elsewhere.
         let measured = gpu.clone().with_choices(kernels.measured(&gpu)?);
-        let (ops, known, complete) = self.watched(stop, |watch| tune::ops(&measured, graphs, settings, watch))?;
+        let keep = |choice| kernels.keep(&gpu, vec![choice], false);
+        let measure = |watch: &mut tune::Watch<'_>| tune::ops(&measured, graphs, settings, watch);
+        let (ops, known, complete) = self.watched(stop, keep, measure)?;
         let choices: Vec<Choice> = ops.iter().filter_map(Tuned::choice).collect();
         kernels.keep(&gpu, choices.clone(), false)?;
         let changed = ops.iter().filter(|tuned| tuned.winner.is_some_and(|winner| winner > 0)).count();

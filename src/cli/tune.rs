@@ -38,7 +38,8 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
     let known = if arguments.again { Choices::default() } else { kernels.measured(&gpu)? };
     let gpu = gpu.with_choices(known);
     let stop = stop_on_interrupt();
-    let report = global.watched(&stop, |watch| tune::run(&gpu, &workloads, settings, watch))?;
+    let measure = |watch: &mut tune::Watch<'_>| tune::run(&gpu, &workloads, settings, watch);
+    let report = global.watched(&stop, |choice| kernels.keep(&gpu, vec![choice], arguments.only_faster), measure)?;
     match kernels.keep(&gpu, report.choices(), arguments.only_faster)? {
         Some(path) => global.say(&format!("kept in {}", path.display())),
         None => note("note: nothing is kept; give --kernels FILE"),

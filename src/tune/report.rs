@@ -131,7 +131,7 @@ impl Report {
         ops.notes
             .extend(wrong.filter_map(|(tuned, timed)| Some(format!("{}: {}", tuned.node, timed.problem.as_ref()?))));
         if !self.complete {
-            ops.notes.push("broken off: the same command goes on with what is missing".into());
+            ops.notes.push("broken off: without --again, the same command goes on with what is missing".into());
         }
         for tuned in &self.ops {
             let default = tuned.candidates[0].seconds.map(|seconds| seconds.median);

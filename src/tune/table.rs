@@ -146,12 +146,45 @@ impl Measured {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bench::Workload;
+    use crate::gpu::choices::question;
+    use crate::graph::NodeKind;
+    use crate::op::DeviceProfile;
+    use std::collections::BTreeSet;
 
     #[test]
     fn the_table_that_is_shipped_is_one_of_choices_that_are_faster() {
         let shipped = Table::parse(SHIPPED).unwrap();
         let mut choices = shipped.devices.iter().flat_map(|device| &device.choices);
         assert!(choices.all(Choice::is_faster) && Table::shipped() == shipped);
+    }
+
+    /// A kernel that has changed, or a new candidate, makes its rows worthless: tune again, as docs/tune.md says, or delete them.
+    #[test]
+    fn every_choice_that_is_shipped_still_holds() {
+        let step = Workload::preset("tiny").unwrap().training_step().unwrap();
+        let graph = step.graph.fused();
+        for device in Table::shipped().devices {
+            assert!(
+                device.adapter.starts_with("llvmpipe") && device.adapter.ends_with("256 bits)"),
+                "{}",
+                device.adapter
+            );
+            let profile =
+                DeviceProfile { software: true, subgroup_size: Some(8), int64: true, ..DeviceProfile::PORTABLE };
+            let choices: Choices = device.choices.iter().cloned().collect();
+            let mut stale: BTreeSet<_> =
+                choices.rows().map(|choice| (choice.op.clone(), choice.inputs.clone())).collect();
+            for node in graph.nodes() {
+                let NodeKind::Op { op, inputs } = &node.kind else { continue };
+                let types = graph.types(inputs);
+                let candidates = op.offered(&types, &node.tensor_type, &profile);
+                if choices.chosen(op.as_ref(), &types, &candidates).is_some() {
+                    stale.remove(&question(op.as_ref(), &types));
+                }
+            }
+            assert!(stale.is_empty(), "{}: {stale:#?}", device.driver);
+        }
     }
 
     #[test]

@@ -15,9 +15,8 @@ const PIXEL: Window = Window { kernel_size: [1, 1], stride: [1, 1], padding: [0,
 const INVOCATIONS: usize = 256;
 const MOST_LANES: usize = 16;
 
-/// Pixels that an invocation of `conv2d/forward_head` owns, and of `conv2d/grad_input_head`.
-const FORWARD_PIXELS: usize = 1;
-const GRAD_INPUT_PIXELS: usize = 4;
+/// Pixels for which an invocation of `conv2d/grad_input_head` uses the weight that it loads.
+const PIXELS: usize = 4;
 
 impl Geometry {
     /// Pixels, and fours of input channels in each, where window and channels are those of a head.
@@ -50,10 +49,10 @@ impl Geometry {
     pub(super) fn forward_of_head(&self, bias: Option<Binding>, epilogue: Epilogue) -> Option<Candidate> {
         let [pixels, in_quads] = self.head()?;
         let bindings = vec![Binding::Input(0), Binding::Input(1), bias?, Binding::Output];
-        let constants = [("RELU", usize::from(epilogue == Epilogue::Relu)), ("PIXELS", FORWARD_PIXELS)];
+        let constants = [("RELU", usize::from(epilogue == Epilogue::Relu))];
         let params = [("pixels", pixels), ("in_quads", in_quads)];
         let kernel = kernel!("conv2d/forward_head");
-        Some(self.dispatch_of_head(kernel, &constants, bindings, &params, pixels.div_ceil(64 * FORWARD_PIXELS)).into())
+        Some(self.dispatch_of_head(kernel, &constants, bindings, &params, pixels.div_ceil(64)).into())
     }
 
     /// The gradient of the input.
@@ -61,9 +60,9 @@ impl Geometry {
         let [pixels, in_quads] = self.head()?;
         let (grad_output, mask) = (Binding::Input(1), epilogue.mask());
         let bindings = vec![grad_output, Binding::Input(0), mask.unwrap_or(grad_output), Binding::Output];
-        let constants = [("MASK", usize::from(mask.is_some())), ("PIXELS", GRAD_INPUT_PIXELS)];
+        let constants = [("MASK", usize::from(mask.is_some())), ("PIXELS", PIXELS)];
         let params = [("pixels", pixels), ("in_quads", in_quads)];
-        let workgroups = (pixels.div_ceil(GRAD_INPUT_PIXELS) * in_quads).div_ceil(64);
+        let workgroups = (pixels.div_ceil(PIXELS) * in_quads).div_ceil(64);
         let kernel = kernel!("conv2d/grad_input_head");
         Some(self.dispatch_of_head(kernel, &constants, bindings, &params, workgroups).into())
     }
