@@ -119,9 +119,10 @@ impl Conv2d {
         let plain = geometry.dispatch(kernel!("conv2d/forward"), &constants, bindings, &[], workgroups);
         let epilogue = if relu { Epilogue::Relu } else { Epilogue::None };
         let subgroup = geometry.products_by_pairs(Side::Fine, false, bias, epilogue, device);
-        let subgroup = subgroup.or_else(|| geometry.forward_of_few(bias, epilogue, device));
+        let subgroup = subgroup.or_else(|| geometry.forward_of_few_by_shuffles(bias, epilogue, device));
         let tiled = geometry.products_by_tiles(Side::Fine, false, bias, epilogue);
-        let direct = candidates(device, plain.into(), subgroup, tiled);
+        let plain = geometry.forward_of_few(bias, epilogue).into_iter().chain([plain.into()]);
+        let direct = candidates(device, plain, subgroup, tiled);
         let direct = geometry.forward_of_head(bias, epilogue).into_iter().chain(direct).collect();
         let mut all = geometry.with_winograd(direct, false, bias, epilogue, device);
         all.extend(geometry.products_by_matrices(inputs[0].dtype, false, bias, epilogue, device));
@@ -290,7 +291,7 @@ impl ThroughRelu for Conv2dGradInput {
         let epilogue = mask.map_or(Epilogue::None, Epilogue::Mask);
         let by_pairs = geometry.products_by_pairs(Side::Coarse, true, None, epilogue, device);
         let tiled = geometry.products_by_tiles(Side::Coarse, true, None, epilogue);
-        let direct = candidates(device, plain.into(), by_pairs, tiled);
+        let direct = candidates(device, [plain.into()], by_pairs, tiled);
         let direct = geometry.input_gradient_of_head(epilogue).into_iter().chain(direct).collect();
         let mut all = geometry.with_winograd(direct, true, None, epilogue, device);
         all.extend(geometry.products_by_matrices(inputs[1].dtype, true, None, epilogue, device));
@@ -337,8 +338,9 @@ impl Op for Conv2dGradWeight {
             geometry.dispatch(kernel!("conv2d/grad_weight"), &constants, bindings, &params, workgroups)
         });
         let subgroup = geometry.weight_gradient_by_pairs(Side::Fine, device);
-        let subgroup = subgroup.or_else(|| geometry.weight_gradient_of_few(device));
-        let direct = candidates(device, plain, subgroup, geometry.weight_gradient_by_tiles(Side::Fine));
+        let subgroup = subgroup.or_else(|| geometry.weight_gradient_of_few_by_shuffles(device));
+        let tiled = geometry.weight_gradient_by_tiles(Side::Fine).into_iter().chain(geometry.weight_gradient_of_few());
+        let direct = candidates(device, [plain], subgroup, tiled);
         let direct = geometry.weight_gradient_of_head().into_iter().chain(direct).collect();
         let mut all = geometry.weight_gradient_with_winograd(direct, device);
         all.extend(geometry.weight_gradient_by_matrices(inputs[0].dtype, device));
@@ -424,12 +426,13 @@ impl Op for Conv2dGradBias {
 }
 
 /// The cases that are computed from `f16`, too: kernels differ by loads and stores only, and each takes a driver long to compile.
-const HALVED: [&str; 9] = [
+const HALVED: [&str; 10] = [
     "one element",
     "one over",
     "primes, batch 2",
     "stride 2, padding 1",
     "head, two classes, gradient in two parts, batch 2",
+    "few channels, past the lanes, batch 2",
     "pairs, exactly one tile",
     "tiles, exact, gradient in two parts",
     "matrices, oblong, padding, batch 2",
@@ -478,6 +481,8 @@ pub(super) fn cases() -> Result<Vec<Case>, String> {
         ("matrices, oblong, padding, batch 2", with([1, 1], [1, 2]), [2, 7, 9, 16], [2, 3, 16, 48], 1.0),
         ("matrices in strips, padding 1, batch 2", with([1, 1], [1, 1]), [2, 78, 78, 8], [3, 3, 8, 96], 1.0),
         ("few channels, gradient in two parts", with([2, 1], [1, 1]), [3, 35, 13, 3], [3, 3, 3, 18], 1.0),
+        ("few channels, past the lanes, batch 2", with([2, 1], [1, 1]), [2, 35, 13, 3], [3, 3, 3, 84], 1.0),
+        ("two channels, stride 2", with([2, 2], [0, 1]), [1, 9, 18, 2], [2, 3, 2, 8], 1.0),
         ("past 65,535 workgroups in the image", unit, [1, 1030, 1021, 1], [1, 1, 1, 1], 1.0),
         ("past 65,535 workgroups in the weight", unit, [1, 1, 1, 2050], [1, 1, 2050, 2070], 1.0),
     ] {

@@ -107,7 +107,7 @@ impl Op for ConvTranspose2d {
         let plain = geometry.dispatch(kernel!("conv_transpose2d/forward"), &constants, bindings, &[], workgroups);
         let by_pairs = geometry.products_by_pairs(Side::Coarse, false, bias, Epilogue::None, device);
         let by_tiles = geometry.products_by_tiles(Side::Coarse, false, bias, Epilogue::None);
-        candidates(device, plain.into(), by_pairs, by_tiles)
+        candidates(device, [plain.into()], by_pairs, by_tiles)
     }
 
     fn gradient(&self, backward: &mut Backward<'_>) -> Result<Vec<Option<NodeId>>> {
@@ -207,7 +207,7 @@ impl ThroughRelu for ConvTranspose2dGradInput {
         let plain = geometry.dispatch(kernel, &constants, bindings, &[], workgroups);
         let epilogue = mask.map_or(Epilogue::None, Epilogue::Mask);
         let by_pairs = geometry.products_by_pairs(Side::Fine, true, None, epilogue, device);
-        candidates(device, plain.into(), by_pairs, geometry.products_by_tiles(Side::Fine, true, None, epilogue))
+        candidates(device, [plain.into()], by_pairs, geometry.products_by_tiles(Side::Fine, true, None, epilogue))
     }
 }
 
@@ -250,7 +250,7 @@ impl Op for ConvTranspose2dGradWeight {
             geometry.dispatch(kernel!("conv_transpose2d/grad_weight"), &constants, bindings, &params, workgroups)
         });
         let by_pairs = geometry.weight_gradient_by_pairs(Side::Coarse, device);
-        candidates(device, plain, by_pairs, geometry.weight_gradient_by_tiles(Side::Coarse))
+        candidates(device, [plain], by_pairs, geometry.weight_gradient_by_tiles(Side::Coarse))
     }
 
     fn flops(&self, inputs: &[TensorType], _: &TensorType) -> u64 {

@@ -367,7 +367,7 @@ pub(super) fn pair_lanes(
 }
 
 /// The most elements of a weight that those kernels write out: more would take a driver long to compile.
-const WRITTEN_OUT: usize = 9;
+pub(super) const WRITTEN_OUT: usize = 9;
 
 /// How many pixels side by side have all that they meet of a row of the weight in the eight columns that one shared load brings; but
 /// at least four, which then take more loads.
@@ -418,17 +418,17 @@ impl Tile {
 }
 
 /// The candidates in order of preference: workgroup memory saves loads on a GPU; shuffles do where a load costs more than arithmetic
-/// and a barrier more than both.
+/// and a barrier more than both. `plain` ones need neither.
 pub(in crate::ops) fn candidates(
     device: &DeviceProfile,
-    plain: Candidate,
+    plain: impl IntoIterator<Item = Candidate>,
     subgroup: Option<Candidate>,
     tiled: impl IntoIterator<Item = Candidate>,
 ) -> Vec<Candidate> {
     if device.software {
-        subgroup.into_iter().chain([plain]).chain(tiled).collect()
+        subgroup.into_iter().chain(plain).chain(tiled).collect()
     } else {
-        tiled.into_iter().chain([plain]).chain(subgroup).collect()
+        tiled.into_iter().chain(plain).chain(subgroup).collect()
     }
 }
 
@@ -510,7 +510,7 @@ mod tests {
             let device = DeviceProfile { software, subgroup_size: Some(32), int64: true, ..DeviceProfile::PORTABLE };
             let empty = |elements| Candidate { dispatches: vec![], workspace: vec![elements] };
             let order = |tiled| -> Vec<usize> {
-                let candidates = candidates(&device, empty(2), Some(empty(3)), tiled);
+                let candidates = candidates(&device, [empty(2)], Some(empty(3)), tiled);
                 candidates.iter().map(|candidate| candidate.workspace[0]).collect()
             };
             assert_eq!(order(vec![empty(0), empty(1)]), if software { [3, 2, 0, 1] } else { [0, 1, 2, 3] });
