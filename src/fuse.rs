@@ -14,7 +14,7 @@
 //!
 //! The values are the same to the bit, since each sum is added in the same order, and rounded at the same places (as long as no
 //! [choice](crate::gpu::Choices) computes one of the two otherwise). What each is worth
-//! on one machine: `benches/results/2026-11-25-xeon-lavapipe.md`, the last two in `2026-11-29-epyc-peers.md`.
+//! on one machine: `docs/kernels/fusion.md`.
 
 mod joint;
 

@@ -62,17 +62,28 @@ fn a_ladder_is_climbed_and_says_why() {
     for (ladder, parts) in [
         (
             &["conv2d", "--size", "10", "--channels", "8"][..],
-            &["naive", "workgroup memory", "tiled", "10×10×8 and 3×3×8×8"][..],
+            &["one invocation", "naive", "workgroup memory", "tiled", "10×10×8 and 3×3×8×8"][..],
         ),
         (
             &["grad_weight", "--size", "9", "--channels", "20"],
-            &["parts", "conv2d/reduce_partials", "9×9×20 and 1×7×7×20"],
+            &["one invocation", "parts", "conv2d/reduce_partials", "9×9×20 and 1×7×7×20"],
         ),
-        (&["loss", "--size", "70"], &["serial", "interleaved *", "cross_entropy/sum", "memory binds"]),
+        (
+            &["conv2d", "--size", "10", "--channels", "16", "--precision", "mixed"],
+            &["tiled", "10×10×16 f16 and 3×3×16×16", "naive", "not here: it needs activations in f32", "matrices"],
+        ),
+        (
+            &["loss", "--size", "70"],
+            &["one invocation", "serial", "interleaved *", "cross_entropy/sum", "memory binds"],
+        ),
     ] {
+        if ladder.contains(&"mixed") && !Gpu::any().unwrap().profile().f16 {
+            fails(4, &[&["ladder"], ladder].concat(), &["f16", "--precision f32"]);
+            continue;
+        }
         let arguments = [&["ladder", "--repeats", "2"], ladder].concat();
         let Some(text) = result(&arguments) else { return };
-        for part in parts.iter().chain(&["% of roof", "held against the reference", "one invocation"]) {
+        for part in parts.iter().chain(&["% of roof", "held against the reference"]) {
             assert!(text.contains(part), "{ladder:?}: no {part:?} in:\n{text}");
         }
     }
@@ -97,6 +108,8 @@ fn what_is_no_ladder_is_refused_by_name() {
     fails(2, &["ladder"], &["<LADDER>"]);
     fails(2, &["ladder", "conv3d"], &["\"conv3d\"", "conv2d, grad_weight, loss"]);
     fails(2, &["ladder", "loss", "--channels", "3"], &["no channels", "--channels"]);
+    fails(2, &["ladder", "loss", "--precision", "mixed"], &["f32 in mixed precision, too", "leave out --precision"]);
+    fails(2, &["ladder", "conv2d", "--precision", "f8"], &["\"f8\"", "f32 and mixed"]);
     fails(2, &["ladder", "conv2d", "--size", "2"], &["ladder conv2d", "[3, 3]", "[2, 2]"]);
     fails(2, &["ladder", "conv2d", "--repeats", "0"], &["0 repeats"]);
     fails(4, &["ladder", "conv2d", "--device", "cpu"], &["nothing to climb"]);

@@ -8,15 +8,16 @@ use super::network::layers;
 use super::table::{giga, percent, spread};
 use super::{Machine, Roof, Settings, Spread, Table};
 use crate::array::{Real, Tensor};
-use crate::compare::compare;
 use crate::error::{Error, Result};
 use crate::executor::Device;
 use crate::gpu::{Gpu, Plan, PlanOptions};
 use crate::graph::{Graph, NodeId};
+use crate::models::Precision;
 use crate::op::{AnyOp, Bound, Candidate, Case, DeviceProfile, Fill, Op};
 use crate::ops::Entry;
 use crate::progress::{Announce, unless_stopped};
-use crate::shape::TensorType;
+use crate::selftest::Trial;
+use crate::shape::{DType, TensorType};
 use serde::Serialize;
 use std::sync::Arc;
 
@@ -40,6 +41,8 @@ pub struct Ladder {
     channels: Option<usize>,
     /// The inputs of this side and so many channels.
     inputs: fn(usize, usize) -> Result<Inputs, String>,
+    /// Which of them are stored as the precision says.
+    activations: &'static [usize],
 }
 
 /// Types and how to fill them, as [`Case::inputs`].
@@ -70,9 +73,14 @@ impl Rung {
     fn candidate(&self, op: &dyn AnyOp, types: &Types, device: &DeviceProfile) -> Option<Candidate> {
         let Types { inputs, output } = types;
         match self.launch {
+            // They teach with f32.
+            Launch::Own(_) if inputs.iter().any(|input| input.dtype == DType::F16) => None,
             Launch::Own(launch) => launch(inputs, output, device),
             Launch::InUse(path) => {
-                op.candidates(inputs, output, device).into_iter().find(|one| first_kernel(one) == path)
+                let is = |candidate: &Candidate| first_kernel(candidate) == path;
+                // As the op makes it, where it is offered: how tensors are stored is told to the ladder's candidates, not twice.
+                let offered = op.offered(inputs, output, device).iter().any(is);
+                op.candidates(inputs, output, device).into_iter().find(is).filter(|_| offered)
             }
         }
     }
@@ -173,8 +181,8 @@ pub struct Climbed {
     pub roof: Roof,
     /// The ladder's name.
     pub ladder: &'static str,
-    /// The extents of its inputs.
-    pub inputs: Vec<Vec<usize>>,
+    /// The types of its inputs, as `1×32×32×64`; `f32` unless it says otherwise.
+    pub inputs: Vec<String>,
     /// Floating-point operations.
     pub flops: u64,
     /// Bytes of inputs and result.
@@ -197,17 +205,30 @@ impl Ladder {
         })
     }
 
-    /// What to measure on a device: an image of so many pixels a side and so many channels, or as many as it computes in a moment.
+    /// What to measure on a device: an image of so many pixels a side and so many channels, or as many as it computes in a moment, its
+    /// activations stored with this precision.
     ///
     /// # Errors
-    /// [`Error::Usage`] when there is no such image.
-    pub fn case(&'static self, gpu: &Gpu, side: Option<usize>, channels: Option<usize>) -> Result<Case> {
+    /// [`Error::Usage`] when there is no such image, or it is not stored so.
+    pub fn case(
+        &'static self,
+        gpu: &Gpu,
+        side: Option<usize>,
+        channels: Option<usize>,
+        precision: Precision,
+    ) -> Result<Case> {
         let fail = |problem| Error::Usage(format!("ladder {}: {problem}", self.name));
         if channels.is_some() && self.channels.is_none() {
             return Err(fail("what it computes has no channels; leave out --channels".into()));
         }
         let side = side.unwrap_or(self.sides[usize::from(gpu.adapter().is_software())]);
-        let inputs = (self.inputs)(side, channels.or(self.channels).unwrap_or(1)).map_err(fail)?;
+        let mut inputs = (self.inputs)(side, channels.or(self.channels).unwrap_or(1)).map_err(fail)?;
+        if precision == Precision::Mixed {
+            if self.activations.is_empty() {
+                return Err(fail("what it computes is f32 in mixed precision, too; leave out --precision".into()));
+            }
+            self.activations.iter().for_each(|&input| inputs[input].0.dtype = DType::F16);
+        }
         let case = Case { name: format!("{side} pixels"), op: Arc::new(Climb(self)), inputs };
         types(&case).map(|_| case).map_err(fail)
     }
@@ -257,23 +278,15 @@ impl Ladder {
         unless_stopped(announce("the device's roof"))?;
         let roof = Roof::measure(gpu, settings.repeats, settings.seed)?;
         unless_stopped(announce("the reference"))?;
-        let inputs: Vec<Tensor<f64>> = case.draw(settings.seed).iter().map(Tensor::cast).collect();
-        let inputs: Vec<&Tensor<f64>> = inputs.iter().collect();
-        let reference = case.op.reference_f64(&inputs).swap_remove(0);
-        let in_use = (self.op)().candidates(&types.inputs, &types.output, gpu.profile());
+        let trial = Trial::new(case, settings.seed)?;
+        let expected = trial.expected();
+        let in_use = (self.op)().offered(&types.inputs, &types.output, gpu.profile());
         let in_use = in_use.first().map_or("", first_kernel);
         let mut steps = Vec::new();
-        for (rung, plan) in self.plans(gpu, case, settings.seed)? {
+        for (candidate, (rung, plan)) in self.plans(gpu, case, settings.seed)?.into_iter().enumerate() {
             unless_stopped(announce(rung.name))?;
-            plan.run()?;
-            let output = plan.graph().outputs()[0].1;
-            let result = plan.read(output)?;
-            let Some(candidate) = plan.candidate(output) else { continue };
-            let own = case.op.candidate_bound(candidate, &inputs, &reference, 0);
-            let bound = own.unwrap_or_else(|| case.op.bound(&inputs, &reference, 0));
-            let bounds = bound.elements(case.op.as_ref(), &inputs, &reference);
-            let comparison = compare(&result.float().data, &reference.float().data, &bounds);
-            let comparison = comparison.map_err(|mismatch| Error::Device(format!("rung {}: {mismatch}", rung.name)))?;
+            let comparison = trial.check(gpu, candidate, &expected);
+            let comparison = comparison.map_err(|error| Error::Device(format!("rung {}: {error}", rung.name)))?;
             let Some(layer) = layers(&plan, settings.repeats, Some(&roof))?.pop() else { continue };
             steps.push(Step {
                 name: rung.name,
@@ -285,20 +298,30 @@ impl Ladder {
                 share_of_roof: layer.share_of_roof,
             });
         }
-        let absent = self.offered(&types, gpu.profile()).into_iter().filter(|(_, candidate)| candidate.is_none());
+        let f32s = Types { inputs: types.inputs.iter().map(in_f32).collect(), output: in_f32(&types.output) };
+        let absent = self.offered(&types, gpu.profile()).into_iter().zip(self.offered(&f32s, gpu.profile()));
+        let absent = absent.filter(|((_, candidate), _)| candidate.is_none()).map(|((rung, _), (_, in_f32))| Absent {
+            name: rung.name,
+            needs: if in_f32.is_some() { "activations in f32" } else { rung.needs },
+        });
         Ok(Climbed {
             tilewise: env!("CARGO_PKG_VERSION"),
             device: Machine::of(&Device::Gpu(gpu.clone())),
             settings,
             roof,
             ladder: self.name,
-            inputs: types.inputs.iter().map(|input| input.shape.extents().to_vec()).collect(),
+            inputs: types.inputs.iter().map(ToString::to_string).collect(),
             flops: case.op.flops(&types.inputs, &types.output),
             bytes: types.inputs.iter().chain([&types.output]).map(TensorType::size_bytes).sum(),
             steps,
-            absent: absent.map(|(rung, _)| Absent { name: rung.name, needs: rung.needs }).collect(),
+            absent: absent.collect(),
         })
     }
+}
+
+/// The like, stored as `f32`.
+fn in_f32(tensor_type: &TensorType) -> TensorType {
+    TensorType { dtype: DType::F32, shape: tensor_type.shape.clone() }
 }
 
 /// The types of a case, which its op's shape rule admits.
@@ -315,12 +338,11 @@ impl Climbed {
         let mut table = Table::new(self.device.to_string(), &heads);
         let Self { roof, flops, bytes, .. } = self;
         let (rate, memory) = (roof.flops_per_second() / 1e9, roof.bytes_per_second() / 1e9);
-        let inputs: Vec<String> = self.inputs.iter().map(|input| super::table::extents(input)).collect();
         let bound = if roof.is_bound_by_arithmetic(*flops, *bytes) { "arithmetic" } else { "memory" };
         table.notes.push(format!(
             "ladder {} of {}: {:.3} GFLOP, {:.2} MB",
             self.ladder,
-            inputs.join(" and "),
+            self.inputs.join(" and "),
             *flops as f64 / 1e9,
             *bytes as f64 / 1e6
         ));

@@ -228,7 +228,7 @@ impl Measured {
 
     /// The ops of the training step, summed by kind.
     fn by_op(&self, roof: Option<&Roof>) -> Table {
-        let heads = ["", "ops", "ms", "% of step", "GFLOP/s", "GB/s", "% of roof"];
+        let heads = ["", "ops", "ms", "% of step", "GFLOP/s", "GB/s", "% of roof", "at best"];
         let mut table = Table::new(format!("{} by kind of op", self.workload.name), &heads);
         let mut kinds: Vec<(&str, Vec<&Layer>)> = Vec::new();
         for layer in &self.layers {
@@ -243,6 +243,7 @@ impl Measured {
         kinds.push(("sum", self.layers.iter().collect()));
         for (op, layers) in kinds {
             let seconds = seconds(&layers);
+            let best = layers.iter().map(|layer| layer.seconds.least).sum::<f64>();
             let (flops, bytes) =
                 (layers.iter().map(|layer| layer.flops).sum(), layers.iter().map(|layer| layer.bytes).sum());
             let least =
@@ -255,6 +256,7 @@ impl Measured {
                 giga(flops, seconds),
                 giga(bytes, seconds),
                 percent(roof.map(|roof| least(roof) / seconds)),
+                percent(roof.map(|roof| least(roof) / best)),
             ]);
         }
         table

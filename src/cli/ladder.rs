@@ -5,6 +5,7 @@ use clap::Args;
 use std::process::ExitCode;
 use tilewise::bench::{Ladder, Settings};
 use tilewise::executor::Device;
+use tilewise::models::Precision;
 use tilewise::{Error, Result};
 
 #[derive(Debug, Args)]
@@ -18,6 +19,9 @@ pub(crate) struct Arguments {
     /// Channels of the image, and of what a convolution makes of it [default: 64]
     #[arg(long, value_name = "N")]
     channels: Option<usize>,
+    /// How what a convolution reads and makes is stored: f32, or mixed, as f16
+    #[arg(long, value_name = "f32|mixed", default_value_t)]
+    precision: Precision,
     /// How often every rung is timed
     #[arg(long, value_name = "N", default_value_t = 5)]
     repeats: usize,
@@ -29,7 +33,7 @@ fn ladder(name: &str) -> Result<&'static Ladder, String> {
 }
 
 pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
-    let Arguments { ladder, size, channels, repeats } = *arguments;
+    let Arguments { ladder, size, channels, precision, repeats } = *arguments;
     let Device::Gpu(gpu) = global.open_device()? else {
         return Err(Error::Device(format!(
             "the CPU executor has no kernels, so that there is nothing to climb without an adapter: {}",
@@ -37,7 +41,7 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
         )));
     };
     let settings = Settings { repeats, seed: global.seed.unwrap_or(1) };
-    let case = ladder.case(&gpu, size, channels)?;
+    let case = ladder.case(&gpu, size, channels, precision)?;
     let climbed = ladder.climb(&gpu, &case, settings, &mut |what| global.announce(what))?;
     if global.json {
         print_json(&climbed)?;

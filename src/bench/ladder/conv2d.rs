@@ -15,9 +15,10 @@ pub(super) static LADDER: Ladder = Ladder {
     sides: [256, 32],
     channels: Some(64),
     inputs: |side, channels| inputs([1, side, side, channels], channels),
+    activations: &[0],
 };
 
-const RUNGS: [Rung; 9] = [
+const RUNGS: [Rung; 10] = [
     Rung {
         name: "naive",
         idea: "one invocation computes one output, as the formula says; neighbours take neighbouring pixels",
@@ -84,6 +85,13 @@ const RUNGS: [Rung; 9] = [
         idea: "in use on software drivers for many: a quarter of the multiplications, between transforms of tiles",
         needs: "channels that are multiples of 4, and integers of 64 bits",
         launch: Launch::InUse("conv2d/winograd_weight"),
+    },
+    Rung {
+        name: "matrices",
+        idea: "for GPUs with units for it, once `tune` has found it faster: a subgroup multiplies whole matrices of f16, and adds to f32",
+        needs: "units that multiply matrices, --precision mixed, and channels that are multiples of a matrix's side",
+        // What begins with the weight as f16.
+        launch: Launch::InUse("cast/store"),
     },
 ];
 

@@ -15,6 +15,7 @@ pub(super) static LADDER: Ladder = Ladder {
     sides: [256, 32],
     channels: Some(64),
     inputs: |side, channels| inputs([1, side, side, channels], channels),
+    activations: &[0, 1],
 };
 
 const RUNGS: [Rung; 6] = [

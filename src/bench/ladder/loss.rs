@@ -16,6 +16,7 @@ pub(super) static LADDER: Ladder = Ladder {
     sides: [2048, 1024],
     channels: None,
     inputs: |side, _| Ok(vec![(TensorType::f32([side, side])?, Fill::Positive)]),
+    activations: &[],
 };
 
 const RUNGS: [Rung; 4] = [
