@@ -1,7 +1,7 @@
 // y[n, p, o] = bias[o] + sum over q, i of weight[q, i, o] * x[n, STRIDE * p + q - PADDING, i], x being zero outside: for the few
 // input channels of a first layer.
-// One invocation owns PIXELS pixels in a row, a run, of four channels; a workgroup, 64 times as many. Lanes lie along the channels,
-// of which y has multiples of four, and go on at the next run. A loaded element of the weight serves all pixels of the run.
+// One invocation owns PIXELS pixels in a row, a run, of four channels; a workgroup, 64 times as many. Lanes lie along the
+// channels, of which y has multiples of four, and go on at the next run. A loaded weight serves all pixels of the run.
 // Bytes moved per invocation: 4 * KERNEL_HEIGHT * WINDOW * IN_CHANNELS + 16 * TAPS + 16 * PIXELS.
 const KERNEL_HEIGHT = 3u;
 const KERNEL_WIDTH = 3u;

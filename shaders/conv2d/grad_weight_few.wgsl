@@ -1,8 +1,8 @@
 // partial[s, q, i, o] = sum over the pixels p of part s of grad_output[p, o] * x[STRIDE * p + q - PADDING, i]: for the few input
 // channels of a first layer.
 // Part s is the runs of PIXELS pixels in a row from s * runs_per_part on, of all images; conv2d/reduce_partials adds the parts.
-// One invocation owns four o, of which grad_output has multiples, all i, a row of q, and every ROWS-th run of a part; a workgroup,
-// 4 * LANES o and all runs of the part. Its ROWS sums of each element are added in order, through workgroup memory.
+// One invocation owns four o, of which grad_output has multiples, all i, a row of q, and every ROWS-th run of a part; a
+// workgroup, 4 * LANES o and all runs of the part. Its ROWS sums of each element are added in order, through workgroup memory.
 // Bytes moved per workgroup and run: 4 * WINDOW * IN_CHANNELS + 16 * LANES * PIXELS; workgroup memory: 16 * LANES * ROWS * TAPS.
 const KERNEL_HEIGHT = 3u;
 const KERNEL_WIDTH = 3u;
