@@ -9,7 +9,7 @@ use crate::graph::{Graph, NodeId};
 use crate::onnx::{Translation, Value};
 use crate::shape::{DType, MOST_ELEMENTS, TensorType};
 use half::f16;
-use std::any::Any;
+use std::any::{Any, TypeId};
 use std::convert::Infallible;
 use std::fmt::{self, Debug};
 
@@ -69,6 +69,11 @@ pub trait Op: Debug + Send + Sync + 'static {
     /// When the op has no counterpart there, or not for these inputs.
     fn onnx(&self, translation: &mut Translation<'_>) -> Result<Value> {
         Err(translation.error("this op has no counterpart in ONNX, so its network cannot be exported"))
+    }
+
+    /// That no kernel of the op indexes anything outside of its bounds, so that nothing needs to look; only ops of this crate's can tell.
+    fn proof(&self) -> Option<Proof> {
+        None
     }
 
     /// Floating-point operations of one evaluation (a multiply-add counts as two).
@@ -151,6 +156,23 @@ impl<O: Op> AnyOp for O {
     }
     fn as_any(&self) -> &dyn Any {
         self
+    }
+}
+
+/// That the kernels of an op index nothing outside of its bounds: not what they bind, nor memory of their own. It follows from the types of the
+/// op's tensors, whatever is in them. Tests run each of these kernels with each index looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Proof(TypeId);
+
+impl Proof {
+    /// For ops of this type.
+    pub(crate) fn of<O: Op>() -> Self {
+        Self(TypeId::of::<O>())
+    }
+
+    /// Whether it is one for this op, and not that of another.
+    pub(crate) fn is_of(self, op: &dyn AnyOp) -> bool {
+        op.as_any().type_id() == self.0
     }
 }
 

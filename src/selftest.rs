@@ -73,6 +73,22 @@ pub fn check_case(gpu: &Gpu, case: &Case, candidate: usize, seed: u32) -> Result
     trial.check(gpu, candidate, &trial.expected())
 }
 
+/// Runs one candidate of a case with each index of its kernels looked at: also those whose values nothing uses.
+///
+/// # Errors
+/// [`Error::Device`] if one is out of bounds, of what the kernel binds or of memory of its own.
+pub fn check_indices(gpu: &Gpu, case: &Case, candidate: usize, seed: u32) -> Result<()> {
+    let options = PlanOptions { candidate: Some(candidate), guarded: true, trapped: true, ..PlanOptions::default() };
+    let trial = Trial::new(case, seed)?;
+    let plan = trial.plan(gpu, options)?;
+    plan.run()?;
+    if plan.broken_guards()?.is_empty() {
+        return Ok(());
+    }
+    let kernels = plan.candidate(trial.node).map_or(String::new(), ToString::to_string);
+    Err(Error::Device(format!("{}: an index of {kernels} is out of bounds", trial.name)))
+}
+
 /// A plan of a case's op alone, with its inputs written: to time what [`check_case`] checks.
 ///
 /// # Errors

@@ -13,7 +13,7 @@ use crate::executor::Device;
 use crate::gpu::{Gpu, Plan, PlanOptions};
 use crate::graph::{Graph, NodeId};
 use crate::models::Precision;
-use crate::op::{AnyOp, Bound, Candidate, Case, DeviceProfile, Fill, Op};
+use crate::op::{AnyOp, Bound, Candidate, Case, DeviceProfile, Fill, Op, Proof};
 use crate::ops::Entry;
 use crate::progress::{Announce, unless_stopped};
 use crate::selftest::Trial;
@@ -119,6 +119,10 @@ impl Op for Climb {
     fn candidates(&self, inputs: &[TensorType], output: &TensorType, device: &DeviceProfile) -> Vec<Candidate> {
         let types = Types { inputs: inputs.to_vec(), output: output.clone() };
         self.0.offered(&types, device).into_iter().filter_map(|(_, candidate)| candidate).collect()
+    }
+
+    fn proof(&self) -> Option<Proof> {
+        Some(Proof::of::<Self>())
     }
 
     fn flops(&self, inputs: &[TensorType], output: &TensorType) -> u64 {

@@ -8,8 +8,8 @@ use crate::gpu::{Gpu, Plan, PlanOptions};
 use crate::graph::{Graph, NodeId};
 use crate::kernel;
 use crate::op::{
-    AnyOp, Binding, Bound, Candidate, Case, DeviceProfile, Dispatch, Fill, Op, Param, UNIT_ROUNDOFF, matrix_types,
-    workgroup_grid,
+    AnyOp, Binding, Bound, Candidate, Case, DeviceProfile, Dispatch, Fill, Op, Param, Proof, UNIT_ROUNDOFF,
+    matrix_types, workgroup_grid,
 };
 use crate::ops::turns;
 use crate::random::Random;
@@ -185,6 +185,10 @@ impl Op for MultiplyAdd {
         vec![dispatch.into()]
     }
 
+    fn proof(&self) -> Option<Proof> {
+        Some(Proof::of::<Self>())
+    }
+
     fn flops(&self, _: &[TensorType], output: &TensorType) -> u64 {
         (2 * CHAINS * self.steps() * output.shape.elements()) as u64
     }
@@ -216,6 +220,10 @@ impl Op for Copy {
     fn candidates(&self, _: &[TensorType], output: &TensorType, device: &DeviceProfile) -> Vec<Candidate> {
         let bindings = vec![Binding::Input(0), Binding::Output];
         vec![turns(kernel!("device/copy"), bindings, output.shape.elements() / 4, &[], device).into()]
+    }
+
+    fn proof(&self) -> Option<Proof> {
+        Some(Proof::of::<Self>())
     }
 
     fn flops(&self, _: &[TensorType], _: &TensorType) -> u64 {

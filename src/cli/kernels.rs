@@ -137,6 +137,7 @@ impl Global {
         let Device::Gpu(gpu) = device else { return Ok(device) };
         let choices = self.kernels.clone().unwrap_or_default().choices(&gpu)?;
         let gpu = gpu.with_choices(choices);
+        let gpu = if self.bounds_checks { gpu.with_bounds_checks() } else { gpu };
         Ok(Device::Gpu(match self.pipeline_cache.folder() {
             Some(folder) => gpu.with_pipeline_cache(&folder),
             None => gpu,

@@ -18,6 +18,25 @@ pub(super) fn experimental(features: wgpu::Features) -> wgpu::ExperimentalFeatur
     }
 }
 
+/// The module of a kernel. naga keeps each of its indices within bounds, where the driver does not, unless they are `proved` to be; loops come to
+/// an end and divisors are not 0 in any case.
+///
+/// wgpu asks for `unsafe` since what is out of bounds may be anything.
+pub(super) fn shader_module(
+    device: &wgpu::Device,
+    descriptor: wgpu::ShaderModuleDescriptor<'_>,
+    proved: bool,
+) -> wgpu::ShaderModule {
+    let checks = wgpu::ShaderRuntimeChecks { bounds_checks: !proved, ..wgpu::ShaderRuntimeChecks::checked() };
+    #[expect(unsafe_code, reason = "see above")]
+    // SAFETY: the indices of what is `proved` follow from the types of an op's tensors, which have passed its shape rule, from what the op made
+    // of them, and from which invocation it is, but from nothing that is in a tensor. Such ops are this crate's, whose tests run each of their
+    // kernels with each index looked at (`source::trapped`), at the edges of tiles and tensors.
+    unsafe {
+        device.create_shader_module_trusted(descriptor, checks)
+    }
+}
+
 /// What pipelines that this device compiles are kept in. It begins with what `file` holds, if that is whole and [`sealed`] under this
 /// `head`, which names the device and its driver; else it begins empty.
 ///

@@ -247,6 +247,8 @@ pub struct Gpu {
     pub(super) borrowed: bool,
     profile: DeviceProfile,
     choices: Arc<Choices>,
+    /// Whether naga checks indices that are proved to be within bounds, too.
+    pub(super) bounds_checks: bool,
     failure: Failure,
 }
 
@@ -459,6 +461,7 @@ impl Gpu {
             pipelines: Arc::default(),
             pipeline_cache: None,
             choices: Arc::default(),
+            bounds_checks: false,
             summary: Arc::new(summary),
             failure: Failure::default(),
             device,
@@ -472,7 +475,7 @@ impl Gpu {
     /// [`Error::Device`] when it cannot be opened.
     pub fn reopen(&self) -> Result<Self> {
         let opened = self.another()?.with_largest_binding(self.profile.largest_binding);
-        let opened = Self { choices: Arc::clone(&self.choices), ..opened };
+        let opened = Self { choices: Arc::clone(&self.choices), bounds_checks: self.bounds_checks, ..opened };
         Ok(match &self.pipeline_cache {
             Some(cache) => opened.with_pipeline_cache(cache.folder()),
             None => opened,
@@ -512,6 +515,13 @@ impl Gpu {
     pub fn with_pipeline_cache(self, folder: &Path) -> Self {
         let pipeline_cache = PipelineCache::open(&self, &self.adapter.get_info(), folder).map(Arc::new);
         Self { pipeline_cache, ..self }
+    }
+
+    /// This device, with each index of each kernel in plans to come held against the bounds, where the driver does not do so itself: also those
+    /// of ops whose indices are [proved](crate::op::Proof) to be within them. Results are the same to the bit.
+    #[must_use]
+    pub fn with_bounds_checks(self) -> Self {
+        Self { bounds_checks: true, ..self }
     }
 
     /// Which kernels plans on this device take where there are several.

@@ -1,8 +1,9 @@
 //! From WGSL text to a pipeline: what the text declares is read back and held against what the host assumes.
 
+use super::consent;
 use super::device::Gpu;
 use super::requirements::of_kernel;
-use super::source::{Beside, Pieces, compose, in_pieces};
+use super::source::{Beside, Pieces, compose, in_pieces, trapped};
 use crate::error::{Error, Result};
 use crate::op::{Binding, Dispatch, Kernel, Param};
 use std::collections::HashMap;
@@ -150,16 +151,36 @@ pub(crate) struct Pipeline {
     pub(super) translated: AtomicBool,
 }
 
+/// What keeps a kernel's indices within bounds.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) enum Bounds {
+    /// naga, where the driver does not.
+    Checked,
+    /// Nothing, as they are [proved](crate::op::Proof) to be.
+    Proved,
+    /// As [`Bounds::Checked`], and the kernel looks at them itself and notes what is outside in a guard: one of so many bytes is behind each buffer
+    /// that is bound.
+    Trapped(Vec<u64>),
+}
+
+/// What is compiled: the kernel of a dispatch, for what it binds in these pieces.
+#[derive(Clone, Copy)]
+pub(super) struct Program<'a> {
+    pub(super) dispatch: &'a Dispatch,
+    pub(super) pieces: &'a [Pieces],
+    pub(super) bounds: &'a Bounds,
+}
+
 /// What a compiled kernel is made of. Its text follows from it, and takes longer to compose than to look this up.
-type Recipe = (Kernel, Vec<(&'static str, String)>, Vec<Pieces>);
+type Recipe = (Kernel, Vec<(&'static str, String)>, Vec<Pieces>, Bounds);
 
 /// Compiled kernels, shared by everything on one device.
 pub(super) type Pipelines = Arc<Mutex<HashMap<Recipe, Arc<Pipeline>>>>;
 
 impl Gpu {
-    /// The pipeline of a dispatch, what it binds being in pieces from these bytes on, compiled at first use.
-    pub(crate) fn pipeline(&self, dispatch: &Dispatch, bindings: &[Pieces]) -> Result<Arc<Pipeline>> {
-        let recipe = (dispatch.kernel, dispatch.constants.clone(), bindings.to_vec());
+    /// A compiled kernel, compiled at first use.
+    pub(super) fn pipeline(&self, Program { dispatch, pieces, bounds }: Program<'_>) -> Result<Arc<Pipeline>> {
+        let recipe = (dispatch.kernel, dispatch.constants.clone(), pieces.to_vec(), bounds.clone());
         if let Some(pipeline) = self.pipelines.lock().unwrap_or_else(PoisonError::into_inner).get(&recipe) {
             return Ok(Arc::clone(pipeline));
         }
@@ -167,18 +188,23 @@ impl Gpu {
         let start = Instant::now();
         tracing::debug!("compiling {path} {:?}", dispatch.constants);
         let wgsl = compose(path, dispatch.kernel.source, &dispatch.constants)?;
-        let pipeline = Arc::new(self.compile(path, &wgsl, bindings)?);
+        let pipeline = Arc::new(self.compile(path, &wgsl, pieces, bounds)?);
         tracing::debug!("compiled {path} in {:.1?}", start.elapsed());
         self.pipelines.lock().unwrap_or_else(PoisonError::into_inner).insert(recipe, Arc::clone(&pipeline));
         Ok(pipeline)
     }
 
-    fn compile(&self, path: &str, wgsl: &str, bindings: &[Pieces]) -> Result<Pipeline> {
+    fn compile(&self, path: &str, wgsl: &str, bindings: &[Pieces], bounds: &Bounds) -> Result<Pipeline> {
         let interface = Interface::of(path, wgsl)?;
         if let Some(lacking) = self.lacks(&of_kernel(path, &interface), "try another `--device`") {
             return Err(Error::Device(lacking));
         }
-        let wgsl = in_pieces(path, wgsl, &interface.in_elements(path, bindings)?)?;
+        let mut wgsl = in_pieces(path, wgsl, &interface.in_elements(path, bindings)?)?;
+        if let Bounds::Trapped(guards) = bounds {
+            let strides = Interface::of(path, &wgsl)?.strides;
+            let guards: Vec<u64> = guards.iter().zip(strides).map(|(guard, stride)| guard / stride.max(1)).collect();
+            wgsl = trapped(path, &wgsl, &guards)?;
+        }
         let storage = interface.writable.iter().enumerate().flat_map(|(binding, &writable)| {
             let pieces = bindings.get(binding).map_or(1, Pieces::count);
             repeat_n(wgpu::BufferBindingType::Storage { read_only: !writable }, pieces)
@@ -195,10 +221,9 @@ impl Gpu {
             .collect();
         self.scoped(&format!("kernel {path}"), || {
             let label = Some(path);
-            let module = self.device.create_shader_module(wgpu::ShaderModuleDescriptor {
-                label,
-                source: wgpu::ShaderSource::Wgsl(wgsl.into()),
-            });
+            let source = wgpu::ShaderSource::Wgsl(wgsl.into());
+            let descriptor = wgpu::ShaderModuleDescriptor { label, source };
+            let module = consent::shader_module(&self.device, descriptor, *bounds == Bounds::Proved);
             let layout =
                 self.device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label, entries: &entries });
             let pipeline_layout = self.device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {

@@ -2,11 +2,12 @@
 
 use super::choices::Choices;
 use super::device::Gpu;
-use super::kernel::Pipeline;
+use super::kernel::{Bounds, Pipeline, Program};
 use super::memory::{Buffer, MemoryPlan, Span, UNIFORM_ALIGNMENT};
 use super::pace::{LONGEST_SUBMIT, Pace, Piece, Work};
 use super::profile::{PASSES_PER_SET, Stopwatch};
 use super::requirements::{half_of, of_buffers, of_kernels};
+use super::source::Pieces;
 use crate::array::{Array, Tensor};
 use crate::error::{Error, Result};
 use crate::fuse::Fusions;
@@ -30,6 +31,9 @@ pub struct PlanOptions {
     /// Gives every tensor a buffer of its own, filled with NaN before the first run, and guard space behind it and behind every
     /// bank: a kernel that reads or writes past its tensors, or leaves an element unwritten, is found out.
     pub guarded: bool,
+    /// In a guarded plan, has each kernel look at each of its indices, also those into memory of its own, and overwrite a guard if one is out of
+    /// bounds.
+    pub trapped: bool,
     /// What one kernel computes of several ops, by default all that pays on the device. Without, it takes longer and gives the same bits, but for tuned
     /// kernels, which are chosen for fused ops and others apart.
     pub fusions: Fusions,
@@ -39,7 +43,13 @@ pub struct PlanOptions {
 
 impl Default for PlanOptions {
     fn default() -> Self {
-        Self { candidate: None, guarded: false, fusions: Fusions::default(), longest_submit: LONGEST_SUBMIT }
+        Self {
+            candidate: None,
+            guarded: false,
+            trapped: false,
+            fusions: Fusions::default(),
+            longest_submit: LONGEST_SUBMIT,
+        }
     }
 }
 
@@ -165,7 +175,7 @@ impl Plan {
             let needs = of_kernels(&plan.memory).ok()?;
             plan.gpu.lacks(&needs, "try another `--device`").map(Error::Device)
         };
-        plan.steps = plan.resolve().map_err(|error| all_lacking().unwrap_or(error))?;
+        plan.steps = plan.resolve(options.trapped).map_err(|error| all_lacking().unwrap_or(error))?;
         let work = plan.work().into_iter().zip(&plan.steps);
         let work = work.map(|((flops, bytes), step)| Work { flops, bytes, divisible_by: step.divisible_by });
         plan.pace = Pace::new(&work.collect::<Vec<_>>(), options.longest_submit);
@@ -225,21 +235,24 @@ impl Plan {
     }
 
     /// Compiles all kernels, binds every dispatch, and has the kernels translated.
-    fn resolve(&self) -> Result<Vec<Step>> {
-        let in_pieces = |(node, dispatch)| (node, dispatch, self.memory.pieces(&self.computed, node, dispatch));
+    fn resolve(&self, trapped: bool) -> Result<Vec<Step>> {
+        let in_pieces = |(node, dispatch): (usize, _)| {
+            let pieces = self.memory.pieces(&self.computed, node, dispatch);
+            let bounds = if trapped { self.trapped(node, dispatch, &pieces) } else { self.bounds(node) };
+            (node, dispatch, pieces, bounds)
+        };
         let dispatches: Vec<_> = self.dispatches().map(in_pieces).collect();
-        let kernels = dispatches.iter().map(|(_, dispatch, pieces)| {
+        let kernels = dispatches.iter().map(|(_, dispatch, pieces, bounds)| {
             // The same text for the same of these.
-            ((dispatch.kernel.path, &dispatch.constants, pieces), *dispatch)
+            ((dispatch.kernel.path, &dispatch.constants, pieces, bounds), Program { dispatch, pieces, bounds })
         });
-        let distinct = kernels.collect::<BTreeMap<_, _>>().into_iter();
-        let distinct: Vec<_> = distinct.map(|((.., pieces), dispatch)| (dispatch, pieces.as_slice())).collect();
-        distinct.par_iter().try_for_each(|(dispatch, pieces)| self.gpu.pipeline(dispatch, pieces).map(drop))?;
+        let distinct: Vec<_> = kernels.collect::<BTreeMap<_, _>>().into_values().collect();
+        distinct.par_iter().try_for_each(|&kernel| self.gpu.pipeline(kernel).map(drop))?;
         let mut params = vec![0u8; self.uniform.size() as usize];
         let mut offset = 0;
         let mut steps = Vec::with_capacity(dispatches.len());
-        for &(node, dispatch, ref pieces) in &dispatches {
-            let pipeline = self.gpu.pipeline(dispatch, pieces)?;
+        for &(node, dispatch, ref pieces, ref bounds) in &dispatches {
+            let pipeline = self.gpu.pipeline(Program { dispatch, pieces, bounds })?;
             pipeline.interface.check(dispatch, self.writes(node))?;
             let words: Vec<u32> = dispatch.params.iter().map(|(_, param)| param.to_bits()).collect();
             let bytes: &[u8] = bytemuck::cast_slice(&words);
@@ -277,6 +290,26 @@ impl Plan {
         Ok(steps)
     }
 
+    /// What keeps the indices of a node's kernels within bounds.
+    fn bounds(&self, node: usize) -> Bounds {
+        match &self.computed.nodes()[node].kind {
+            NodeKind::Op { op, .. }
+                if op.proof().is_some_and(|proof| proof.is_of(op.as_ref())) && !self.gpu.bounds_checks =>
+            {
+                Bounds::Proved
+            }
+            _ => Bounds::Checked,
+        }
+    }
+
+    /// The same where the kernels are to look at them themselves.
+    fn trapped(&self, node: usize, dispatch: &Dispatch, pieces: &[Pieces]) -> Bounds {
+        let spans = dispatch.bindings.iter().zip(pieces).flat_map(|(&binding, pieces)| {
+            self.memory.bound(&self.computed, node, binding).iter().take(pieces.count())
+        });
+        Bounds::Trapped(spans.map(|span| self.guard(span)).collect())
+    }
+
     /// The inputs that a node's op overwrites in place.
     fn writes(&self, node: usize) -> &'static [usize] {
         match &self.computed.nodes()[node].kind {
@@ -294,12 +327,17 @@ impl Plan {
             let problem = format!("a dispatch binds {binding:?}, which the op does not have");
             return Err(Error::Graph { op: op.into(), node: target.name.clone(), problem });
         }
-        Ok(spans.iter().map(|&Span { buffer, offset, bytes }| {
-            let buffer = self.buffer(buffer);
+        Ok(spans.iter().map(|span| {
             // A guarded buffer is bound with its guard, so that writes past the tensor land there instead of nowhere.
-            let bytes = if buffer.size() == bytes + self.memory.guard { buffer.size() } else { bytes };
-            wgpu::BufferBinding { buffer, offset, size: wgpu::BufferSize::new(bytes) }
+            let size = wgpu::BufferSize::new(span.bytes + self.guard(span));
+            wgpu::BufferBinding { buffer: self.buffer(span.buffer), offset: span.offset, size }
         }))
+    }
+
+    /// The bytes of the guard that is bound with these: none where they are not all of a buffer.
+    fn guard(&self, span: &Span) -> u64 {
+        let guard = self.memory.guard;
+        if self.buffer(span.buffer).size() == span.bytes + guard { guard } else { 0 }
     }
 
     fn buffer(&self, buffer: Buffer) -> &wgpu::Buffer {
@@ -825,8 +863,9 @@ fn decoded(TensorType { dtype, shape }: TensorType, words: Vec<u32>) -> Tensor<f
 mod tests {
     use super::*;
     use crate::array::Real;
+    use crate::bench::roof::Copy;
     use crate::models::{Training, UNet, Variant};
-    use crate::op::{Bound, DeviceProfile, Fill, Op};
+    use crate::op::{Bound, DeviceProfile, Fill, Op, Proof};
     use crate::random::Random;
     use std::collections::BTreeSet;
     use std::thread;
@@ -875,9 +914,9 @@ mod tests {
         assert!(divided.len() >= 8, "{divided:?}");
     }
 
-    /// A ReLU that is said to take a slow device 0.2 s.
+    /// A ReLU that is said to take a slow device 0.2 s, with this proof.
     #[derive(Debug)]
-    struct Long;
+    struct Long(Option<Proof>);
 
     impl Op for Long {
         fn name(&self) -> &'static str {
@@ -903,6 +942,10 @@ mod tests {
             vec![dispatch.into()]
         }
 
+        fn proof(&self) -> Option<Proof> {
+            self.0
+        }
+
         fn flops(&self, _: &[TensorType], _: &TensorType) -> u64 {
             10_000_000_000
         }
@@ -921,8 +964,8 @@ mod tests {
         }
         let mut graph = Graph::new();
         let x = graph.input("x", TensorType::f32([64]).unwrap());
-        let y = graph.apply("y", Long, &[x]).unwrap();
-        let z = graph.apply("z", Long, &[y]).unwrap();
+        let y = graph.apply("y", Long(None), &[x]).unwrap();
+        let z = graph.apply("z", Long(None), &[y]).unwrap();
         graph.mark_output("z", z).unwrap();
         let options = PlanOptions { longest_submit: Duration::from_millis(300), ..PlanOptions::default() };
         let plan = Plan::new(&gpu, &graph, options).unwrap();
@@ -936,6 +979,24 @@ mod tests {
             run.join().unwrap().unwrap();
         });
         assert_eq!(plan.pace.settled().map(<[Piece]>::len), Some(1), "both together are short");
+    }
+
+    #[test]
+    fn a_proof_counts_for_the_op_that_it_is_of_unless_all_is_to_be_checked() {
+        let gpu = Gpu::any().unwrap_or_else(|error| panic!("{error}"));
+        let mut graph = Graph::new();
+        let x = graph.input("x", TensorType::f32([64]).unwrap());
+        let proofs = [None, Some(Proof::of::<Copy>()), Some(Proof::of::<Long>())];
+        let nodes = proofs.map(|proof| graph.apply("y", Long(proof), &[x]).unwrap());
+        for (position, node) in nodes.into_iter().enumerate() {
+            graph.mark_output(&position.to_string(), node).unwrap();
+        }
+        let bounds = |gpu: &Gpu| {
+            let plan = Plan::new(gpu, &graph, PlanOptions::default()).unwrap();
+            nodes.map(|node| plan.bounds(node.index()))
+        };
+        assert_eq!(bounds(&gpu), [Bounds::Checked, Bounds::Checked, Bounds::Proved]);
+        assert_eq!(bounds(&gpu.with_bounds_checks()), [(); 3].map(|()| Bounds::Checked));
     }
 
     #[test]

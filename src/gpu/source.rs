@@ -25,8 +25,10 @@
 //! Where a tensor is larger than a binding, or a concatenation left in its parts, [`in_pieces`] then changes how the text refers to it.
 
 mod pieces;
+mod traps;
 
 pub use pieces::{Beside, Pieces, in_pieces};
+pub(crate) use traps::trapped;
 
 use std::collections::HashMap;
 use std::ops::Range;

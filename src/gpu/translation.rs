@@ -1,9 +1,9 @@
 //! Kernels that a software driver translates when it first runs them, one after another: translated beforehand, on all cores.
 
 use super::device::Gpu;
+use super::kernel::Program;
 use super::source::Pieces;
 use crate::error::Result;
-use crate::op::Dispatch;
 use rayon::prelude::*;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -21,25 +21,25 @@ impl Gpu {
         !self.borrowed && self.adapter.get_info().driver == "llvmpipe"
     }
 
-    /// Has a driver translate now what it would translate when it first runs it, of these kernels and the pieces of what they bind. What
+    /// Has a driver translate now what it would translate when it first runs it, of these kernels. What
     /// cannot be translated so is when it is run.
     ///
     /// A device of lavapipe translates one kernel at a time, and keeps it on disk for any other. So others on the same adapter take turns
     /// with this one, one for each core more. Where nothing is kept on disk, their work is lost: this device then translates their kernels
     /// when it runs them, and all of it takes as long as it would have.
-    pub(super) fn translate(&self, kernels: &[(&Dispatch, &[Pieces])]) {
+    pub(super) fn translate(&self, kernels: &[Program<'_>]) {
         if !self.translates_late() {
             return;
         }
-        let is_new = |&&(dispatch, pieces): &&(&Dispatch, &[Pieces])| {
-            self.pipeline(dispatch, pieces).is_ok_and(|pipeline| !pipeline.translated.swap(true, Ordering::Relaxed))
+        let is_new = |&&kernel: &&Program<'_>| {
+            self.pipeline(kernel).is_ok_and(|pipeline| !pipeline.translated.swap(true, Ordering::Relaxed))
         };
         let late: Vec<_> = kernels.iter().filter(is_new).collect();
         let next = AtomicUsize::new(0);
         let take_turns = |gpu: &Self| {
-            while let Some(&&(dispatch, pieces)) = late.get(next.fetch_add(1, Ordering::Relaxed)) {
-                if let Err(problem) = gpu.launch_nothing(dispatch, pieces) {
-                    tracing::debug!("{} is translated when it is run: {problem}", dispatch.kernel.path);
+            while let Some(&&kernel) = late.get(next.fetch_add(1, Ordering::Relaxed)) {
+                if let Err(problem) = gpu.launch_nothing(kernel) {
+                    tracing::debug!("{} is translated when it is run: {problem}", kernel.dispatch.kernel.path);
                 }
             }
         };
@@ -57,14 +57,14 @@ impl Gpu {
     }
 
     /// Runs a kernel in no workgroup at all, on buffers that it does not touch.
-    fn launch_nothing(&self, dispatch: &Dispatch, pieces: &[Pieces]) -> Result<()> {
-        let pipeline = self.pipeline(dispatch, pieces)?;
+    fn launch_nothing(&self, kernel: Program<'_>) -> Result<()> {
+        let pipeline = self.pipeline(kernel)?;
         let buffer = |usage| {
             let size = BOUND_BYTES;
             self.device.create_buffer(&wgpu::BufferDescriptor { label: None, size, usage, mapped_at_creation: false })
         };
         self.submit("a launch without workgroups", |encoder| {
-            let tensors = pieces.iter().map(Pieces::count).sum();
+            let tensors = kernel.pieces.iter().map(Pieces::count).sum();
             let mut buffers: Vec<_> = (0..tensors).map(|_| buffer(wgpu::BufferUsages::STORAGE)).collect();
             if !pipeline.interface.params.is_empty() {
                 buffers.push(buffer(wgpu::BufferUsages::UNIFORM));
@@ -88,6 +88,7 @@ impl Gpu {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gpu::kernel::Bounds;
     use crate::gpu::{Plan, PlanOptions};
     use crate::models::{Training, UNet, Variant};
     use std::sync::PoisonError;
@@ -117,8 +118,8 @@ mod tests {
         let step = net.build(1, [net.legal_above(30); 2]).unwrap().training_step(&Training::default()).unwrap();
         let (plan, another) = (Plan::new(&gpu, &step.graph, PlanOptions::default()).unwrap(), gpu.another().unwrap());
         for (_, dispatch) in plan.dispatches() {
-            let whole = vec![Pieces::From(Vec::new()); dispatch.bindings.len()];
-            let launched = another.launch_nothing(dispatch, &whole);
+            let pieces = &vec![Pieces::From(Vec::new()); dispatch.bindings.len()];
+            let launched = another.launch_nothing(Program { dispatch, pieces, bounds: &Bounds::Checked });
             launched.unwrap_or_else(|error| panic!("{}: {error}", dispatch.kernel.path));
         }
     }

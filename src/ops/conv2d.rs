@@ -23,7 +23,7 @@ use crate::error::Result;
 use crate::graph::{Graph, NodeId};
 use crate::kernel;
 use crate::onnx::{Translation, Value};
-use crate::op::{Backward, Binding, Bound, Candidate, Case, DeviceProfile, Dispatch, Fill, Op, workgroup_grid};
+use crate::op::{Backward, Binding, Bound, Candidate, Case, DeviceProfile, Dispatch, Fill, Op, Proof, workgroup_grid};
 use crate::ops::{aliases, channels_at_once, halved, one_activation};
 use crate::shape::{DType, Shape, TensorType};
 use rayon::prelude::*;
@@ -182,6 +182,10 @@ impl Op for Conv2d {
         window.onnx("Conv", translation)
     }
 
+    fn proof(&self) -> Option<Proof> {
+        Some(Proof::of::<Self>())
+    }
+
     fn flops(&self, inputs: &[TensorType], output: &TensorType) -> u64 {
         let geometry = Geometry::new(self.window_of(&inputs[1].shape), &inputs[0], output);
         geometry.flops(geometry.out_extents)
@@ -241,6 +245,10 @@ impl Op for Conv2dGradInput {
 
     fn candidates(&self, inputs: &[TensorType], output: &TensorType, device: &DeviceProfile) -> Vec<Candidate> {
         self.masked_candidates(inputs, output, device, None)
+    }
+
+    fn proof(&self) -> Option<Proof> {
+        Some(Proof::of::<Self>())
     }
 
     fn flops(&self, inputs: &[TensorType], output: &TensorType) -> u64 {
@@ -347,6 +355,10 @@ impl Op for Conv2dGradWeight {
         all
     }
 
+    fn proof(&self) -> Option<Proof> {
+        Some(Proof::of::<Self>())
+    }
+
     fn flops(&self, inputs: &[TensorType], _: &TensorType) -> u64 {
         let geometry = Geometry::new(self.conv.window(self.kernel_size), &inputs[0], &inputs[1]);
         geometry.flops(geometry.out_extents)
@@ -413,6 +425,10 @@ impl Op for Conv2dGradBias {
             ],
             workgroups: workgroup_grid(parts * channels.div_ceil(lanes * at_once)),
         })]
+    }
+
+    fn proof(&self) -> Option<Proof> {
+        Some(Proof::of::<Self>())
     }
 
     fn flops(&self, inputs: &[TensorType], _: &TensorType) -> u64 {

@@ -12,7 +12,7 @@ use crate::error::Result;
 use crate::graph::{Graph, NodeId};
 use crate::kernel;
 use crate::onnx::{Translation, Value};
-use crate::op::{AnyOp, Backward, Binding, Bound, Candidate, Case, DeviceProfile, Fill, Op};
+use crate::op::{AnyOp, Backward, Binding, Bound, Candidate, Case, DeviceProfile, Fill, Op, Proof};
 use crate::ops::halved;
 use crate::shape::{DType, Shape, TensorType};
 use std::sync::Arc;
@@ -134,6 +134,10 @@ impl Op for ConvTranspose2d {
         window.onnx("ConvTranspose", translation)
     }
 
+    fn proof(&self) -> Option<Proof> {
+        Some(Proof::of::<Self>())
+    }
+
     fn flops(&self, inputs: &[TensorType], output: &TensorType) -> u64 {
         let geometry = Geometry::new(self.window_of(&inputs[1].shape), &inputs[0], output);
         geometry.flops(geometry.in_extents)
@@ -174,6 +178,10 @@ impl Op for ConvTranspose2dGradInput {
 
     fn candidates(&self, inputs: &[TensorType], output: &TensorType, device: &DeviceProfile) -> Vec<Candidate> {
         self.masked_candidates(inputs, output, device, None)
+    }
+
+    fn proof(&self) -> Option<Proof> {
+        Some(Proof::of::<Self>())
     }
 
     fn flops(&self, inputs: &[TensorType], output: &TensorType) -> u64 {
@@ -251,6 +259,10 @@ impl Op for ConvTranspose2dGradWeight {
         });
         let by_pairs = geometry.weight_gradient_by_pairs(Side::Coarse, device);
         candidates(device, [plain], by_pairs, geometry.weight_gradient_by_tiles(Side::Coarse))
+    }
+
+    fn proof(&self) -> Option<Proof> {
+        Some(Proof::of::<Self>())
     }
 
     fn flops(&self, inputs: &[TensorType], _: &TensorType) -> u64 {

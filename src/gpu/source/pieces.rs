@@ -97,13 +97,13 @@ struct Array<'a> {
 }
 
 /// The `@group(0) @binding(N)` of a variable, and the words of the declaration behind it.
-struct Declaration<'a> {
+pub(super) struct Declaration<'a> {
     /// The tokens from `@` to `;`.
     range: Range<usize>,
     /// The first token behind the number of the binding.
     rest: usize,
-    binding: usize,
-    words: Vec<&'a str>,
+    pub(super) binding: usize,
+    pub(super) words: Vec<&'a str>,
 }
 
 /// Returns a composed kernel with its storage bindings in these pieces, whose places are counted in elements. All bindings have to be
@@ -174,7 +174,7 @@ pub fn in_pieces(path: &str, text: &str, bindings: &[Pieces]) -> Result<String> 
 }
 
 /// The declarations of bindings, in the order of the text.
-fn declarations(tokens: &[Token]) -> Vec<Declaration<'_>> {
+pub(super) fn declarations(tokens: &[Token]) -> Vec<Declaration<'_>> {
     let starts = (0..tokens.len()).filter(|&at| tokens[at].text == "@");
     starts
         .filter_map(|start| {

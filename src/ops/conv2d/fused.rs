@@ -2,7 +2,7 @@
 
 use super::Conv2d;
 use crate::array::{Real, Tensor};
-use crate::op::{Binding, Bound, Candidate, DeviceProfile, Op};
+use crate::op::{Binding, Bound, Candidate, DeviceProfile, Op, Proof};
 use crate::ops::{Relu, ReluGrad};
 use crate::shape::TensorType;
 
@@ -46,6 +46,10 @@ impl Op for Conv2dRelu {
         self.0.activated_candidates(inputs, output, device, true)
     }
 
+    fn proof(&self) -> Option<Proof> {
+        Some(Proof::of::<Self>())
+    }
+
     fn flops(&self, inputs: &[TensorType], output: &TensorType) -> u64 {
         self.0.flops(inputs, output) + Relu.flops(&[], output)
     }
@@ -83,6 +87,10 @@ impl<G: ThroughRelu> Op for ThenReluGrad<G> {
     fn candidates(&self, inputs: &[TensorType], output: &TensorType, device: &DeviceProfile) -> Vec<Candidate> {
         let last = inputs.len() - 1;
         self.0.masked_candidates(&inputs[..last], output, device, Some(Binding::Input(last)))
+    }
+
+    fn proof(&self) -> Option<Proof> {
+        Some(Proof::of::<Self>())
     }
 
     fn flops(&self, inputs: &[TensorType], output: &TensorType) -> u64 {

@@ -1,0 +1,208 @@
+//! A kernel that looks at each of its indices before it uses it: what tests hold a kernel against whose indices nothing else looks at.
+//!
+//! ```text
+//! var<workgroup> tile: array<f32, 64>;                         var<private> index_outside: bool;
+//!                                                              fn looked_at(i: u32, length: u32) -> u32 {
+//!                                                          →       index_outside = index_outside | (i >= length);
+//!                                                                  return i;
+//!                                                              }
+//! tile[lane] = x[lane + 1u];                                   tile[looked_at(u32(lane), 64)] = x[looked_at(u32(lane + 1u), arrayLength(&x) - 64u)];
+//! ```
+//!
+//! An invocation that ends with an index outside overwrites the last element of the first array that may be written, which is of a guard.
+
+use super::{Constants, Token, evaluate, integer_constants, matching, next_code, pieces, problem, tokenise};
+use crate::error::Result;
+use std::collections::HashMap;
+use std::fmt::Write as _;
+
+/// The lengths of an array's levels, as WGSL text.
+type Lengths = Vec<String>;
+
+/// Returns a composed kernel that looks at its indices. Behind what each storage binding refers to is a guard of so many elements.
+///
+/// # Errors
+///
+/// [`Error::Graph`](crate::Error::Graph) naming the kernel, if it has an index that this does not find, nothing that may be written has a
+/// guard, or one of the names is taken.
+pub(crate) fn trapped(path: &str, text: &str, guards: &[u64]) -> Result<String> {
+    let tokens = tokenise(text);
+    if let Some(taken) =
+        tokens.iter().find(|token| ["index_outside", "looked_at", "note_outside"].contains(&&token.text[..]))
+    {
+        return Err(problem(path, format!("cannot look at its indices: the name `{}` is taken", taken.text)));
+    }
+    let constants = integer_constants(&tokens);
+    let mut arrays = variables(&tokens);
+    let mut noted = None;
+    for declaration in pieces::declarations(&tokens) {
+        let Some(&guard) = guards.get(declaration.binding) else { continue };
+        let ["var", "<", "storage", ",", access, ">", name, ":", "array", "<", element @ .., ">"] =
+            &declaration.words[..]
+        else {
+            return Err(problem(path, format!("`{}` is no array, so it has no indices", declaration.words.concat())));
+        };
+        let length = format!("arrayLength(&{name}) - {guard}u");
+        arrays.insert(name, [vec![length], lengths(element)].concat());
+        if *access == "read_write" && guard > 0 && noted.is_none() {
+            noted = Some(format!("{name}[arrayLength(&{name}) - 1u] = {}();", element.concat()));
+        }
+    }
+    let Some(noted) = noted else { return Err(problem(path, "nothing that it may write has a guard".into())) };
+    let looked = looked_at(&tokens, &arrays, &constants);
+    let trapped = format!(
+        "{}\nvar<private> index_outside: bool;\n\
+         fn looked_at(i: u32, length: u32) -> u32 {{ index_outside = index_outside | (i >= length); return i; }}\n\
+         fn note_outside() {{ if index_outside {{ {noted} }} }}\n",
+        noting(path, &tokenise(&looked))?
+    );
+    all_are_looked_at(path, &trapped)?;
+    Ok(trapped)
+}
+
+/// The lengths of a type's levels, from its words: none if it is no array.
+fn lengths(words: &[&str]) -> Lengths {
+    let ["array", "<", inner @ .., ">"] = words else { return vec![] };
+    let mut depth = 0_i32;
+    let comma = inner.iter().rposition(|word| {
+        depth += i32::from(*word == ">") - i32::from(*word == "<");
+        depth == 0 && *word == ","
+    });
+    let Some(comma) = comma else { return vec![] };
+    [vec![inner[comma + 1..].join(" ")], lengths(&inner[..comma])].concat()
+}
+
+/// The arrays of fixed length among the variables, in functions or outside: `var x: array<T, N>;` and `var x = array<T, N>();`.
+fn variables(tokens: &[Token]) -> HashMap<&str, Lengths> {
+    let code: Vec<&str> = tokens.iter().filter(|token| token.is_code()).map(|token| token.text.as_str()).collect();
+    let declared = (0..code.len()).filter(|&at| code[at] == "var").filter_map(|at| {
+        let end = code[at..].iter().position(|word| *word == ";")?;
+        let (name, words) = match &code[at..at + end] {
+            ["var", "<", "workgroup" | "private", ">", name, ":", words @ ..] | ["var", name, ":", words @ ..] => {
+                (*name, words)
+            }
+            ["var", name, "=", words @ .., "(", ")"] => (*name, words),
+            _ => return None,
+        };
+        let words = words.split(|word| *word == "=").next()?;
+        Some((name, lengths(words)))
+    });
+    declared.filter(|(_, lengths)| !lengths.is_empty()).collect()
+}
+
+/// The text of these tokens, in which every index of an array is looked at, but for constants where the length is one, too.
+fn looked_at(tokens: &[Token], arrays: &HashMap<&str, Lengths>, constants: &Constants) -> String {
+    let (mut output, mut at) = (String::new(), 0);
+    while let Some(token) = tokens.get(at) {
+        output += &token.text;
+        at += 1;
+        let is_member = at > 1 && tokens[at - 2].text == ".";
+        let Some(lengths) = arrays.get(token.text.as_str()).filter(|_| !is_member) else { continue };
+        for length in lengths {
+            let brackets = next_code(tokens, at).filter(|&open| tokens[open].text == "[");
+            let Some((open, close)) = brackets.and_then(|open| Some((open, matching(tokens, open)?))) else { break };
+            let words: Vec<&str> = tokens[open + 1..close]
+                .iter()
+                .filter(|token| token.is_code())
+                .map(|token| token.text.as_str())
+                .collect();
+            let index = looked_at(&tokens[open + 1..close], arrays, constants);
+            let is_known = !length.starts_with("arrayLength") && evaluate(&words, constants).is_some();
+            let _ = if is_known {
+                write!(output, "[{index}]")
+            } else {
+                write!(output, "[looked_at(u32({index}), {length})]")
+            };
+            at = close + 1;
+        }
+    }
+    output
+}
+
+/// The text with what an invocation notes at its end, wherever that is.
+fn noting(path: &str, tokens: &[Token]) -> Result<String> {
+    let body = || {
+        let main = tokens.iter().position(|token| token.text == "main")?;
+        let parameters = matching(tokens, next_code(tokens, main + 1)?)?;
+        let open = next_code(tokens, parameters + 1)?;
+        Some((open, matching(tokens, open)?))
+    };
+    let (open, close) = body().ok_or_else(|| problem(path, "it has no `fn main() { … }`".into()))?;
+    let mut output = String::new();
+    for (at, token) in tokens.iter().enumerate() {
+        match token.text.as_str() {
+            "return" if at > open && at < close => output += "note_outside(); return",
+            "}" if at == close => output += "note_outside(); }",
+            text => output += text,
+        }
+    }
+    Ok(output)
+}
+
+/// Holds what the text has become against what naga makes of it: each index that is no constant comes from `looked_at`.
+fn all_are_looked_at(path: &str, text: &str) -> Result<()> {
+    let module = naga::front::wgsl::parse_str(text).map_err(|error| problem(path, error.emit_to_string(text)))?;
+    let functions = module.functions.iter().map(|(_, function)| function);
+    for function in functions.chain(module.entry_points.iter().map(|entry| &entry.function)) {
+        let is_noting = function.name.as_deref() == Some("note_outside");
+        for (_, expression) in function.expressions.iter().filter(|_| !is_noting) {
+            let naga::Expression::Access { index, .. } = *expression else { continue };
+            let looked = match function.expressions[index] {
+                naga::Expression::CallResult(called) => module.functions[called].name.as_deref() == Some("looked_at"),
+                _ => false,
+            };
+            if !looked {
+                let index = function.expressions.get_span(index).to_range().map_or("", |range| &text[range]);
+                return Err(problem(path, format!("an index is of no array that is declared as one: `{index}`")));
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KERNEL: &str = "const N = 4u;\n\
+        @group(0) @binding(0) var<storage, read> x: array<vec4<f32>>;\n\
+        @group(0) @binding(1) var<storage, read_write> y: array<f32>;\n\
+        var<workgroup> tile: array<array<f32, N + 1u>, 2>;\n\n\
+        @compute @workgroup_size(4)\n\
+        fn main(@builtin(local_invocation_index) lane: u32) {\n    \
+            if lane > 2u { return; }\n    \
+            tile[1][lane] = x[lane].y;\n    \
+            y[y_at(i32(lane))] += tile[lane][0];\n\
+        }\n\n\
+        fn y_at(i: i32) -> i32 { return i - i32(y[0]); }\n";
+
+    #[test]
+    fn every_index_is_looked_at_and_what_is_outside_noted() {
+        let text = trapped("k", KERNEL, &[16, 64]).unwrap();
+        for (given, expected) in [
+            ("return; }", "if lane > 2u { note_outside(); return; }"),
+            ("tile[1]", "tile[1][looked_at(u32(lane), N + 1u)] = x[looked_at(u32(lane), arrayLength(&x) - 16u)].y;"),
+            (
+                "y[y_at",
+                "y[looked_at(u32(y_at(i32(lane))), arrayLength(&y) - 64u)] += tile[looked_at(u32(lane), 2)][0];\nnote_outside(); }",
+            ),
+            ("y[0]", "return i - i32(y[looked_at(u32(0), arrayLength(&y) - 64u)]); }"),
+        ] {
+            assert!(text.contains(expected), "{given} becomes {expected} in\n{text}");
+        }
+        assert!(
+            text.ends_with("fn note_outside() { if index_outside { y[arrayLength(&y) - 1u] = f32(); } }\n"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn what_cannot_be_looked_at_is_refused() {
+        let of = |text: &str, guards: &[u64]| trapped("k", text, guards).unwrap_err().to_string();
+        assert_eq!(of(KERNEL, &[16, 0]), "kernel `k`: nothing that it may write has a guard");
+        let vector = KERNEL.replace("x[lane].y", "x[0][lane]");
+        assert_eq!(of(&vector, &[16, 64]), "kernel `k`: an index is of no array that is declared as one: `lane`");
+        let taken = KERNEL.replace("y_at", "looked_at");
+        assert_eq!(of(&taken, &[16, 64]), "kernel `k`: cannot look at its indices: the name `looked_at` is taken");
+    }
+}

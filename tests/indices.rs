@@ -1,0 +1,185 @@
+//! The proof of ops whose kernels run without bounds checks: each of their kernels, run with each of its indices looked at, has none that is out of
+//! bounds, at the edges of tiles and tensors and at shapes drawn at random.
+
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+use rayon::prelude::*;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use tilewise::array::{Real, Tensor};
+use tilewise::bench::{ladder::LADDERS, roof};
+use tilewise::gpu::device::DRIVER_ADVICE;
+use tilewise::gpu::{DeviceChoice, Gpu, Limits, PlanOptions};
+use tilewise::op::{AnyOp, Binding, Bound, Candidate, Case, DeviceProfile, Dispatch, Fill, Kernel, Op};
+use tilewise::ops::{
+    Conv2d, Conv2dGradInput, Conv2dGradWeight, Conv2dRelu, ConvTranspose2d, ConvTranspose2dGradInput,
+    ConvTranspose2dGradWeight, REGISTRY, ThenReluGrad,
+};
+use tilewise::random::Random;
+use tilewise::selftest;
+use tilewise::shape::TensorType;
+
+fn gpu(limits: Limits) -> Gpu {
+    let gpu =
+        pollster::block_on(Gpu::choose_within(&DeviceChoice::Auto, limits)).unwrap_or_else(|error| panic!("{error}"));
+    gpu.unwrap_or_else(|| panic!("no GPU adapter was found: {DRIVER_ADVICE}"))
+}
+
+/// Looks at the indices of each candidate of these cases; returns how many there were. Nearly all of the time goes into compiling, which a software
+/// driver does in the one thread of a device's queue: so each op has a device of its own.
+fn look_at(gpu: &Gpu, cases: &[Case]) -> usize {
+    let mut ops: BTreeMap<&str, Vec<&Case>> = BTreeMap::new();
+    for case in cases {
+        ops.entry(case.op.name()).or_default().push(case);
+    }
+    let candidates = ops.into_par_iter().map(|(_, cases)| {
+        let gpu = gpu.reopen().unwrap();
+        let look_at = |case: &Case| {
+            let candidates = selftest::candidates(&gpu, case).unwrap().len();
+            for candidate in 0..candidates {
+                selftest::check_indices(&gpu, case, candidate, 1).unwrap_or_else(|error| panic!("{error}"));
+            }
+            candidates
+        };
+        cases.into_iter().map(look_at).sum::<usize>()
+    });
+    candidates.sum()
+}
+
+/// The cases of ops that have a proof, and of which the device can run each.
+fn proved(gpu: &Gpu) -> Vec<Case> {
+    let entries = REGISTRY.iter().chain(LADDERS.iter().map(|ladder| &ladder.entry));
+    let cases = entries.flat_map(|entry| (entry.cases)().unwrap()).chain(roof::cases().unwrap());
+    cases.filter(|case| case.op.proof().is_some() && (gpu.profile().f16 || !case.stores_half())).collect()
+}
+
+#[test]
+fn no_index_is_out_of_bounds() {
+    let gpu = gpu(Limits::Adapter);
+    assert!(look_at(&gpu, &proved(&gpu)) > 500);
+}
+
+#[test]
+fn no_index_of_kernels_that_any_browser_can_run_is_out_of_bounds() {
+    let gpu = gpu(Limits::WebGpu);
+    assert!(look_at(&gpu, &proved(&gpu)) > 300);
+}
+
+/// Convolutions and transposed convolutions of any kind with all of their gradients.
+fn drawn(random: &mut Random, count: usize) -> Vec<Case> {
+    let mut cases: Vec<Case> = Vec::new();
+    for number in 0..count {
+        let mut up_to = |most: usize| 1 + random.below(most as u32) as usize;
+        let kernel_size = [up_to(4), up_to(4)];
+        let stride = [up_to(3), up_to(3)];
+        let padding = [up_to(kernel_size[0]) - 1, up_to(kernel_size[1]) - 1];
+        let [rows, columns] = [kernel_size[0] + up_to(12), kernel_size[1] + up_to(12)];
+        // Kernels take single channels, pairs, and fours.
+        let each = [1, 2, 4][number % 3];
+        let (batch, channels, out_channels) = (up_to(2), each * up_to(18), each * up_to(18));
+        let filled = |extents: &[usize]| (TensorType::f32(extents).unwrap(), Fill::Normal(1.0));
+        let weight = filled(&[kernel_size[0], kernel_size[1], channels, out_channels]);
+        let (x, bias) = (filled(&[batch, rows, columns, channels]), filled(&[out_channels]));
+        let y = |op: &dyn AnyOp| (op.output(&[x.0.clone(), weight.0.clone()]).unwrap(), Fill::Normal(1.0));
+        let mask = (x.0.clone(), Fill::Ties);
+        let mut push = |op: Arc<dyn AnyOp>, inputs: &[&(TensorType, Fill)]| {
+            let name = format!("{kernel_size:?} elements, stride {stride:?}, padding {padding:?}");
+            cases.push(Case { name, op, inputs: inputs.iter().map(|&input| input.clone()).collect() });
+        };
+        let conv = Conv2d { stride, padding };
+        let grad_output = y(&conv);
+        push(Arc::new(conv), &[&x, &weight]);
+        push(Arc::new(Conv2dRelu(conv)), &[&x, &weight, &bias]);
+        let grad_input = Conv2dGradInput { conv, in_extents: [rows, columns] };
+        push(Arc::new(grad_input), &[&weight, &grad_output]);
+        push(Arc::new(ThenReluGrad(grad_input)), &[&weight, &grad_output, &mask]);
+        push(Arc::new(Conv2dGradWeight { conv, kernel_size }), &[&x, &grad_output]);
+        let conv = ConvTranspose2d { stride, padding };
+        let grad_output = y(&conv);
+        push(Arc::new(conv), &[&x, &weight, &bias]);
+        let grad_input = ConvTranspose2dGradInput { conv };
+        push(Arc::new(grad_input), &[&weight, &grad_output]);
+        push(Arc::new(ThenReluGrad(grad_input)), &[&weight, &grad_output, &mask]);
+        push(Arc::new(ConvTranspose2dGradWeight { conv, kernel_size }), &[&x, &grad_output]);
+    }
+    cases
+}
+
+#[test]
+fn no_index_is_out_of_bounds_at_shapes_drawn_at_random() {
+    let cases = drawn(&mut Random::new(7, 0), 4);
+    look_at(&gpu(Limits::Adapter), &cases);
+}
+
+/// y = x, by a kernel that reads an element more and makes nothing of it.
+#[derive(Debug)]
+struct OneTooFar;
+
+const SOURCE: &str = "struct Params { count: u32 }
+@group(0) @binding(0) var<storage, read> x: array<f32>;
+@group(0) @binding(1) var<storage, read_write> y: array<f32>;
+@group(0) @binding(2) var<uniform> params: Params;
+
+@compute @workgroup_size(64)
+fn main(@builtin(global_invocation_id) id: vec3u) {
+    if id.x < params.count {
+        y[id.x] = select(x[id.x], x[id.x + 1u], id.x + 1u > params.count);
+    }
+}
+";
+
+impl Op for OneTooFar {
+    fn name(&self) -> &'static str {
+        "one_too_far"
+    }
+
+    fn output(&self, inputs: &[TensorType]) -> Result<TensorType, String> {
+        Ok(inputs[0].clone())
+    }
+
+    fn reference<T: Real>(&self, inputs: &[&Tensor<T>]) -> Vec<Tensor<T>> {
+        vec![inputs[0].clone()]
+    }
+
+    fn candidates(&self, _: &[TensorType], output: &TensorType, _: &DeviceProfile) -> Vec<Candidate> {
+        let dispatch = Dispatch {
+            kernel: Kernel { path: "one_too_far", source: SOURCE },
+            constants: vec![],
+            bindings: vec![Binding::Input(0), Binding::Output],
+            params: vec![("count", output.shape.elements().into())],
+            workgroups: [output.shape.elements().div_ceil(64) as u32, 1, 1],
+        };
+        vec![dispatch.into()]
+    }
+
+    fn flops(&self, _: &[TensorType], _: &TensorType) -> u64 {
+        0
+    }
+
+    fn bound(&self, _: &[&Tensor<f64>], _: &Tensor<f64>, _: usize) -> Bound {
+        Bound::Exact
+    }
+}
+
+#[test]
+fn an_index_whose_value_nothing_uses_is_found_out() {
+    let gpu = gpu(Limits::Adapter);
+    let inputs = vec![(TensorType::f32([100]).unwrap(), Fill::Normal(1.0))];
+    let case = Case { name: "of 100".into(), op: Arc::new(OneTooFar), inputs };
+    selftest::check_case(&gpu, &case, 0, 1).unwrap();
+    let message = selftest::check_indices(&gpu, &case, 0, 1).unwrap_err().to_string();
+    assert!(message.ends_with("an index of one_too_far 2×1×1 is out of bounds"), "{message}");
+}
+
+#[test]
+fn a_device_can_have_its_checks_back() {
+    let gpu = gpu(Limits::Adapter);
+    let case = drawn(&mut Random::new(1, 0), 1).swap_remove(0);
+    let bits = |gpu: &Gpu| {
+        let plan = selftest::plan_case(gpu, &case, 1, PlanOptions::default()).unwrap();
+        plan.run().unwrap();
+        let (_, output) = plan.graph().outputs()[0];
+        plan.read(output).unwrap().float().data.iter().map(|value| value.to_bits()).collect::<Vec<_>>()
+    };
+    assert_eq!(bits(&gpu), bits(&gpu.clone().with_bounds_checks()));
+}
