@@ -66,7 +66,7 @@ pub(crate) struct Global {
     /// Where to keep kernels as the driver compiles them, to start sooner the next time: auto, the user's folder of caches; none; or a folder
     #[arg(long, global = true, value_name = "auto|none|FOLDER", default_value = "auto")]
     pub(crate) pipeline_cache: PipelineCache,
-    /// Hold every index of every kernel against its bounds where the driver does not: also those of convolutions, which tests prove to be within
+    /// Hold every index of every kernel against its bounds where the driver does not: also those of convolutions, which tests did before
     #[arg(long, global = true)]
     pub(crate) bounds_checks: bool,
     /// Seed of everything random; the same seed gives the same result on the same device [default: 1, or the run's]

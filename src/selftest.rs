@@ -76,7 +76,7 @@ pub fn check_case(gpu: &Gpu, case: &Case, candidate: usize, seed: u32) -> Result
 /// Runs one candidate of a case with each index of its kernels looked at: also those whose values nothing uses.
 ///
 /// # Errors
-/// [`Error::Device`] if one is out of bounds, of what the kernel binds or of memory of its own.
+/// [`Error::Device`] if one is out of bounds, of what the kernel binds or of memory of its own; [`Error::Graph`] if the kernel's text does not tell.
 pub fn check_indices(gpu: &Gpu, case: &Case, candidate: usize, seed: u32) -> Result<()> {
     let options = PlanOptions { candidate: Some(candidate), guarded: true, trapped: true, ..PlanOptions::default() };
     let trial = Trial::new(case, seed)?;

@@ -39,6 +39,15 @@ fn every_kernel_equals_its_reference() {
     reports(&gpu(Limits::Adapter));
 }
 
+/// What GPUs get in place of what suits a CPU: other sizes of workgroups, tiles and strips.
+#[test]
+fn every_kernel_equals_its_reference_as_hardware_runs_it() {
+    let gpu = gpu(Limits::Adapter);
+    if gpu.profile().software {
+        reports(&gpu.as_hardware());
+    }
+}
+
 /// A device without what is experimental is the same in all else.
 #[test]
 fn what_is_experimental_can_be_left_off() {

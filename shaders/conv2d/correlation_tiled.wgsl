@@ -95,7 +95,8 @@ fn main(
     let phase_x = index / tiles_across % PHASES_X;
     let phase_y = index / tiles_across / PHASES_X % PHASES_Y;
     let first_pixel = index / tiles_across / PHASES_X / PHASES_Y * TILE_PIXELS;
-    let own_weight = OWN_WEIGHTS * (first_pixel / phase_width / phase_height) * KERNEL_HEIGHT * KERNEL_WIDTH;
+    let image = min(first_pixel / phase_width / phase_height, params.batch - 1u);
+    let own_weight = OWN_WEIGHTS * image * KERNEL_HEIGHT * KERNEL_WIDTH;
     let lane = invocation % LANES;
     let row = invocation / LANES;
 

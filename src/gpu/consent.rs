@@ -19,7 +19,7 @@ pub(super) fn experimental(features: wgpu::Features) -> wgpu::ExperimentalFeatur
 }
 
 /// The module of a kernel. naga keeps each of its indices within bounds, where the driver does not, unless they are `proved` to be; loops come to
-/// an end and divisors are not 0 in any case.
+/// an end and divisors are not 0 in any case, so that what is not `proved` is what `Device::create_shader_module` makes.
 ///
 /// wgpu asks for `unsafe` since what is out of bounds may be anything.
 pub(super) fn shader_module(
@@ -29,9 +29,11 @@ pub(super) fn shader_module(
 ) -> wgpu::ShaderModule {
     let checks = wgpu::ShaderRuntimeChecks { bounds_checks: !proved, ..wgpu::ShaderRuntimeChecks::checked() };
     #[expect(unsafe_code, reason = "see above")]
-    // SAFETY: the indices of what is `proved` follow from the types of an op's tensors, which have passed its shape rule, from what the op made
-    // of them, and from which invocation it is, but from nothing that is in a tensor. Such ops are this crate's, whose tests run each of their
-    // kernels with each index looked at (`source::trapped`), at the edges of tiles and tensors.
+    // SAFETY: only an op of this crate's can say that it is `proved` (`op::Proof`), and none does whose shape rule or candidates let through what its
+    // kernels are not made for. Their indices follow from the types of its tensors, which have passed that rule, and from which invocation it
+    // is, whatever workgroup a launch begins with; from nothing that is in a tensor. What a plan binds is as large as the type says, and
+    // scratch space as its candidate does. Tests run these kernels with each index looked at (`source::trapped`), at the edges of tiles and
+    // tensors; those that load matrices, of which an index tells only the beginning, are not `proved`.
     unsafe {
         device.create_shader_module_trusted(descriptor, checks)
     }

@@ -474,8 +474,8 @@ impl Gpu {
     /// # Errors
     /// [`Error::Device`] when it cannot be opened.
     pub fn reopen(&self) -> Result<Self> {
-        let opened = self.another()?.with_largest_binding(self.profile.largest_binding);
-        let opened = Self { choices: Arc::clone(&self.choices), bounds_checks: self.bounds_checks, ..opened };
+        let (choices, bounds_checks) = (Arc::clone(&self.choices), self.bounds_checks);
+        let opened = Self { profile: self.profile, choices, bounds_checks, ..self.another()? };
         Ok(match &self.pipeline_cache {
             Some(cache) => opened.with_pipeline_cache(cache.folder()),
             None => opened,
@@ -518,10 +518,17 @@ impl Gpu {
     }
 
     /// This device, with each index of each kernel in plans to come held against the bounds, where the driver does not do so itself: also those
-    /// of ops whose indices are [proved](crate::op::Proof) to be within them. Results are the same to the bit.
+    /// of ops whose indices are [proved](crate::op::Proof) to be within them. It changes no result.
     #[must_use]
     pub fn with_bounds_checks(self) -> Self {
         Self { bounds_checks: true, ..self }
+    }
+
+    /// This device, with kernels in plans to come launched as on one that is no CPU: in other orders of preference, and in other sizes. To be tried out
+    /// where there is no such device.
+    #[must_use]
+    pub fn as_hardware(self) -> Self {
+        Self { profile: DeviceProfile { software: false, ..self.profile }, ..self }
     }
 
     /// Which kernels plans on this device take where there are several.

@@ -153,12 +153,12 @@ pub(crate) struct Pipeline {
 
 /// What keeps a kernel's indices within bounds.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) enum Bounds {
+pub(super) enum Indices {
     /// naga, where the driver does not.
     Checked,
     /// Nothing, as they are [proved](crate::op::Proof) to be.
     Proved,
-    /// As [`Bounds::Checked`], and the kernel looks at them itself and notes what is outside in a guard: one of so many bytes is behind each buffer
+    /// As [`Indices::Checked`], and the kernel looks at them itself and notes what is outside in a guard: one of so many bytes is behind each buffer
     /// that is bound.
     Trapped(Vec<u64>),
 }
@@ -168,19 +168,19 @@ pub(super) enum Bounds {
 pub(super) struct Program<'a> {
     pub(super) dispatch: &'a Dispatch,
     pub(super) pieces: &'a [Pieces],
-    pub(super) bounds: &'a Bounds,
+    pub(super) indices: &'a Indices,
 }
 
 /// What a compiled kernel is made of. Its text follows from it, and takes longer to compose than to look this up.
-type Recipe = (Kernel, Vec<(&'static str, String)>, Vec<Pieces>, Bounds);
+type Recipe = (Kernel, Vec<(&'static str, String)>, Vec<Pieces>, Indices);
 
 /// Compiled kernels, shared by everything on one device.
 pub(super) type Pipelines = Arc<Mutex<HashMap<Recipe, Arc<Pipeline>>>>;
 
 impl Gpu {
     /// A compiled kernel, compiled at first use.
-    pub(super) fn pipeline(&self, Program { dispatch, pieces, bounds }: Program<'_>) -> Result<Arc<Pipeline>> {
-        let recipe = (dispatch.kernel, dispatch.constants.clone(), pieces.to_vec(), bounds.clone());
+    pub(super) fn pipeline(&self, Program { dispatch, pieces, indices }: Program<'_>) -> Result<Arc<Pipeline>> {
+        let recipe = (dispatch.kernel, dispatch.constants.clone(), pieces.to_vec(), indices.clone());
         if let Some(pipeline) = self.pipelines.lock().unwrap_or_else(PoisonError::into_inner).get(&recipe) {
             return Ok(Arc::clone(pipeline));
         }
@@ -188,19 +188,19 @@ impl Gpu {
         let start = Instant::now();
         tracing::debug!("compiling {path} {:?}", dispatch.constants);
         let wgsl = compose(path, dispatch.kernel.source, &dispatch.constants)?;
-        let pipeline = Arc::new(self.compile(path, &wgsl, pieces, bounds)?);
+        let pipeline = Arc::new(self.compile(path, &wgsl, pieces, indices)?);
         tracing::debug!("compiled {path} in {:.1?}", start.elapsed());
         self.pipelines.lock().unwrap_or_else(PoisonError::into_inner).insert(recipe, Arc::clone(&pipeline));
         Ok(pipeline)
     }
 
-    fn compile(&self, path: &str, wgsl: &str, bindings: &[Pieces], bounds: &Bounds) -> Result<Pipeline> {
+    fn compile(&self, path: &str, wgsl: &str, bindings: &[Pieces], indices: &Indices) -> Result<Pipeline> {
         let interface = Interface::of(path, wgsl)?;
         if let Some(lacking) = self.lacks(&of_kernel(path, &interface), "try another `--device`") {
             return Err(Error::Device(lacking));
         }
         let mut wgsl = in_pieces(path, wgsl, &interface.in_elements(path, bindings)?)?;
-        if let Bounds::Trapped(guards) = bounds {
+        if let Indices::Trapped(guards) = indices {
             let strides = Interface::of(path, &wgsl)?.strides;
             let guards: Vec<u64> = guards.iter().zip(strides).map(|(guard, stride)| guard / stride.max(1)).collect();
             wgsl = trapped(path, &wgsl, &guards)?;
@@ -223,7 +223,7 @@ impl Gpu {
             let label = Some(path);
             let source = wgpu::ShaderSource::Wgsl(wgsl.into());
             let descriptor = wgpu::ShaderModuleDescriptor { label, source };
-            let module = consent::shader_module(&self.device, descriptor, *bounds == Bounds::Proved);
+            let module = consent::shader_module(&self.device, descriptor, *indices == Indices::Proved);
             let layout =
                 self.device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label, entries: &entries });
             let pipeline_layout = self.device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {

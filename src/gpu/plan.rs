@@ -2,7 +2,7 @@
 
 use super::choices::Choices;
 use super::device::Gpu;
-use super::kernel::{Bounds, Pipeline, Program};
+use super::kernel::{Indices, Pipeline, Program};
 use super::memory::{Buffer, MemoryPlan, Span, UNIFORM_ALIGNMENT};
 use super::pace::{LONGEST_SUBMIT, Pace, Piece, Work};
 use super::profile::{PASSES_PER_SET, Stopwatch};
@@ -31,8 +31,8 @@ pub struct PlanOptions {
     /// Gives every tensor a buffer of its own, filled with NaN before the first run, and guard space behind it and behind every
     /// bank: a kernel that reads or writes past its tensors, or leaves an element unwritten, is found out.
     pub guarded: bool,
-    /// In a guarded plan, has each kernel look at each of its indices, also those into memory of its own, and overwrite a guard if one is out of
-    /// bounds.
+    /// In a plan that is `guarded`, as it then has to be, has each kernel look at each of its indices, also those into memory of its own, and overwrite
+    /// a guard if one is out of bounds.
     pub trapped: bool,
     /// What one kernel computes of several ops, by default all that pays on the device. Without, it takes longer and gives the same bits, but for tuned
     /// kernels, which are chosen for fused ops and others apart.
@@ -238,21 +238,21 @@ impl Plan {
     fn resolve(&self, trapped: bool) -> Result<Vec<Step>> {
         let in_pieces = |(node, dispatch): (usize, _)| {
             let pieces = self.memory.pieces(&self.computed, node, dispatch);
-            let bounds = if trapped { self.trapped(node, dispatch, &pieces) } else { self.bounds(node) };
-            (node, dispatch, pieces, bounds)
+            let indices = if trapped { self.trapped(node, dispatch, &pieces) } else { self.indices(node, dispatch) };
+            (node, dispatch, pieces, indices)
         };
         let dispatches: Vec<_> = self.dispatches().map(in_pieces).collect();
-        let kernels = dispatches.iter().map(|(_, dispatch, pieces, bounds)| {
+        let kernels = dispatches.iter().map(|(_, dispatch, pieces, indices)| {
             // The same text for the same of these.
-            ((dispatch.kernel.path, &dispatch.constants, pieces, bounds), Program { dispatch, pieces, bounds })
+            ((dispatch.kernel.path, &dispatch.constants, pieces, indices), Program { dispatch, pieces, indices })
         });
         let distinct: Vec<_> = kernels.collect::<BTreeMap<_, _>>().into_values().collect();
         distinct.par_iter().try_for_each(|&kernel| self.gpu.pipeline(kernel).map(drop))?;
         let mut params = vec![0u8; self.uniform.size() as usize];
         let mut offset = 0;
         let mut steps = Vec::with_capacity(dispatches.len());
-        for &(node, dispatch, ref pieces, ref bounds) in &dispatches {
-            let pipeline = self.gpu.pipeline(Program { dispatch, pieces, bounds })?;
+        for &(node, dispatch, ref pieces, ref indices) in &dispatches {
+            let pipeline = self.gpu.pipeline(Program { dispatch, pieces, indices })?;
             pipeline.interface.check(dispatch, self.writes(node))?;
             let words: Vec<u32> = dispatch.params.iter().map(|(_, param)| param.to_bits()).collect();
             let bytes: &[u8] = bytemuck::cast_slice(&words);
@@ -290,24 +290,27 @@ impl Plan {
         Ok(steps)
     }
 
-    /// What keeps the indices of a node's kernels within bounds.
-    fn bounds(&self, node: usize) -> Bounds {
+    /// What keeps the indices of a dispatch of a node's within bounds. A matrix reaches further than the index that it is loaded at, which nothing looks at.
+    fn indices(&self, node: usize, dispatch: &Dispatch) -> Indices {
+        let takes_pointers = dispatch.kernel.takes_pointers();
         match &self.computed.nodes()[node].kind {
             NodeKind::Op { op, .. }
-                if op.proof().is_some_and(|proof| proof.is_of(op.as_ref())) && !self.gpu.bounds_checks =>
+                if op.proof().is_some_and(|proof| proof.is_of(op.as_ref()))
+                    && !takes_pointers
+                    && !self.gpu.bounds_checks =>
             {
-                Bounds::Proved
+                Indices::Proved
             }
-            _ => Bounds::Checked,
+            _ => Indices::Checked,
         }
     }
 
     /// The same where the kernels are to look at them themselves.
-    fn trapped(&self, node: usize, dispatch: &Dispatch, pieces: &[Pieces]) -> Bounds {
+    fn trapped(&self, node: usize, dispatch: &Dispatch, pieces: &[Pieces]) -> Indices {
         let spans = dispatch.bindings.iter().zip(pieces).flat_map(|(&binding, pieces)| {
             self.memory.bound(&self.computed, node, binding).iter().take(pieces.count())
         });
-        Bounds::Trapped(spans.map(|span| self.guard(span)).collect())
+        Indices::Trapped(spans.map(|span| self.guard(span)).collect())
     }
 
     /// The inputs that a node's op overwrites in place.
@@ -991,12 +994,13 @@ mod tests {
         for (position, node) in nodes.into_iter().enumerate() {
             graph.mark_output(&position.to_string(), node).unwrap();
         }
-        let bounds = |gpu: &Gpu| {
+        let indices = |gpu: &Gpu| {
             let plan = Plan::new(gpu, &graph, PlanOptions::default()).unwrap();
-            nodes.map(|node| plan.bounds(node.index()))
+            let dispatches: BTreeMap<usize, &Dispatch> = plan.dispatches().collect();
+            nodes.map(|node| plan.indices(node.index(), dispatches[&node.index()]))
         };
-        assert_eq!(bounds(&gpu), [Bounds::Checked, Bounds::Checked, Bounds::Proved]);
-        assert_eq!(bounds(&gpu.with_bounds_checks()), [(); 3].map(|()| Bounds::Checked));
+        assert_eq!(indices(&gpu), [Indices::Checked, Indices::Checked, Indices::Proved]);
+        assert_eq!(indices(&gpu.with_bounds_checks()), [(); 3].map(|()| Indices::Checked));
     }
 
     #[test]

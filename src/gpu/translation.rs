@@ -88,7 +88,7 @@ impl Gpu {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gpu::kernel::Bounds;
+    use crate::gpu::kernel::Indices;
     use crate::gpu::{Plan, PlanOptions};
     use crate::models::{Training, UNet, Variant};
     use std::sync::PoisonError;
@@ -119,7 +119,7 @@ mod tests {
         let (plan, another) = (Plan::new(&gpu, &step.graph, PlanOptions::default()).unwrap(), gpu.another().unwrap());
         for (_, dispatch) in plan.dispatches() {
             let pieces = &vec![Pieces::From(Vec::new()); dispatch.bindings.len()];
-            let launched = another.launch_nothing(Program { dispatch, pieces, bounds: &Bounds::Checked });
+            let launched = another.launch_nothing(Program { dispatch, pieces, indices: &Indices::Checked });
             launched.unwrap_or_else(|error| panic!("{}: {error}", dispatch.kernel.path));
         }
     }

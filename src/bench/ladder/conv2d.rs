@@ -23,29 +23,25 @@ const RUNGS: [Rung; 10] = [
         name: "naive",
         idea: "one invocation computes one output, as the formula says; neighbours take neighbouring pixels",
         needs: "",
-        launch: Launch::Own(|inputs, output, _| Some(naive("false", inputs, output))),
+        launch: Launch::Own(|inputs, output, _| naive("false", inputs, output)),
     },
     Rung {
         name: "coalesced",
         idea: "neighbours take neighbouring channels, as they lie in memory: their loads and stores become one",
         needs: "",
-        launch: Launch::Own(|inputs, output, _| Some(naive("true", inputs, output))),
+        launch: Launch::Own(|inputs, output, _| naive("true", inputs, output)),
     },
     Rung {
         name: "workgroup memory",
         idea: "256 invocations load a tile of x and weight together, and each element serves 16 of them",
         needs: "",
-        launch: Launch::Own(|inputs, output, _| {
-            Some(tiled(kernel!("ladder/conv2d/workgroup_memory"), 16, inputs, output))
-        }),
+        launch: Launch::Own(|inputs, output, _| tiled(kernel!("ladder/conv2d/workgroup_memory"), 16, inputs, output)),
     },
     Rung {
         name: "register blocks",
         idea: "an invocation keeps 4 × 4 outputs in registers, so that 8 loads from workgroup memory serve 16 multiply-adds",
         needs: "",
-        launch: Launch::Own(|inputs, output, _| {
-            Some(tiled(kernel!("ladder/conv2d/register_blocks"), 64, inputs, output))
-        }),
+        launch: Launch::Own(|inputs, output, _| tiled(kernel!("ladder/conv2d/register_blocks"), 64, inputs, output)),
     },
     Rung {
         name: "vec4",
@@ -53,7 +49,7 @@ const RUNGS: [Rung; 10] = [
         needs: "channels that are multiples of 4",
         launch: Launch::Own(|inputs, output, _| {
             let fours = inputs.iter().all(|input| input.shape.channels().is_multiple_of(4));
-            fours.then(|| tiled(kernel!("ladder/conv2d/vec4"), 64, inputs, output))
+            fours.then(|| tiled(kernel!("ladder/conv2d/vec4"), 64, inputs, output))?
         }),
     },
     Rung {
@@ -71,7 +67,7 @@ const RUNGS: [Rung; 10] = [
             let &[batch, height, width, channels] = output.shape.extents() else { return None };
             let workgroups = batch * height.div_ceil(4) * width.div_ceil(6) * channels.div_ceil(lanes);
             let constants = vec![("LANES", format!("{lanes}u"))];
-            Some(launch(kernel!("ladder/conv2d/shuffles"), constants, inputs, workgroups))
+            launch(kernel!("ladder/conv2d/shuffles"), constants, inputs, workgroups)
         }),
     },
     Rung {
@@ -95,23 +91,27 @@ const RUNGS: [Rung; 10] = [
     },
 ];
 
-fn naive(channels_first: &str, inputs: &[TensorType], output: &TensorType) -> Candidate {
+fn naive(channels_first: &str, inputs: &[TensorType], output: &TensorType) -> Option<Candidate> {
     let constants = vec![("CHANNELS_FIRST", channels_first.to_owned())];
     launch(kernel!("ladder/conv2d/naive"), constants, inputs, output.shape.elements().div_ceil(64))
 }
 
 /// A kernel whose workgroups own tiles of `side` pixels and as many channels.
-fn tiled(kernel: Kernel, side: usize, inputs: &[TensorType], output: &TensorType) -> Candidate {
+fn tiled(kernel: Kernel, side: usize, inputs: &[TensorType], output: &TensorType) -> Option<Candidate> {
     let workgroups = output.shape.pixels().div_ceil(side) * output.shape.channels().div_ceil(side);
     launch(kernel, vec![], inputs, workgroups)
 }
 
+/// A kernel in which 3 × 3 elements and no bias are written out.
 fn launch(
     kernel: Kernel,
     constants: Vec<(&'static str, String)>,
     inputs: &[TensorType],
     workgroups: usize,
-) -> Candidate {
+) -> Option<Candidate> {
+    if inputs.len() != 2 || inputs[1].shape.extents()[..2] != [3, 3] {
+        return None;
+    }
     let names = ["batch", "height", "width", "in_channels", "out_channels"];
     let values = inputs[0].shape.extents().iter().copied().chain([inputs[1].shape.channels()]);
     let dispatch = Dispatch {
@@ -121,7 +121,7 @@ fn launch(
         params: names.into_iter().zip(values.map(Into::into)).collect(),
         workgroups: workgroup_grid(workgroups),
     };
-    dispatch.into()
+    Some(dispatch.into())
 }
 
 /// An image and a weight of 3×3.

@@ -33,7 +33,10 @@ pub(crate) fn trapped(path: &str, text: &str, guards: &[u64]) -> Result<String> 
         return Err(problem(path, format!("cannot look at its indices: the name `{}` is taken", taken.text)));
     }
     let constants = integer_constants(&tokens);
-    let mut arrays = variables(&tokens);
+    let mut arrays = HashMap::new();
+    for (name, lengths) in variables(&tokens) {
+        declare(path, &mut arrays, name, &lengths)?;
+    }
     let mut noted = None;
     for declaration in pieces::declarations(&tokens) {
         let Some(&guard) = guards.get(declaration.binding) else { continue };
@@ -43,7 +46,7 @@ pub(crate) fn trapped(path: &str, text: &str, guards: &[u64]) -> Result<String> 
             return Err(problem(path, format!("`{}` is no array, so it has no indices", declaration.words.concat())));
         };
         let length = format!("arrayLength(&{name}) - {guard}u");
-        arrays.insert(name, [vec![length], lengths(element)].concat());
+        declare(path, &mut arrays, name, &[vec![length], lengths(element)].concat())?;
         if *access == "read_write" && guard > 0 && noted.is_none() {
             noted = Some(format!("{name}[arrayLength(&{name}) - 1u] = {}();", element.concat()));
         }
@@ -60,6 +63,14 @@ pub(crate) fn trapped(path: &str, text: &str, guards: &[u64]) -> Result<String> 
     Ok(trapped)
 }
 
+/// Adds an array to those known by their names, which have to tell them apart.
+fn declare<'a>(path: &str, arrays: &mut HashMap<&'a str, Lengths>, name: &'a str, lengths: &Lengths) -> Result<()> {
+    if *arrays.entry(name).or_insert_with(|| lengths.clone()) == *lengths {
+        return Ok(());
+    }
+    Err(problem(path, format!("arrays of different lengths have the name `{name}`")))
+}
+
 /// The lengths of a type's levels, from its words: none if it is no array.
 fn lengths(words: &[&str]) -> Lengths {
     let ["array", "<", inner @ .., ">"] = words else { return vec![] };
@@ -73,7 +84,7 @@ fn lengths(words: &[&str]) -> Lengths {
 }
 
 /// The arrays of fixed length among the variables, in functions or outside: `var x: array<T, N>;` and `var x = array<T, N>();`.
-fn variables(tokens: &[Token]) -> HashMap<&str, Lengths> {
+fn variables(tokens: &[Token]) -> Vec<(&str, Lengths)> {
     let code: Vec<&str> = tokens.iter().filter(|token| token.is_code()).map(|token| token.text.as_str()).collect();
     let declared = (0..code.len()).filter(|&at| code[at] == "var").filter_map(|at| {
         let end = code[at..].iter().position(|word| *word == ";")?;
@@ -139,25 +150,46 @@ fn noting(path: &str, tokens: &[Token]) -> Result<String> {
     Ok(output)
 }
 
-/// Holds what the text has become against what naga makes of it: each index that is no constant comes from `looked_at`.
+/// Holds what the text has become against what naga makes of it: each index comes from `looked_at`, but for constants where the length is one, too,
+/// which naga itself holds against each other.
 fn all_are_looked_at(path: &str, text: &str) -> Result<()> {
     let module = naga::front::wgsl::parse_str(text).map_err(|error| problem(path, error.emit_to_string(text)))?;
     let functions = module.functions.iter().map(|(_, function)| function);
     for function in functions.chain(module.entry_points.iter().map(|entry| &entry.function)) {
         let is_noting = function.name.as_deref() == Some("note_outside");
         for (_, expression) in function.expressions.iter().filter(|_| !is_noting) {
-            let naga::Expression::Access { index, .. } = *expression else { continue };
-            let looked = match function.expressions[index] {
-                naga::Expression::CallResult(called) => module.functions[called].name.as_deref() == Some("looked_at"),
-                _ => false,
+            let (looked, at) = match *expression {
+                naga::Expression::Access { index, .. } => (is_looked_at(&module, &function.expressions[index]), index),
+                naga::Expression::AccessIndex { base, .. } => (has_length(&module, function, base), base),
+                _ => continue,
             };
             if !looked {
-                let index = function.expressions.get_span(index).to_range().map_or("", |range| &text[range]);
-                return Err(problem(path, format!("an index is of no array that is declared as one: `{index}`")));
+                let at = function.expressions.get_span(at).to_range().map_or("", |range| &text[range]);
+                return Err(problem(path, format!("an index is of no array that is declared as one: `{at}`")));
             }
         }
     }
     Ok(())
+}
+
+/// Whether this is what `looked_at` returns.
+fn is_looked_at(module: &naga::Module, index: &naga::Expression) -> bool {
+    match *index {
+        naga::Expression::CallResult(called) => module.functions[called].name.as_deref() == Some("looked_at"),
+        _ => false,
+    }
+}
+
+/// Whether the number of things in this is known: it is no storage, the length of which the text does not tell, nor may be behind a pointer to some.
+fn has_length(module: &naga::Module, function: &naga::Function, base: naga::Handle<naga::Expression>) -> bool {
+    let is_pointer = |ty: naga::Handle<naga::Type>| matches!(module.types[ty].inner, naga::TypeInner::Pointer { .. });
+    match function.expressions[base] {
+        naga::Expression::GlobalVariable(variable) => {
+            !matches!(module.global_variables[variable].space, naga::AddressSpace::Storage { .. })
+        }
+        naga::Expression::FunctionArgument(argument) => !is_pointer(function.arguments[argument as usize].ty),
+        _ => true,
+    }
 }
 
 #[cfg(test)]
@@ -202,6 +234,10 @@ mod tests {
         assert_eq!(of(KERNEL, &[16, 0]), "kernel `k`: nothing that it may write has a guard");
         let vector = KERNEL.replace("x[lane].y", "x[0][lane]");
         assert_eq!(of(&vector, &[16, 64]), "kernel `k`: an index is of no array that is declared as one: `lane`");
+        let pointed = KERNEL.replace("x[lane].y", "(x)[5u].y");
+        assert_eq!(of(&pointed, &[16, 64]), "kernel `k`: an index is of no array that is declared as one: `x`");
+        let twice = format!("{KERNEL}fn f() {{ var tile: array<f32, 3>; }}\n");
+        assert_eq!(of(&twice, &[16, 64]), "kernel `k`: arrays of different lengths have the name `tile`");
         let taken = KERNEL.replace("y_at", "looked_at");
         assert_eq!(of(&taken, &[16, 64]), "kernel `k`: cannot look at its indices: the name `looked_at` is taken");
     }
