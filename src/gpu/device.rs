@@ -676,6 +676,10 @@ impl Gpu {
             if let Err(panic) = &outcome {
                 let text = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
                 let text = text.unwrap_or("the device was lost");
+                // So wgpu 30 puts it where this slice was over and another thread then saw the queue come to its end, and had all that was due called.
+                if text.starts_with("If the queue is empty, the current submission index") {
+                    continue;
+                }
                 self.failure.fail(format!("waiting for the device, or a callback that was due, failed: {text}"));
             }
             self.check()?;
