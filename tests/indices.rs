@@ -3,13 +3,15 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
+mod common;
+
+use common::{bits, gpu};
 use rayon::prelude::*;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use tilewise::array::{Real, Tensor};
 use tilewise::bench::{ladder::LADDERS, roof};
-use tilewise::gpu::device::DRIVER_ADVICE;
-use tilewise::gpu::{DeviceChoice, Gpu, Limits, PlanOptions};
+use tilewise::gpu::{Gpu, Limits, PlanOptions};
 use tilewise::op::{AnyOp, Binding, Bound, Candidate, Case, DeviceProfile, Dispatch, Fill, Kernel, Op};
 use tilewise::ops::{
     Conv2d, Conv2dGradInput, Conv2dGradWeight, Conv2dRelu, ConvTranspose2d, ConvTranspose2dGradInput,
@@ -18,12 +20,6 @@ use tilewise::ops::{
 use tilewise::random::Random;
 use tilewise::selftest;
 use tilewise::shape::TensorType;
-
-fn gpu(limits: Limits) -> Gpu {
-    let gpu =
-        pollster::block_on(Gpu::choose_within(&DeviceChoice::Auto, limits)).unwrap_or_else(|error| panic!("{error}"));
-    gpu.unwrap_or_else(|| panic!("no GPU adapter was found: {DRIVER_ADVICE}"))
-}
 
 /// Looks at the indices of each candidate of these cases. Nearly all of the time goes into compiling, which a software
 /// driver does in the one thread of a device's queue: so each op has a device of its own.
@@ -200,8 +196,7 @@ fn a_device_can_have_its_checks_back() {
     let bits = |gpu: &Gpu| {
         let plan = selftest::plan_case(gpu, &case, 1, PlanOptions::default()).unwrap();
         plan.run().unwrap();
-        let (_, output) = plan.graph().outputs()[0];
-        plan.read(output).unwrap().float().data.iter().map(|value| value.to_bits()).collect::<Vec<_>>()
+        bits(&plan)
     };
     assert_eq!(bits(&gpu), bits(&gpu.clone().with_bounds_checks()));
 }

@@ -3,26 +3,21 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
+mod common;
+
+use common::{bits, gpu};
 use rayon::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 use std::iter::successors;
-use tilewise::array::{Array, Tensor};
+use tilewise::array::Array;
 use tilewise::error::Error;
-use tilewise::gpu::device::DRIVER_ADVICE;
-use tilewise::gpu::{DeviceChoice, Gpu, Limits, Plan, PlanOptions};
+use tilewise::gpu::{Gpu, Limits, Plan, PlanOptions};
 use tilewise::graph::Graph;
 use tilewise::op::{Case, DeviceProfile};
 use tilewise::ops::{Conv2d, REGISTRY};
 use tilewise::progress::unwatched;
 use tilewise::selftest::{self, KernelReport};
 use tilewise::shape::TensorType;
-
-/// The best adapter, as far as these limits go.
-fn gpu(limits: Limits) -> Gpu {
-    let gpu =
-        pollster::block_on(Gpu::choose_within(&DeviceChoice::Auto, limits)).unwrap_or_else(|error| panic!("{error}"));
-    gpu.unwrap_or_else(|| panic!("no GPU adapter was found: {DRIVER_ADVICE}"))
-}
 
 /// What the kernels that a device is offered did, all of which must hold.
 fn reports(gpu: &Gpu) -> Vec<KernelReport> {
@@ -175,18 +170,6 @@ fn every_kernel_gives_the_same_bits_with_tensors_in_pieces() {
 fn every_case_gives_the_same_bits_with_tensors_in_pieces() {
     let gpu = gpu(Limits::Adapter);
     check_all_in_pieces(&gpu, in_pieces(&gpu));
-}
-
-/// All that a plan leaves behind.
-fn bits(plan: &Plan) -> Vec<Vec<u32>> {
-    let graph = plan.graph();
-    let outputs = graph.outputs().iter().map(|&(_, node)| match plan.read(node).unwrap() {
-        Tensor::Float(array) => array.data.into_iter().map(f32::to_bits).collect(),
-        Tensor::Uint(array) => array.data,
-    });
-    let banks = graph.banks().into_iter();
-    let banks = banks.map(|bank| plan.read_bank(bank).unwrap().into_iter().map(f32::to_bits).collect());
-    outputs.chain(banks).collect()
 }
 
 /// For every pixel the nearest of sixteen numbers, as the largest of their scores `2 c x - c²`, which are a tensor of `64 h w` bytes.
