@@ -66,7 +66,8 @@ pub(crate) struct Global {
     /// Where to keep kernels as the driver compiles them, to start sooner the next time: auto, the user's folder of caches; none; or a folder
     #[arg(long, global = true, value_name = "auto|none|FOLDER", default_value = "auto")]
     pub(crate) pipeline_cache: PipelineCache,
-    /// Hold every index of every kernel against its bounds where the driver does not: also those of convolutions, which tests did before
+    /// Hold every index of every kernel against its bounds where the driver does not, and clear the memory of workgroups: also for convolutions, whose
+    /// kernels do without since tests have shown that they need neither
     #[arg(long, global = true)]
     pub(crate) bounds_checks: bool,
     /// Seed of everything random; the same seed gives the same result on the same device [default: 1, or the run's]
@@ -195,19 +196,19 @@ pub(crate) fn go_on_unless(stop: &AtomicBool) -> ControlFlow<()> {
     if stop.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
 }
 
-/// A flag that the first Ctrl-C raises; the second one ends the program at once.
-pub(crate) fn stop_on_interrupt() -> Arc<AtomicBool> {
+/// A flag that the first Ctrl-C raises, which says what is `finishing` then; the second one ends the program at once.
+pub(crate) fn stop_on_interrupt(finishing: &'static str) -> Arc<AtomicBool> {
     let stop = Arc::new(AtomicBool::new(false));
-    let finish_step = Arc::clone(&stop);
+    let raised = Arc::clone(&stop);
     let handler = move || {
-        if finish_step.swap(true, Ordering::Relaxed) {
-            // The second time it is urgent. The last checkpoint is whole.
+        if raised.swap(true, Ordering::Relaxed) {
+            // The second time it is urgent. What was saved last is whole.
             std::process::exit(i32::from(Error::Interrupted.exit_code()));
         }
-        note("\nfinishing the step and saving; press Ctrl-C again to stop at once");
+        note(&format!("\nfinishing {finishing}; press Ctrl-C again to stop at once"));
     };
     if let Err(problem) = ctrlc::set_handler(handler) {
-        tracing::warn!("Ctrl-C will stop at once, without a checkpoint: {problem}");
+        tracing::warn!("Ctrl-C will stop at once, without saving: {problem}");
     }
     stop
 }

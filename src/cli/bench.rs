@@ -112,7 +112,11 @@ fn open(global: &Global, arguments: &Arguments, workloads: &[Workload]) -> Resul
         return Ok(device);
     }
     let graphs = workloads.iter().map(Workload::graphs).collect::<Result<Vec<_>>>()?;
-    global.tuned(device, &graphs.iter().flatten().collect::<Vec<_>>(), &stop_on_interrupt())
+    global.tuned(
+        device,
+        &graphs.iter().flatten().collect::<Vec<_>>(),
+        &stop_on_interrupt("the op and keeping what was chosen"),
+    )
 }
 
 impl NetworkArguments {

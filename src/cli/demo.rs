@@ -22,7 +22,7 @@ pub(crate) struct Arguments {
 
 pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
     let device = global.open_device()?;
-    let stop = stop_on_interrupt();
+    let stop = stop_on_interrupt("the step");
     let seed = global.seed.unwrap_or(1);
     let config = demo::config(seed, arguments.model);
     let mut view = View::new(global, config.batch);

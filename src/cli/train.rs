@@ -265,7 +265,7 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
         return Err(Error::Usage(problem.into()));
     }
     let mut device = global.open_device()?;
-    let stop = stop_on_interrupt();
+    let stop = stop_on_interrupt("the step and saving");
     let Data { training, validation, classes, metadata } = data;
     if let (true, Some(sample)) = (arguments.tune, training.first()) {
         let model = config.model(sample.image.channels, classes);

@@ -37,7 +37,7 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
     let kernels = global.kernels.clone().unwrap_or_default();
     let known = if arguments.again { Choices::default() } else { kernels.measured(&gpu)? };
     let gpu = gpu.with_choices(known);
-    let stop = stop_on_interrupt();
+    let stop = stop_on_interrupt("the op and keeping what was chosen");
     let measure = |watch: &mut tune::Watch<'_>| tune::run(&gpu, &workloads, settings, watch);
     let report = global.watched(&stop, |choice| kernels.keep(&gpu, vec![choice], arguments.only_faster), measure)?;
     match kernels.keep(&gpu, report.choices(), arguments.only_faster)? {

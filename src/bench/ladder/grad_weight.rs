@@ -18,7 +18,7 @@ pub(super) static LADDER: Ladder = Ladder {
     activations: &[0, 1],
 };
 
-const RUNGS: [Rung; 6] = [
+const RUNGS: [Rung; 7] = [
     Rung {
         name: "naive",
         idea: "one invocation computes one element of the weight's gradient: a sum over all pixels",
@@ -33,7 +33,7 @@ const RUNGS: [Rung; 6] = [
     },
     Rung {
         name: "register blocks",
-        idea: "an invocation owns 3 × 4 × 2 elements, and x slides along the row in registers; in use where none of the next can be",
+        idea: "an invocation owns 3 × 4 × 2 elements, and x slides along the row in registers; in use on software drivers without subgroups, and for f16",
         needs: "",
         launch: Launch::InUse("conv2d/grad_weight"),
     },
@@ -54,6 +54,13 @@ const RUNGS: [Rung; 6] = [
         idea: "in use on software drivers: a quarter of the multiplications, between transforms of tiles of x and of the gradient, and of their sums",
         needs: "channels that are multiples of 4, and integers of 64 bits",
         launch: Launch::InUse("conv2d/winograd_input"),
+    },
+    Rung {
+        name: "matrices",
+        idea: "for GPUs with units for it, once `tune` has found it faster: a subgroup multiplies whole matrices of f16, and adds to f32",
+        needs: "units that multiply matrices, --precision mixed, and channels that are multiples of a matrix's side",
+        // What begins with the image and its zeros, laid out.
+        launch: Launch::InUse("conv2d/matrix_rows"),
     },
 ];
 
