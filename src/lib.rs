@@ -99,6 +99,7 @@ pub mod recompute;
 pub mod report;
 pub mod selftest;
 pub mod shape;
+mod split;
 pub mod train;
 pub mod tune;
 

@@ -26,6 +26,12 @@ pub trait Op: Debug + Send + Sync + 'static {
     /// In words, what was expected and what was found; the graph adds the names of op and node.
     fn output(&self, inputs: &[TensorType]) -> Result<TensorType, String>;
 
+    /// What the first extent of tensors is to the op: where they are in more pieces than a device can bind, a plan computes an op that takes images
+    /// alone some of them at a time.
+    fn by_image(&self) -> ByImage {
+        ByImage::Together
+    }
+
     /// The definition of correct: plain loops, in `f32` or `f64`.
     ///
     /// Inputs have passed [`Op::output`]. The result is one tensor, or, for an op that updates state, the new value of each
@@ -94,6 +100,31 @@ pub trait Op: Debug + Send + Sync + 'static {
     }
 }
 
+/// How an op takes the images of a batch, which are told apart by the first extent of tensors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ByImage {
+    /// Each image of the result may depend on all images.
+    Together,
+    /// Each image of the result is computed from the like image of these inputs, and of the others from all.
+    Alone(&'static [usize]),
+    /// The result, of `f32`, is a sum over the images of these inputs.
+    Summed(&'static [usize]),
+}
+
+impl ByImage {
+    /// The inputs that have images.
+    pub fn inputs(self) -> &'static [usize] {
+        match self {
+            Self::Together => &[],
+            Self::Alone(inputs) | Self::Summed(inputs) => inputs,
+        }
+    }
+
+    pub(crate) fn is_sum(self) -> bool {
+        matches!(self, Self::Summed(_))
+    }
+}
+
 /// An [`Op`] of any type. Implemented for every op; nothing else needs to.
 pub trait AnyOp: Op {
     /// The reference in `f32`.
@@ -110,10 +141,10 @@ pub trait AnyOp: Op {
         // Scratch space is indexed as tensors are.
         candidates.retain(|candidate| candidate.workspace.iter().all(|&elements| elements <= MOST_ELEMENTS));
         let half = |binding: &Binding| match *binding {
-            Binding::Input(index) | Binding::Piece(index, _) => {
+            Binding::Input(index) | Binding::InputImages(index, _) | Binding::Piece(index, _) => {
                 inputs.get(index).is_some_and(|input| input.dtype == DType::F16)
             }
-            Binding::Output => output.dtype == DType::F16,
+            Binding::Output | Binding::OutputImages(_) => output.dtype == DType::F16,
             Binding::Workspace(_) | Binding::Gradient => false,
         };
         let binds_half = |dispatch: &Dispatch| dispatch.bindings.iter().any(half);
@@ -123,10 +154,12 @@ pub trait AnyOp: Op {
         candidates.retain(|candidate| {
             let is_whole = |binding: &Binding| {
                 let bytes = match *binding {
-                    Binding::Input(index) => inputs.get(index).map_or(0, TensorType::size_bytes),
+                    Binding::Input(index) | Binding::InputImages(index, _) => {
+                        inputs.get(index).map_or(0, TensorType::size_bytes)
+                    }
                     Binding::Gradient => inputs.first().map_or(0, TensorType::size_bytes),
                     Binding::Piece(..) => 0,
-                    Binding::Output => output.size_bytes(),
+                    Binding::Output | Binding::OutputImages(_) => output.size_bytes(),
                     Binding::Workspace(index) => {
                         candidate.workspace.get(index).map_or(0, |&elements| 4 * elements as u64)
                     }
@@ -159,8 +192,8 @@ impl<O: Op> AnyOp for O {
     }
 }
 
-/// That the kernels of an op index nothing outside of its bounds: not what they bind, nor memory of their own. It follows from the types of the
-/// op's tensors, whatever is in them. Tests run each of these kernels with each index looked at.
+/// That the kernels of an op index nothing outside of its bounds, not what they bind, nor memory of their own, and read no memory of a workgroup that
+/// it has not written. It follows from the types of the op's tensors, whatever is in them. Tests run each of these kernels with each index looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Proof(TypeId);
 
@@ -262,7 +295,11 @@ pub const FIRST_WORKGROUP: (&str, Param) = ("first_workgroup", Param::U32(0));
 impl Dispatch {
     /// Into how many launches it can be divided: its workgroups, or 1 where its kernel cannot begin at another than the first.
     pub fn divisible_by(&self) -> u32 {
-        if self.params.last() == Some(&FIRST_WORKGROUP) { self.workgroups.iter().product() } else { 1 }
+        if self.is_divisible() { self.workgroups.iter().product() } else { 1 }
+    }
+
+    fn is_divisible(&self) -> bool {
+        self.params.last() == Some(&FIRST_WORKGROUP)
     }
 }
 
@@ -271,15 +308,28 @@ impl Dispatch {
 pub enum Binding {
     /// An input of the op.
     Input(usize),
+    /// Some of the images of an input: of candidates that a plan makes of others, where the whole is in too many pieces.
+    InputImages(usize, Images),
     /// Of an input that is a whole bank one piece of [`DeviceProfile::piece_bytes`], counted from 0: for kernels that have a dispatch for each,
     /// and so bind few buffers however many the pieces are.
     Piece(usize, usize),
     /// The op's result.
     Output,
+    /// Some of its images.
+    OutputImages(Images),
     /// A scratch buffer of the candidate.
     Workspace(usize),
     /// The gradient of the op's first input, where a plan computes it along with the result.
     Gradient,
+}
+
+/// Images of a batch, one after another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Images {
+    /// The first of them.
+    pub first: usize,
+    /// How many.
+    pub count: usize,
 }
 
 /// A field of a kernel's `Params`.
@@ -323,6 +373,31 @@ pub struct Candidate {
     pub workspace: Vec<usize>,
 }
 
+impl Candidate {
+    /// So many operations of the op, by dispatch. Those that can be divided have them, for they are what takes long, each as its workgroups are
+    /// many: the others move what these multiply. Where none can be, the first has them.
+    pub(crate) fn operations(&self, all: u64) -> Vec<u64> {
+        let weights = self.dispatches.iter().map(|dispatch| {
+            let workgroups: u128 = dispatch.workgroups.iter().map(|&count| u128::from(count)).product();
+            if dispatch.is_divisible() { workgroups } else { 0 }
+        });
+        let mut weights: Vec<u128> = weights.collect();
+        if weights.iter().all(|&weight| weight == 0) {
+            weights.iter_mut().take(1).for_each(|weight| *weight = 1);
+        }
+        let sum: u128 = weights.iter().sum();
+        // Of rounded numbers the differences, so that they add up to all.
+        let mut before = 0;
+        let share = |weight: u128| {
+            let up_to = |weight: u128| (u128::from(all) * weight / sum) as u64;
+            let share = up_to(before + weight) - up_to(before);
+            before += weight;
+            share
+        };
+        weights.into_iter().map(share).collect()
+    }
+}
+
 impl From<Dispatch> for Candidate {
     fn from(dispatch: Dispatch) -> Self {
         Self { dispatches: vec![dispatch], workspace: Vec::new() }
@@ -360,6 +435,8 @@ pub struct DeviceProfile {
     /// The most bytes of a tensor that a kernel sees through one binding. A plan cuts larger ones into pieces, so ops need not ask, but for those
     /// that go through banks piece by piece.
     pub largest_binding: u64,
+    /// The most storage buffers that a kernel can bind. Ops need not ask for this, either.
+    pub storage_buffers: u32,
 }
 
 impl DeviceProfile {
@@ -371,15 +448,18 @@ impl DeviceProfile {
         f16: false,
         matrix_side: None,
         largest_binding: 128 << 20,
+        storage_buffers: 8,
     };
 
     /// The bytes of each piece, but for the last, of what is larger than a binding: as many as that admits in whole multiples of 256, where
     /// storage can be bound on every device, and which no element lies across.
     pub fn piece_bytes(&self) -> u64 {
-        const ALIGNMENT: u64 = 256;
-        (self.largest_binding - self.largest_binding % ALIGNMENT).max(ALIGNMENT)
+        (self.largest_binding - self.largest_binding % STORAGE_ALIGNMENT).max(STORAGE_ALIGNMENT)
     }
 }
+
+/// Storage can be bound from multiples of so many bytes on, on every device.
+pub(crate) const STORAGE_ALIGNMENT: u64 = 256;
 
 /// Bytes from `start` on, cut at every multiple of `piece`: which piece, the first byte in it, and how many.
 pub(crate) fn pieces(start: u64, bytes: u64, piece: u64) -> impl Iterator<Item = (usize, u64, u64)> {

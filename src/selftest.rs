@@ -73,20 +73,28 @@ pub fn check_case(gpu: &Gpu, case: &Case, candidate: usize, seed: u32) -> Result
     trial.check(gpu, candidate, &trial.expected())
 }
 
-/// Runs one candidate of a case with each index of its kernels looked at: also those whose values nothing uses.
+/// Runs one candidate of a case with each index of its kernels looked at, also those whose values nothing uses, and with memory of workgroups
+/// filled with NaN beforehand.
 ///
 /// # Errors
-/// [`Error::Device`] if one is out of bounds, of what the kernel binds or of memory of its own; [`Error::Graph`] if the kernel's text does not tell.
+/// [`Error::Device`] if one is out of bounds, of what the kernel binds or of memory of its own, or if a result is NaN; [`Error::Graph`] if the kernel's
+/// text does not tell.
 pub fn check_indices(gpu: &Gpu, case: &Case, candidate: usize, seed: u32) -> Result<()> {
     let options = PlanOptions { candidate: Some(candidate), guarded: true, trapped: true, ..PlanOptions::default() };
     let trial = Trial::new(case, seed)?;
     let plan = trial.plan(gpu, options)?;
-    plan.run()?;
-    if plan.broken_guards()?.is_empty() {
+    let results = trial.run(&plan, &trial.values)?;
+    let is_nan =
+        |result: &Tensor<f32>| matches!(result, Tensor::Float(array) if array.data.iter().any(|value| value.is_nan()));
+    let problem = if !plan.broken_guards()?.is_empty() {
+        "has an index out of bounds"
+    } else if results.iter().any(is_nan) {
+        "uses memory that it has not written"
+    } else {
         return Ok(());
-    }
+    };
     let kernels = plan.candidate(trial.node).map_or(String::new(), ToString::to_string);
-    Err(Error::Device(format!("{}: an index of {kernels} is out of bounds", trial.name)))
+    Err(Error::Device(format!("{}: {kernels} {problem}", trial.name)))
 }
 
 /// A plan of a case's op alone, with its inputs written: to time what [`check_case`] checks.

@@ -1,5 +1,5 @@
 //! The proof of ops whose kernels run without bounds checks: each of their kernels, run with each of its indices looked at, has none that is out of
-//! bounds, at the edges of tiles and tensors and at shapes drawn at random.
+//! bounds, at the edges of tiles and tensors and at shapes drawn at random, nor uses memory of its workgroup's before it writes it.
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -7,7 +7,7 @@ mod common;
 
 use common::{bits, gpu};
 use rayon::prelude::*;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use tilewise::array::{Real, Tensor};
 use tilewise::bench::{ladder::LADDERS, roof};
@@ -112,11 +112,37 @@ fn no_index_is_out_of_bounds_at_shapes_drawn_at_random() {
     look_at(&gpu(Limits::Adapter), &cases);
 }
 
-/// y = x, by a kernel that reads an element more and makes nothing of it.
-#[derive(Debug)]
-struct OneTooFar;
+/// Each kernel by its smallest case, with what it binds in two pieces or more, where a function of its text's knows which piece an element is in.
+#[test]
+fn no_index_into_pieces_is_out_of_bounds() {
+    let gpu = gpu(Limits::Adapter);
+    let bytes = |case: &Case| case.inputs.iter().map(|(tensor_type, _)| tensor_type.size_bytes()).max().unwrap();
+    let mut cases = proved(&gpu);
+    cases.retain(|case| bytes(case) > 256);
+    cases.sort_by_key(bytes);
+    let (mut seen, mut checks) = (BTreeSet::new(), Vec::new());
+    for case in &cases {
+        for (candidate, dispatches) in selftest::candidates(&gpu, case).unwrap().into_iter().enumerate() {
+            let before = seen.len();
+            seen.extend(dispatches.iter().map(|dispatch| dispatch.kernel.path));
+            if seen.len() > before {
+                checks.push((case, candidate));
+            }
+        }
+    }
+    checks.into_par_iter().for_each(|(case, candidate)| {
+        let largest = (bytes(case) / 2).next_multiple_of(256);
+        let gpu = gpu.reopen().unwrap().with_largest_binding(largest + 256);
+        selftest::check_indices(&gpu, case, candidate, 1).unwrap_or_else(|error| panic!("{error}"));
+    });
+}
 
-const SOURCE: &str = "struct Params { count: u32 }
+/// y = x, by a kernel of its own.
+#[derive(Debug)]
+struct By(Kernel);
+
+/// It reads an element more and makes nothing of it.
+const ONE_TOO_FAR: &str = "struct Params { count: u32 }
 @group(0) @binding(0) var<storage, read> x: array<f32>;
 @group(0) @binding(1) var<storage, read_write> y: array<f32>;
 @group(0) @binding(2) var<uniform> params: Params;
@@ -129,9 +155,24 @@ fn main(@builtin(global_invocation_id) id: vec3u) {
 }
 ";
 
-impl Op for OneTooFar {
+/// It counts on workgroup memory that is 0 at first.
+const UNWRITTEN: &str = "struct Params { count: u32 }
+@group(0) @binding(0) var<storage, read> x: array<f32>;
+@group(0) @binding(1) var<storage, read_write> y: array<f32>;
+@group(0) @binding(2) var<uniform> params: Params;
+var<workgroup> last: array<f32, 64>;
+
+@compute @workgroup_size(64)
+fn main(@builtin(global_invocation_id) id: vec3u, @builtin(local_invocation_index) lane: u32) {
+    if id.x < params.count {
+        y[id.x] = x[id.x] + last[lane];
+    }
+}
+";
+
+impl Op for By {
     fn name(&self) -> &'static str {
-        "one_too_far"
+        "by"
     }
 
     fn output(&self, inputs: &[TensorType]) -> Result<TensorType, String> {
@@ -144,7 +185,7 @@ impl Op for OneTooFar {
 
     fn candidates(&self, _: &[TensorType], output: &TensorType, _: &DeviceProfile) -> Vec<Candidate> {
         let dispatch = Dispatch {
-            kernel: Kernel { path: "one_too_far", source: SOURCE },
+            kernel: self.0,
             constants: vec![],
             bindings: vec![Binding::Input(0), Binding::Output],
             params: vec![("count", output.shape.elements().into())],
@@ -162,14 +203,20 @@ impl Op for OneTooFar {
     }
 }
 
+/// Neither an index whose value nothing uses, nor memory that happens to be 0.
 #[test]
-fn an_index_whose_value_nothing_uses_is_found_out() {
+fn what_nothing_else_sees_is_found_out() {
     let gpu = gpu(Limits::Adapter);
-    let inputs = vec![(TensorType::f32([100]).unwrap(), Fill::Normal(1.0))];
-    let case = Case { name: "of 100".into(), op: Arc::new(OneTooFar), inputs };
-    selftest::check_case(&gpu, &case, 0, 1).unwrap();
-    let message = selftest::check_indices(&gpu, &case, 0, 1).unwrap_err().to_string();
-    assert!(message.ends_with("an index of one_too_far 2×1×1 is out of bounds"), "{message}");
+    for (path, source, problem) in [
+        ("one_too_far", ONE_TOO_FAR, "has an index out of bounds"),
+        ("unwritten", UNWRITTEN, "uses memory that it has not written"),
+    ] {
+        let inputs = vec![(TensorType::f32([100]).unwrap(), Fill::Normal(1.0))];
+        let case = Case { name: "of 100".into(), op: Arc::new(By(Kernel { path, source })), inputs };
+        selftest::check_case(&gpu, &case, 0, 1).unwrap();
+        let message = selftest::check_indices(&gpu, &case, 0, 1).unwrap_err().to_string();
+        assert!(message.ends_with(&format!("{path} 2×1×1 {problem}")), "{message}");
+    }
 }
 
 /// The ladder's own kernels have 3 × 3 elements written in, and its op takes others, too.

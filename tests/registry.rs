@@ -301,11 +301,11 @@ fn bindings_and_params_are_what_the_dispatch_says() {
                 // What is written of a bank is written piece by piece.
                 let binding = if let Binding::Piece(bank, _) = binding { Binding::Input(bank) } else { binding };
                 let dtype = match binding {
-                    Binding::Input(input) | Binding::Piece(input, _) => {
+                    Binding::Input(input) | Binding::InputImages(input, _) | Binding::Piece(input, _) => {
                         assert_eq!(writable, case.op.writes().contains(&input), "{name}: access to {binding:?}");
                         Some(types[input].dtype)
                     }
-                    Binding::Output | Binding::Gradient => {
+                    Binding::Output | Binding::OutputImages(_) | Binding::Gradient => {
                         assert!(writable, "{name}: the result is read only");
                         Some(output.dtype)
                     }

@@ -14,6 +14,7 @@ struct Params {
     source_channels: u32,
     channels: u32,
     strip: u32,
+    first_workgroup: u32,
 }
 
 @group(0) @binding(0) var<storage, read> inputs: array<vec2<u64>>; // [points, tiles, source_channels / 4]
@@ -43,7 +44,7 @@ fn main(
     let tiles = params.tiles;
     let quad_blocks = (quads + LANES - 1u) / LANES;
     let source_blocks = (params.source_channels + SOURCES - 1u) / SOURCES;
-    let index = group.x + group.y * groups.x;
+    let index = params.first_workgroup + group.x + group.y * groups.x;
     let quad = index % quad_blocks * LANES + lane;
     let first_source = index / quad_blocks % source_blocks * SOURCES;
     // Every lane stays active to the end, so what lies outside is read at the nearest place inside and not stored.

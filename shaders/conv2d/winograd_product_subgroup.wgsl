@@ -12,6 +12,7 @@ struct Params {
     stride: u32, // of points, in tiles
     source_channels: u32,
     channels: u32,
+    first_workgroup: u32,
 }
 
 @group(0) @binding(0) var<storage, read> tiles: array<vec2<u64>>; // [points, stride, source_channels / 4]
@@ -40,7 +41,7 @@ fn main(
     let quads = params.channels / 4u;
     let quad_blocks = (quads + LANES - 1u) / LANES;
     let blocks = params.stride / TILES;
-    let index = group.x + group.y * groups.x;
+    let index = params.first_workgroup + group.x + group.y * groups.x;
     let quad = index % quad_blocks * LANES + lane;
     let first_tile = index / quad_blocks % blocks * TILES;
     // Every lane stays active to the end, so what lies outside is read at the nearest place inside and not stored.

@@ -9,7 +9,7 @@ use tilewise::bench::Roof;
 use tilewise::checkpoint::atomic;
 use tilewise::data::Augmentation;
 use tilewise::executor::Device;
-use tilewise::fuse::Fusions;
+use tilewise::fuse::{Fusion, Fusions};
 use tilewise::gpu::{DeviceChoice, MemoryPlan, Plan, PlanOptions};
 use tilewise::graph::Bank;
 use tilewise::models::{Precision, Tiles, Training, TrainingStep, UNet, Variant};
@@ -59,24 +59,31 @@ pub(crate) struct Arguments {
     /// Profile the training step on augmented tiles
     #[arg(long, requires = "profile")]
     augment: bool,
-    /// Profile ops with kernels of their own, to see what fusion is worth: all, or those that one of the fusions joins
+    /// Profile ops with kernels of their own, to see what fusion is worth: all, or those that one of the fusions joins. A software driver has
+    /// concatenations made anyway, unless there is --all-fusions
     #[arg(
         long,
         value_name = "all|relu|relu-grad|pooling|concat|loss",
         num_args = 0..=1,
         default_missing_value = "all",
         requires = "profile",
-        value_parser = without
+        value_parser = unfused
     )]
-    unfused: Option<Fusions>,
+    unfused: Option<Unfused>,
+    /// Profile with all fusions, also what pays on GPUs only: concatenations that are left in their two parts
+    #[arg(long, requires = "profile")]
+    all_fusions: bool,
     /// Write the last profiled run as a trace, for ui.perfetto.dev and other viewers of Chrome's format
     #[arg(long, value_name = "FILE", requires = "profile")]
     trace: Option<PathBuf>,
 }
 
-/// All fusions but the named one, or none.
-fn without(text: &str) -> Result<Fusions, String> {
-    if text == "all" { Ok(Fusions::NONE) } else { Ok(Fusions::default().without(text.parse()?)) }
+/// The fusion to do without, or all.
+#[derive(Clone, Copy, Debug)]
+struct Unfused(Option<Fusion>);
+
+fn unfused(text: &str) -> Result<Unfused, String> {
+    if text == "all" { Ok(Unfused(None)) } else { Ok(Unfused(Some(text.parse()?))) }
 }
 
 pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
@@ -108,7 +115,12 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
         } else {
             network.training_step(&training)?
         };
-        let fusions = arguments.unfused.unwrap_or_default();
+        let all = if arguments.all_fusions { Fusions::ALL } else { Fusions::default() };
+        let fusions = match arguments.unfused {
+            None => all,
+            Some(Unfused(None)) => Fusions::NONE,
+            Some(Unfused(Some(fusion))) => all.without(fusion),
+        };
         let options = PlanOptions { fusions, ..PlanOptions::default() };
         return time_kernels(global, device, &step, options, runs.max(1), arguments.trace.as_deref());
     }
@@ -190,12 +202,11 @@ fn time_kernels(
     if global.json {
         print_json(&json!({ "adapter": plan.gpu().adapter(), "roof": roof, "profile": profile }))?;
     } else {
-        let wall = 1e3 * profile.wall_seconds;
         let heads = "       ms      %  GFLOP/s     GB/s  roof %  kernel (dispatches), then dispatches";
         let (gflops, gigabytes) = (roof.flops_per_second() / 1e9, roof.bytes_per_second() / 1e9);
         print(&format!(
-            "{heads}\n{profile}an ordinary run takes {wall:.3} ms; medians of {runs}\n\
-             the roof is {gflops:.2} GFLOP/s and {gigabytes:.2} GB/s; a dispatch has the share of its op, all of whose dispatches count\n"
+            "{heads}\n{profile}medians of {runs}; the roof is {gflops:.2} GFLOP/s and {gigabytes:.2} GB/s\n\
+             the operations of an op count with its dispatches that multiply; its share of the roof is that of all its dispatches together\n"
         ))?;
     }
     Ok(ExitCode::SUCCESS)

@@ -309,6 +309,7 @@ pub(super) fn profile_of(adapter: &wgpu::Adapter, features: wgpu::Features, limi
         f16: features.contains(HALF),
         matrix_side: matrix_side(adapter, features),
         largest_binding: limits.max_storage_buffer_binding_size.min(limits.max_buffer_size),
+        storage_buffers: limits.max_storage_buffers_per_shader_stage,
     }
 }
 
@@ -538,7 +539,8 @@ impl Gpu {
 
     /// This device, as if it had only what every device has.
     pub(crate) fn portable(&self) -> Self {
-        let profile = DeviceProfile { largest_binding: self.profile.largest_binding, ..DeviceProfile::PORTABLE };
+        let DeviceProfile { largest_binding, storage_buffers, .. } = self.profile;
+        let profile = DeviceProfile { largest_binding, storage_buffers, ..DeviceProfile::PORTABLE };
         Self { profile, choices: Arc::default(), ..self.clone() }
     }
 

@@ -118,8 +118,10 @@ impl Interface {
         }
         for (position, (&writable, &binding)) in self.writable.iter().zip(&dispatch.bindings).enumerate() {
             let written = match binding {
-                Binding::Input(input) | Binding::Piece(input, _) => writes.contains(&input),
-                Binding::Output | Binding::Gradient => true,
+                Binding::Input(input) | Binding::InputImages(input, _) | Binding::Piece(input, _) => {
+                    writes.contains(&input)
+                }
+                Binding::Output | Binding::OutputImages(_) | Binding::Gradient => true,
                 // One dispatch of a candidate fills it, another reads it.
                 Binding::Workspace(_) => continue,
             };
@@ -154,12 +156,12 @@ pub(crate) struct Pipeline {
 /// What keeps a kernel's indices within bounds.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum Indices {
-    /// naga, where the driver does not.
+    /// naga, where the driver does not. It clears memory of a workgroup, too.
     Checked,
-    /// Nothing, as they are [proved](crate::op::Proof) to be.
+    /// Nothing, as they are [proved](crate::op::Proof) to be; nor is memory cleared.
     Proved,
     /// As [`Indices::Checked`], and the kernel looks at them itself and notes what is outside in a guard: one of so many bytes is behind each buffer
-    /// that is bound.
+    /// that is bound. Memory of a workgroup is NaN at the beginning.
     Trapped(Vec<u64>),
 }
 
@@ -236,9 +238,9 @@ impl Gpu {
                 layout: Some(&pipeline_layout),
                 module: &module,
                 entry_point: None,
-                // Kernels write workgroup memory before they read it; some drivers clear it with one invocation.
+                // naga clears workgroup memory by one invocation on some backends. What is proved writes it before it reads it.
                 compilation_options: wgpu::PipelineCompilationOptions {
-                    zero_initialize_workgroup_memory: false,
+                    zero_initialize_workgroup_memory: *indices != Indices::Proved,
                     ..Default::default()
                 },
                 cache: self.pipeline_cache.as_ref().map(|cache| cache.entries()),

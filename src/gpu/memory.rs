@@ -5,10 +5,13 @@ mod joint;
 use super::choices::Choices;
 use super::source::Pieces;
 use crate::error::{Error, Result};
-use crate::graph::{Bank, Graph, NodeId, NodeKind, Placement};
-use crate::op::{Binding, Candidate, DeviceProfile, Dispatch, pieces};
+use crate::graph::{Bank, Graph, Node, NodeId, NodeKind, Placement};
+use crate::op::{Binding, Candidate, DeviceProfile, Dispatch, Images, pieces};
+use crate::shape::TensorType;
+use crate::split;
 use serde::Serialize;
 use std::fmt;
+use std::ops::Range;
 
 /// Uniform slices start at multiples of this many bytes, which every device accepts.
 pub(crate) const UNIFORM_ALIGNMENT: u64 = 256;
@@ -102,11 +105,48 @@ impl MemoryPlan {
     /// Transient tensors are placed largest first into the first buffer whose other tensors are not alive at the same time,
     /// so a buffer is as large as its first tensor. A tensor is alive from the node that computes it to its last use. What is larger than
     /// the device's largest binding is placed in pieces, of which all but the last are as large as that admits. Concatenations of a
-    /// [fused](Graph::fused) graph have no place but that of their parts.
+    /// [fused](Graph::fused) graph have no place but that of their parts. Ops that would bind more pieces at once than the device can are computed
+    /// some images at a time, as many as it can bind, where they take images alone or sum over them ([`ByImage`](crate::op::ByImage)).
     ///
     /// # Errors
     /// When an op offers no candidate for the device.
     pub fn new(graph: &Graph, device: &DeviceProfile, choices: &Choices, guarded: bool) -> Result<Self> {
+        let mut at_once = vec![None; graph.nodes().len()];
+        loop {
+            let plan = Self::with(graph, device, choices, guarded, &at_once)?;
+            let fewer =
+                (0..at_once.len()).filter_map(|node| Some((node, plan.fewer(graph, device, node, at_once[node])?)));
+            let fewer: Vec<_> = fewer.collect();
+            if fewer.is_empty() {
+                return Ok(plan);
+            }
+            for (node, count) in fewer {
+                at_once[node] = Some(count);
+            }
+        }
+    }
+
+    /// The next smaller number of images for a node that binds more at once than the device can, if there is one.
+    fn fewer(&self, graph: &Graph, device: &DeviceProfile, node: usize, at_once: Option<usize>) -> Option<usize> {
+        let mut dispatches = self.candidates[node].iter().flat_map(|candidate| &candidate.dispatches);
+        if dispatches.all(|dispatch| self.buffers(graph, node, dispatch) <= device.storage_buffers as usize) {
+            return None;
+        }
+        let Node { kind: NodeKind::Op { op, inputs }, tensor_type, .. } = &graph.nodes()[node] else { return None };
+        let types = graph.types(inputs);
+        let batch = split::batch(op.as_ref(), &types)?;
+        let offered = |count: usize| split::candidates(op.as_ref(), &types, tensor_type, device, count);
+        (1..at_once.unwrap_or(batch)).rev().find(|&count| !offered(count).is_empty())
+    }
+
+    /// The plan with so many images at a time of some nodes.
+    fn with(
+        graph: &Graph,
+        device: &DeviceProfile,
+        choices: &Choices,
+        guarded: bool,
+        at_once: &[Option<usize>],
+    ) -> Result<Self> {
         let (needed, placements) = (graph.needed(), graph.placements());
         let count = graph.nodes().len();
         let guard = if guarded { GUARD_BYTES } else { 0 };
@@ -131,7 +171,10 @@ impl MemoryPlan {
                     lives[input.index()].last = index;
                 }
                 let types = graph.types(inputs);
-                let mut candidates = op.offered(&types, &node.tensor_type, device);
+                let mut candidates = match at_once[index] {
+                    None => op.offered(&types, &node.tensor_type, device),
+                    Some(count) => split::candidates(op.as_ref(), &types, &node.tensor_type, device, count),
+                };
                 let Some(choice) = choices.among(op.as_ref(), &types, &candidates) else {
                     let problem = "no kernel fits this device".to_owned();
                     return Err(Error::Graph { op: op.name().into(), node: node.name.clone(), problem });
@@ -219,23 +262,34 @@ impl MemoryPlan {
     /// The node that a dispatch of a node binds, unless it binds scratch space.
     fn node_of(&self, graph: &Graph, node: usize, binding: Binding) -> Option<usize> {
         match (binding, &graph.nodes()[node].kind) {
-            (Binding::Output, _) => Some(node),
+            (Binding::Output | Binding::OutputImages(_), _) => Some(node),
             (Binding::Gradient, _) => self.gradients[node].map(NodeId::index),
-            (Binding::Input(index) | Binding::Piece(index, _), NodeKind::Op { inputs, .. }) => {
-                inputs.get(index).map(|input| input.index())
-            }
+            (
+                Binding::Input(index) | Binding::InputImages(index, _) | Binding::Piece(index, _),
+                NodeKind::Op { inputs, .. },
+            ) => inputs.get(index).map(|input| input.index()),
             _ => None,
         }
     }
 
     /// Where what a node's dispatch binds is; nowhere if its op has no such thing.
-    pub(crate) fn bound(&self, graph: &Graph, node: usize, binding: Binding) -> &[Span] {
+    pub(crate) fn bound(&self, graph: &Graph, node: usize, binding: Binding) -> Vec<Span> {
+        let tensor = self.node_of(graph, node, binding);
         let spans = match binding {
             Binding::Workspace(index) => self.workspaces[node].get(index),
-            _ => self.node_of(graph, node, binding).and_then(|bound| self.nodes.get(bound)),
+            _ => tensor.and_then(|tensor| self.nodes.get(tensor)),
         };
         let spans = spans.map_or(&[][..], Vec::as_slice);
-        if let Binding::Piece(_, piece) = binding { spans.get(piece..=piece).unwrap_or_default() } else { spans }
+        match (binding, tensor) {
+            (Binding::Piece(_, piece), _) => spans.get(piece).copied().into_iter().collect(),
+            (Binding::InputImages(_, images) | Binding::OutputImages(images), Some(tensor)) => {
+                let TensorType { shape, .. } = &graph.nodes()[tensor].tensor_type;
+                let image = graph.nodes()[tensor].tensor_type.size_bytes() / shape.extents()[0] as u64;
+                let Images { first, count } = images;
+                cut(spans, image * first as u64..image * (first + count) as u64)
+            }
+            _ => spans.to_vec(),
+        }
     }
 
     /// How each of the things that a node's dispatch binds is in pieces.
@@ -263,6 +317,11 @@ impl MemoryPlan {
         bindings.iter().enumerate().map(pieces).collect()
     }
 
+    /// How many storage buffers a node's dispatch binds.
+    pub(crate) fn buffers(&self, graph: &Graph, node: usize, dispatch: &Dispatch) -> usize {
+        self.pieces(graph, node, dispatch).iter().map(Pieces::count).sum()
+    }
+
     /// The bytes of each of a bank's buffers.
     pub(crate) fn bank_pieces(&self) -> impl Iterator<Item = u64> {
         let guard = self.guard;
@@ -274,6 +333,17 @@ impl MemoryPlan {
         let banks = self.bank_pieces().sum::<u64>() * self.banks;
         self.transient.iter().chain(&self.inputs).sum::<u64>() + banks + self.uniform + self.staging
     }
+}
+
+/// Where these bytes are of what is in these places.
+fn cut(spans: &[Span], bytes: Range<u64>) -> Vec<Span> {
+    let mut begin = 0;
+    let part = |span: &Span| {
+        let [start, end] = [bytes.start, bytes.end].map(|byte| byte.clamp(begin, begin + span.bytes) - begin);
+        begin += span.bytes;
+        (start < end).then(|| Span { offset: span.offset + start, bytes: end - start, ..*span })
+    };
+    spans.iter().filter_map(part).collect()
 }
 
 impl fmt::Display for MemoryPlan {

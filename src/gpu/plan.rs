@@ -191,20 +191,20 @@ impl Plan {
             .flat_map(|(node, candidate)| candidate.dispatches.iter().map(move |dispatch| (node, dispatch)))
     }
 
-    /// Floating-point operations and bytes of each dispatch: what it binds, each tensor counted once; the operations of a node count with
-    /// its first dispatch.
+    /// Floating-point operations and bytes of each dispatch: those [of its op](Candidate::operations), and what it binds, each tensor counted
+    /// once.
     pub(super) fn work(&self) -> Vec<(u64, u64)> {
-        let mut previous = None;
-        let work = |(position, dispatch): (usize, &Dispatch)| {
+        let bytes = |(position, dispatch): (usize, &Dispatch)| {
             let mut bindings = dispatch.bindings.clone();
             bindings.sort_unstable();
             bindings.dedup();
             let spans = bindings.iter().flat_map(|&binding| self.memory.bound(&self.computed, position, binding));
-            let bytes = spans.map(|span| span.bytes).sum();
-            let first = previous.replace(position) != Some(position);
-            (if first { self.flops(position) } else { 0 }, bytes)
+            spans.map(|span| span.bytes).sum()
         };
-        self.dispatches().map(work).collect()
+        let candidates = self.memory.candidates.iter().enumerate();
+        let candidates = candidates.filter_map(|(position, candidate)| Some((position, candidate.as_ref()?)));
+        let flops = candidates.flat_map(|(position, candidate)| candidate.operations(self.flops(position)));
+        flops.zip(self.dispatches().map(bytes)).collect()
     }
 
     /// Floating-point operations of a node's kernels: of the node, and of the gradient that they compute as well.
@@ -308,9 +308,9 @@ impl Plan {
     /// The same where the kernels are to look at them themselves.
     fn trapped(&self, node: usize, dispatch: &Dispatch, pieces: &[Pieces]) -> Indices {
         let spans = dispatch.bindings.iter().zip(pieces).flat_map(|(&binding, pieces)| {
-            self.memory.bound(&self.computed, node, binding).iter().take(pieces.count())
+            self.memory.bound(&self.computed, node, binding).into_iter().take(pieces.count())
         });
-        Indices::Trapped(spans.map(|span| self.guard(span)).collect())
+        Indices::Trapped(spans.map(|span| self.guard(&span)).collect())
     }
 
     /// The inputs that a node's op overwrites in place.
@@ -330,9 +330,9 @@ impl Plan {
             let problem = format!("a dispatch binds {binding:?}, which the op does not have");
             return Err(Error::Graph { op: op.into(), node: target.name.clone(), problem });
         }
-        Ok(spans.iter().map(|span| {
+        Ok(spans.into_iter().map(|span| {
             // A guarded buffer is bound with its guard, so that writes past the tensor land there instead of nowhere.
-            let size = wgpu::BufferSize::new(span.bytes + self.guard(span));
+            let size = wgpu::BufferSize::new(span.bytes + self.guard(&span));
             wgpu::BufferBinding { buffer: self.buffer(span.buffer), offset: span.offset, size }
         }))
     }

@@ -53,7 +53,7 @@ pub struct Row {
     pub kernel: &'static str,
     /// The median of its times on the device.
     pub seconds: f64,
-    /// Floating-point operations; those of an op count with its first dispatch.
+    /// Floating-point operations: those of an op count with the dispatches that multiply, not with those that rearrange for them.
     pub flops: u64,
     /// Bytes of what it binds, each counted once.
     pub bytes: u64,
@@ -302,7 +302,7 @@ impl Plan {
 }
 
 impl fmt::Display for Profile {
-    /// Sums by kernel, then a line per dispatch, each the longest first.
+    /// Sums by kernel, then a line per dispatch, each the longest first; and what an ordinary run takes, beside their sum.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let total: f64 = self.rows.iter().map(|row| row.seconds).sum();
         let mut line = |rows: &[&Row], what: &str| {
@@ -329,6 +329,7 @@ impl fmt::Display for Profile {
         for row in &self.rows {
             line(&[row], &format!("{} {}", row.node, row.kernel))?;
         }
-        Ok(())
+        let wall = self.wall_seconds;
+        writeln!(f, "an ordinary run takes {:.3} ms, the sum is {:.2} of it", 1e3 * wall, total / wall.max(1e-9))
     }
 }

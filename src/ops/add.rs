@@ -5,7 +5,7 @@ use crate::error::Result;
 use crate::graph::{Graph, NodeId};
 use crate::kernel;
 use crate::onnx::{Translation, Value};
-use crate::op::{Backward, Binding, Bound, Candidate, Case, DeviceProfile, Fill, Op};
+use crate::op::{Backward, Binding, Bound, ByImage, Candidate, Case, DeviceProfile, Fill, Op};
 use crate::ops::{elementwise, in_both_precisions};
 use crate::shape::TensorType;
 use rayon::prelude::*;
@@ -35,6 +35,10 @@ impl Op for Add {
             [a, b] if a == b && a.dtype.is_float() => Ok(a.clone()),
             _ => Err(format!("expected two float tensors of one type, got {inputs:?}")),
         }
+    }
+
+    fn by_image(&self) -> ByImage {
+        ByImage::Alone(&[0, 1])
     }
 
     fn reference<T: Real>(&self, inputs: &[&Tensor<T>]) -> Vec<Tensor<T>> {

@@ -5,7 +5,7 @@ use crate::error::Result;
 use crate::graph::{Graph, NodeId};
 use crate::kernel;
 use crate::onnx::{Attribute, Translation, Value};
-use crate::op::{Binding, Bound, Candidate, Case, DeviceProfile, Fill, Op};
+use crate::op::{Binding, Bound, ByImage, Candidate, Case, DeviceProfile, Fill, Op};
 use crate::ops::turns;
 use crate::shape::{DType, TensorType};
 use rayon::prelude::*;
@@ -37,6 +37,10 @@ impl Op for Argmax {
             }
             _ => Err(format!("expected one float tensor, got {inputs:?}")),
         }
+    }
+
+    fn by_image(&self) -> ByImage {
+        ByImage::Alone(&[0])
     }
 
     fn reference<T: Real>(&self, inputs: &[&Tensor<T>]) -> Vec<Tensor<T>> {

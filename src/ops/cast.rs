@@ -4,7 +4,7 @@ use crate::array::{Real, Tensor};
 use crate::error::Result;
 use crate::graph::{Graph, NodeId};
 use crate::kernel;
-use crate::op::{Backward, Binding, Bound, Candidate, Case, DeviceProfile, Fill, Op};
+use crate::op::{Backward, Binding, Bound, ByImage, Candidate, Case, DeviceProfile, Fill, Op};
 use crate::ops::elementwise;
 use crate::shape::{DType, TensorType};
 use std::sync::Arc;
@@ -39,6 +39,10 @@ impl Op for Cast {
             }
             _ => Err(format!("expected one float tensor that is not stored as {to:?}, got {inputs:?}")),
         }
+    }
+
+    fn by_image(&self) -> ByImage {
+        ByImage::Alone(&[0])
     }
 
     fn reference<T: Real>(&self, inputs: &[&Tensor<T>]) -> Vec<Tensor<T>> {

@@ -23,7 +23,9 @@ use crate::error::Result;
 use crate::graph::{Graph, NodeId};
 use crate::kernel;
 use crate::onnx::{Translation, Value};
-use crate::op::{Backward, Binding, Bound, Candidate, Case, DeviceProfile, Dispatch, Fill, Op, Proof, workgroup_grid};
+use crate::op::{
+    Backward, Binding, Bound, ByImage, Candidate, Case, DeviceProfile, Dispatch, Fill, Op, Proof, workgroup_grid,
+};
 use crate::ops::{aliases, channels_at_once, halved, one_activation};
 use crate::shape::{DType, Shape, TensorType};
 use rayon::prelude::*;
@@ -144,6 +146,10 @@ impl Op for Conv2d {
         inputs[0].with_extents([x[0], height, width, weight.channels()])
     }
 
+    fn by_image(&self) -> ByImage {
+        ByImage::Alone(&[0])
+    }
+
     fn reference<T: Real>(&self, inputs: &[&Tensor<T>]) -> Vec<Tensor<T>> {
         let (x, weight) = (inputs[0].float(), inputs[1].float());
         let bias = inputs.get(2).map(|bias| bias.float().data.as_slice());
@@ -231,6 +237,10 @@ impl Op for Conv2dGradInput {
             ));
         }
         inputs[1].with_extents([n, height, width, c_in])
+    }
+
+    fn by_image(&self) -> ByImage {
+        ByImage::Alone(&[1])
     }
 
     fn reference<T: Real>(&self, inputs: &[&Tensor<T>]) -> Vec<Tensor<T>> {
@@ -323,6 +333,10 @@ impl Op for Conv2dGradWeight {
         TensorType::f32([self.kernel_size[0], self.kernel_size[1], c_in, c_out])
     }
 
+    fn by_image(&self) -> ByImage {
+        ByImage::Summed(&[0, 1])
+    }
+
     fn reference<T: Real>(&self, inputs: &[&Tensor<T>]) -> Vec<Tensor<T>> {
         let (x, grad_output) = (Images::of(inputs[0].float()), Images::of(inputs[1].float()));
         let window = self.conv.window(self.kernel_size);
@@ -388,6 +402,10 @@ impl Op for Conv2dGradBias {
 
     fn output(&self, inputs: &[TensorType]) -> Result<TensorType, String> {
         TensorType::f32([one_activation(inputs)?.shape.channels()])
+    }
+
+    fn by_image(&self) -> ByImage {
+        ByImage::Summed(&[0])
     }
 
     fn reference<T: Real>(&self, inputs: &[&Tensor<T>]) -> Vec<Tensor<T>> {

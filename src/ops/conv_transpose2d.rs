@@ -12,7 +12,7 @@ use crate::error::Result;
 use crate::graph::{Graph, NodeId};
 use crate::kernel;
 use crate::onnx::{Translation, Value};
-use crate::op::{AnyOp, Backward, Binding, Bound, Candidate, Case, DeviceProfile, Fill, Op, Proof};
+use crate::op::{AnyOp, Backward, Binding, Bound, ByImage, Candidate, Case, DeviceProfile, Fill, Op, Proof};
 use crate::ops::halved;
 use crate::shape::{DType, Shape, TensorType};
 use std::sync::Arc;
@@ -83,6 +83,10 @@ impl Op for ConvTranspose2d {
         window.check()?;
         let [height, width] = window.fine([x[1], x[2]])?;
         inputs[0].with_extents([x[0], height, width, weight.channels()])
+    }
+
+    fn by_image(&self) -> ByImage {
+        ByImage::Alone(&[0])
     }
 
     fn reference<T: Real>(&self, inputs: &[&Tensor<T>]) -> Vec<Tensor<T>> {
@@ -165,6 +169,10 @@ impl Op for ConvTranspose2dGradInput {
         inputs[1].with_extents([n, height, width, c_in])
     }
 
+    fn by_image(&self) -> ByImage {
+        ByImage::Alone(&[1])
+    }
+
     fn reference<T: Real>(&self, inputs: &[&Tensor<T>]) -> Vec<Tensor<T>> {
         let (weight, grad_output) = (inputs[0].float(), inputs[1].float());
         let &[_, _, c_in, c_out] = weight.shape.extents() else { return vec![] };
@@ -233,6 +241,10 @@ impl Op for ConvTranspose2dGradWeight {
             return Err(format!("no transposed convolution of {x} with a weight {kernel_size:?} gives {y}"));
         }
         TensorType::f32([self.kernel_size[0], self.kernel_size[1], c_in, c_out])
+    }
+
+    fn by_image(&self) -> ByImage {
+        ByImage::Summed(&[0, 1])
     }
 
     fn reference<T: Real>(&self, inputs: &[&Tensor<T>]) -> Vec<Tensor<T>> {

@@ -5,7 +5,7 @@ use crate::error::Result;
 use crate::graph::{Graph, NodeId};
 use crate::kernel;
 use crate::onnx::{Attribute, Translation, Value};
-use crate::op::{Backward, Binding, Bound, Candidate, Case, DeviceProfile, Dispatch, Fill, Op};
+use crate::op::{Backward, Binding, Bound, ByImage, Candidate, Case, DeviceProfile, Dispatch, Fill, Op};
 use crate::ops::{Pad, aliases, channels_at_once, image, in_both_precisions, turns, zeros};
 use crate::shape::TensorType;
 use rayon::prelude::*;
@@ -44,6 +44,10 @@ impl Op for CropConcat {
             return Err(format!("the skip of {height}×{width} pixels is smaller than the upsampled map of {h}×{w}"));
         }
         skip.with_extents([n, h, w, c1 + c2])
+    }
+
+    fn by_image(&self) -> ByImage {
+        ByImage::Alone(&[0, 1])
     }
 
     fn reference<T: Real>(&self, inputs: &[&Tensor<T>]) -> Vec<Tensor<T>> {

@@ -6,7 +6,7 @@ use crate::graph::{Graph, NodeId};
 use crate::kernel;
 use crate::onnx::{Attribute, Translation, Value};
 use crate::op::{
-    Backward, Binding, Bound, Candidate, Case, DeviceProfile, Dispatch, Fill, Kernel, Op, Param, UNIT_ROUNDOFF,
+    Backward, Binding, Bound, ByImage, Candidate, Case, DeviceProfile, Dispatch, Fill, Kernel, Op, Param, UNIT_ROUNDOFF,
 };
 use crate::ops::{Add, Pad, ReluGrad, aliases, channels_at_once, image, in_both_precisions, turns, zeros};
 use crate::shape::TensorType;
@@ -114,6 +114,10 @@ impl Op for MaxPool2d {
         }
     }
 
+    fn by_image(&self) -> ByImage {
+        ByImage::Alone(&[0])
+    }
+
     fn reference<T: Real>(&self, inputs: &[&Tensor<T>]) -> Vec<Tensor<T>> {
         let (x, k) = (inputs[0].float(), self.kernel_size);
         let [_, h, w, c] = image(&inputs[0].tensor_type());
@@ -178,6 +182,10 @@ impl Op for MaxPool2dGrad {
         }
     }
 
+    fn by_image(&self) -> ByImage {
+        ByImage::Alone(&[0, 1])
+    }
+
     fn reference<T: Real>(&self, inputs: &[&Tensor<T>]) -> Vec<Tensor<T>> {
         let (x, grad, k) = (inputs[0].float(), inputs[1].float(), self.kernel_size);
         let [_, h, w, c] = image(&inputs[0].tensor_type());
@@ -230,6 +238,10 @@ impl Op for MaxPool2dGradSkip {
             (x, cropped) if x == cropped && self.crop.keeps_channels() => Ok(x),
             (x, cropped) => Err(format!("what is pooled is {x}, what is cropped {cropped}, to {skip}")),
         }
+    }
+
+    fn by_image(&self) -> ByImage {
+        ByImage::Alone(&[0, 1, 2])
     }
 
     fn reference<T: Real>(&self, inputs: &[&Tensor<T>]) -> Vec<Tensor<T>> {

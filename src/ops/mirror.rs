@@ -5,7 +5,7 @@ use crate::data::sampler::reflect;
 use crate::error::Result;
 use crate::graph::{Graph, NodeId};
 use crate::kernel;
-use crate::op::{Binding, Bound, Candidate, Case, DeviceProfile, Fill, Op};
+use crate::op::{Binding, Bound, ByImage, Candidate, Case, DeviceProfile, Fill, Op};
 use crate::ops::{image, turns, zeros};
 use crate::shape::{DType, TensorType};
 use rayon::prelude::*;
@@ -44,6 +44,10 @@ impl Op for Mirror {
         }
         let extent = |found: usize, axis: usize| found + self.before[axis] as usize + self.after[axis] as usize;
         TensorType::f32([n, extent(h, 0), extent(w, 1), c])
+    }
+
+    fn by_image(&self) -> ByImage {
+        ByImage::Alone(&[0])
     }
 
     fn reference<T: Real>(&self, inputs: &[&Tensor<T>]) -> Vec<Tensor<T>> {

@@ -5,7 +5,7 @@ use crate::error::Result;
 use crate::graph::{Graph, NodeId};
 use crate::kernel;
 use crate::onnx::{Translation, Value};
-use crate::op::{Backward, Binding, Bound, Candidate, Case, DeviceProfile, Dispatch, Fill, Op, Param};
+use crate::op::{Backward, Binding, Bound, ByImage, Candidate, Case, DeviceProfile, Dispatch, Fill, Op, Param};
 use crate::ops::{aliases, channels_at_once, image, in_both_precisions, turns, zeros};
 use crate::shape::TensorType;
 use rayon::prelude::*;
@@ -100,6 +100,10 @@ impl Op for Pad {
         }
         let extents = self.extents([h, w, c]).ok_or_else(|| format!("nothing is left of {x} with {self:?}"))?;
         x.with_extents([&[n], &extents[..]].concat())
+    }
+
+    fn by_image(&self) -> ByImage {
+        ByImage::Alone(&[0])
     }
 
     fn reference<T: Real>(&self, inputs: &[&Tensor<T>]) -> Vec<Tensor<T>> {

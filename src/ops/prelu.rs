@@ -5,7 +5,7 @@ use crate::error::{Error, Result};
 use crate::graph::{Graph, NodeId};
 use crate::kernel;
 use crate::onnx::{Translation, Value};
-use crate::op::{Backward, Binding, Bound, Candidate, Case, DeviceProfile, Fill, Op, UNIT_ROUNDOFF};
+use crate::op::{Backward, Binding, Bound, ByImage, Candidate, Case, DeviceProfile, Fill, Op, UNIT_ROUNDOFF};
 use crate::ops::cross_entropy::{Total, additions, partial_sums, sum_up};
 use crate::ops::softmax::{FLUSHED, compound};
 use crate::ops::{in_both_precisions, invocations, rounded, turns};
@@ -68,6 +68,10 @@ impl Op for Prelu {
         slopes(x, slope).map(|_| x.clone())
     }
 
+    fn by_image(&self) -> ByImage {
+        ByImage::Alone(&[0])
+    }
+
     fn reference<T: Real>(&self, inputs: &[&Tensor<T>]) -> Vec<Tensor<T>> {
         let (x, slope) = (inputs[0].float(), &inputs[1].float().data);
         let elements = x.data.par_iter().enumerate();
@@ -123,6 +127,10 @@ impl Op for PreluGradInput {
             [x, slope, grad] if x == grad => slopes(x, slope).map(|_| x.clone()),
             _ => Err(format!("expected x, slopes and the gradient of the result, got {inputs:?}")),
         }
+    }
+
+    fn by_image(&self) -> ByImage {
+        ByImage::Alone(&[0, 2])
     }
 
     fn reference<T: Real>(&self, inputs: &[&Tensor<T>]) -> Vec<Tensor<T>> {

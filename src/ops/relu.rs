@@ -5,7 +5,7 @@ use crate::error::Result;
 use crate::graph::{Graph, NodeId};
 use crate::kernel;
 use crate::onnx::{Translation, Value};
-use crate::op::{Backward, Binding, Bound, Candidate, Case, DeviceProfile, Fill, Op};
+use crate::op::{Backward, Binding, Bound, ByImage, Candidate, Case, DeviceProfile, Fill, Op};
 use crate::ops::{elementwise, in_both_precisions, one_activation};
 use crate::shape::TensorType;
 use rayon::prelude::*;
@@ -36,6 +36,10 @@ impl Op for Relu {
 
     fn output(&self, inputs: &[TensorType]) -> Result<TensorType, String> {
         one_activation(inputs).cloned()
+    }
+
+    fn by_image(&self) -> ByImage {
+        ByImage::Alone(&[0])
     }
 
     fn reference<T: Real>(&self, inputs: &[&Tensor<T>]) -> Vec<Tensor<T>> {
@@ -77,6 +81,10 @@ impl Op for ReluGrad {
             [y, grad] if y == grad && y.dtype.is_float() => Ok(y.clone()),
             _ => Err(format!("expected the result and its gradient, of one type, got {inputs:?}")),
         }
+    }
+
+    fn by_image(&self) -> ByImage {
+        ByImage::Alone(&[0, 1])
     }
 
     fn reference<T: Real>(&self, inputs: &[&Tensor<T>]) -> Vec<Tensor<T>> {

@@ -6,7 +6,7 @@ use crate::graph::{Graph, NodeId};
 use crate::kernel;
 use crate::onnx::{Attribute, Translation, Value};
 use crate::op::{
-    Backward, Binding, Bound, Candidate, Case, DeviceProfile, Dispatch, Fill, Kernel, Op, Param, UNIT_ROUNDOFF,
+    Backward, Binding, Bound, ByImage, Candidate, Case, DeviceProfile, Dispatch, Fill, Kernel, Op, Param, UNIT_ROUNDOFF,
 };
 use crate::ops::softmax::compound;
 use crate::ops::{image, in_both_precisions, turns, zeros};
@@ -181,6 +181,10 @@ impl Op for Resize {
         x.with_extents([n, self.extents[0], self.extents[1], c])
     }
 
+    fn by_image(&self) -> ByImage {
+        ByImage::Alone(&[0])
+    }
+
     fn reference<T: Real>(&self, inputs: &[&Tensor<T>]) -> Vec<Tensor<T>> {
         let [_, h, w, c] = image(&inputs[0].tensor_type());
         let x = &inputs[0].float().data;
@@ -306,6 +310,10 @@ impl Op for ResizeGrad {
         }
         let x = grad.with_extents([n, self.in_extents[0], self.in_extents[1], c])?;
         self.resize.check(&x).map(|_| x)
+    }
+
+    fn by_image(&self) -> ByImage {
+        ByImage::Alone(&[0])
     }
 
     fn reference<T: Real>(&self, inputs: &[&Tensor<T>]) -> Vec<Tensor<T>> {

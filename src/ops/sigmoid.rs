@@ -5,7 +5,7 @@ use crate::error::Result;
 use crate::graph::{Graph, NodeId};
 use crate::kernel;
 use crate::onnx::{Translation, Value};
-use crate::op::{Backward, Binding, Bound, Candidate, Case, DeviceProfile, Fill, Op, UNIT_ROUNDOFF};
+use crate::op::{Backward, Binding, Bound, ByImage, Candidate, Case, DeviceProfile, Fill, Op, UNIT_ROUNDOFF};
 use crate::ops::softmax::{FLUSHED, compound};
 use crate::ops::{elementwise, like_the_result, one_float};
 use crate::shape::TensorType;
@@ -37,6 +37,10 @@ impl Op for Sigmoid {
 
     fn output(&self, inputs: &[TensorType]) -> Result<TensorType, String> {
         one_float(inputs).cloned()
+    }
+
+    fn by_image(&self) -> ByImage {
+        ByImage::Alone(&[0])
     }
 
     fn reference<T: Real>(&self, inputs: &[&Tensor<T>]) -> Vec<Tensor<T>> {
@@ -83,6 +87,10 @@ impl Op for SigmoidGrad {
 
     fn output(&self, inputs: &[TensorType]) -> Result<TensorType, String> {
         like_the_result(inputs)
+    }
+
+    fn by_image(&self) -> ByImage {
+        ByImage::Alone(&[0, 1])
     }
 
     fn reference<T: Real>(&self, inputs: &[&Tensor<T>]) -> Vec<Tensor<T>> {

@@ -5,7 +5,7 @@ use crate::error::Result;
 use crate::graph::{Graph, NodeId};
 use crate::kernel;
 use crate::onnx::{Attribute, Translation, Value};
-use crate::op::{Backward, Binding, Bound, Candidate, Case, DeviceProfile, Fill, Op, UNIT_ROUNDOFF};
+use crate::op::{Backward, Binding, Bound, ByImage, Candidate, Case, DeviceProfile, Fill, Op, UNIT_ROUNDOFF};
 use crate::ops::{like_the_result, one_float, turns, zeros};
 use crate::shape::TensorType;
 use rayon::prelude::*;
@@ -80,6 +80,10 @@ impl Op for Softmax {
         one_float(inputs).cloned()
     }
 
+    fn by_image(&self) -> ByImage {
+        ByImage::Alone(&[0])
+    }
+
     fn reference<T: Real>(&self, inputs: &[&Tensor<T>]) -> Vec<Tensor<T>> {
         let x = inputs[0].float();
         let channels = x.shape.channels();
@@ -128,6 +132,10 @@ impl Op for SoftmaxGrad {
 
     fn output(&self, inputs: &[TensorType]) -> Result<TensorType, String> {
         like_the_result(inputs)
+    }
+
+    fn by_image(&self) -> ByImage {
+        ByImage::Alone(&[0, 1])
     }
 
     fn reference<T: Real>(&self, inputs: &[&Tensor<T>]) -> Vec<Tensor<T>> {

@@ -4,7 +4,7 @@ use crate::array::{Array, Real, Tensor};
 use crate::error::Result;
 use crate::graph::{Graph, NodeId};
 use crate::kernel;
-use crate::op::{Binding, Bound, Candidate, Case, DeviceProfile, Fill, Op, Param, UNIT_ROUNDOFF};
+use crate::op::{Binding, Bound, ByImage, Candidate, Case, DeviceProfile, Fill, Op, Param, UNIT_ROUNDOFF};
 use crate::ops::{image, turns, zeros};
 use crate::shape::{DType, TensorType};
 use std::sync::Arc;
@@ -49,6 +49,10 @@ impl Op for Unpack {
             return Err(format!("expected one to four bytes from 0 to 3, got {:?}", self.order));
         }
         TensorType::f32([n, h, w, self.order.len()])
+    }
+
+    fn by_image(&self) -> ByImage {
+        ByImage::Alone(&[0])
     }
 
     fn reference<T: Real>(&self, inputs: &[&Tensor<T>]) -> Vec<Tensor<T>> {

@@ -4,7 +4,7 @@ use super::{Life, MemoryPlan};
 use crate::fuse::{Concat, Joints};
 use crate::gpu::source::Beside;
 use crate::graph::{Graph, NodeId, NodeKind, Placement};
-use crate::op::DeviceProfile;
+use crate::op::{Binding, DeviceProfile};
 
 impl MemoryPlan {
     /// Does with the nodes of a graph what it can of what the graph lets it do.
@@ -55,10 +55,13 @@ impl MemoryPlan {
             let memory = place == Placement::Transient || place == Placement::Input && part < whole;
             memory && bytes <= self.piece && self.parts[part.index()].is_none()
         };
-        // Where another kernel makes a tensor, it is not known what that does.
+        // Where another kernel makes a tensor, it is not known what that does. Parts have other images than the whole.
+        let takes_some = |binding: &Binding| matches!(binding, Binding::InputImages(..) | Binding::OutputImages(_));
         let only_indexes = |node: &NodeId| {
             let candidate = self.candidates[node.index()].as_ref();
-            candidate.is_some_and(|candidate| !candidate.dispatches.iter().any(|it| it.kernel.takes_pointers()))
+            let mut dispatches = candidate.iter().flat_map(|candidate| &candidate.dispatches);
+            candidate.is_some()
+                && dispatches.all(|it| !it.kernel.takes_pointers() && !it.bindings.iter().any(takes_some))
         };
         placements[whole.index()] == Placement::Transient
             && self.candidates[whole.index()].is_some()

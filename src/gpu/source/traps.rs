@@ -9,15 +9,20 @@
 //! tile[lane] = x[lane + 1u];                                   tile[looked_at(u32(lane), 64)] = x[looked_at(u32(lane + 1u), arrayLength(&x) - 64u)];
 //! ```
 //!
-//! An invocation that ends with an index outside overwrites the last element of the first array that may be written, which is of a guard.
+//! An invocation that ends with an index outside overwrites the last element of the first array that may be written, which is of a guard. Before
+//! all else the workgroup's memory is filled with NaN, so that a kernel that reads what it has not written gives other results.
 
 use super::{Constants, Token, evaluate, integer_constants, matching, next_code, pieces, problem, tokenise};
 use crate::error::Result;
 use std::collections::HashMap;
 use std::fmt::Write as _;
+use std::iter::successors;
 
 /// The lengths of an array's levels, as WGSL text.
 type Lengths = Vec<String>;
+
+/// Names of what is added.
+const ADDED: [&str; 4] = ["index_outside", "looked_at", "note_outside", "fill_workgroup"];
 
 /// Returns a composed kernel that looks at its indices. Behind what each storage binding refers to is a guard of so many elements.
 ///
@@ -27,15 +32,17 @@ type Lengths = Vec<String>;
 /// guard, or one of the names is taken.
 pub(crate) fn trapped(path: &str, text: &str, guards: &[u64]) -> Result<String> {
     let tokens = tokenise(text);
-    if let Some(taken) =
-        tokens.iter().find(|token| ["index_outside", "looked_at", "note_outside"].contains(&&token.text[..]))
-    {
+    if let Some(taken) = tokens.iter().find(|token| ADDED.contains(&&token.text[..])) {
         return Err(problem(path, format!("cannot look at its indices: the name `{}` is taken", taken.text)));
     }
     let constants = integer_constants(&tokens);
     let mut arrays = HashMap::new();
-    for (name, lengths) in variables(&tokens) {
-        declare(path, &mut arrays, name, &lengths)?;
+    let mut fills = String::new();
+    for Variable { name, words, is_shared } in variables(&tokens) {
+        declare(path, &mut arrays, name, &lengths(&words))?;
+        if is_shared {
+            fills += &fill(name, &words);
+        }
     }
     let mut noted = None;
     for declaration in pieces::declarations(&tokens) {
@@ -56,8 +63,10 @@ pub(crate) fn trapped(path: &str, text: &str, guards: &[u64]) -> Result<String> 
     let trapped = format!(
         "{}\nvar<private> index_outside: bool;\n\
          fn looked_at(i: u32, length: u32) -> u32 {{ index_outside = index_outside | (i >= length); return i; }}\n\
-         fn note_outside() {{ if index_outside {{ {noted} }} }}\n",
-        noting(path, &tokenise(&looked))?
+         fn note_outside() {{ if index_outside {{ {noted} }} }}\n\
+         fn fill_workgroup() {{ {fills}{} }}\n",
+        noting(path, &tokenise(&looked))?,
+        if fills.is_empty() { "" } else { "workgroupBarrier();" },
     );
     all_are_looked_at(path, &trapped)?;
     Ok(trapped)
@@ -71,20 +80,46 @@ fn declare<'a>(path: &str, arrays: &mut HashMap<&'a str, Lengths>, name: &'a str
     Err(problem(path, format!("arrays of different lengths have the name `{name}`")))
 }
 
-/// The lengths of a type's levels, from its words: none if it is no array.
-fn lengths(words: &[&str]) -> Lengths {
-    let ["array", "<", inner @ .., ">"] = words else { return vec![] };
+/// The element of an array and its length, from the words of its type: none if that is no array of a length.
+fn element_of<'a, 'b>(words: &'b [&'a str]) -> Option<(&'b [&'a str], String)> {
+    let ["array", "<", inner @ .., ">"] = words else { return None };
     let mut depth = 0_i32;
     let comma = inner.iter().rposition(|word| {
         depth += i32::from(*word == ">") - i32::from(*word == "<");
         depth == 0 && *word == ","
-    });
-    let Some(comma) = comma else { return vec![] };
-    [vec![inner[comma + 1..].join(" ")], lengths(&inner[..comma])].concat()
+    })?;
+    Some((&inner[..comma], inner[comma + 1..].join(" ")))
+}
+
+/// The lengths of a type's levels, from its words: none if it is no array.
+fn lengths(words: &[&str]) -> Lengths {
+    successors(element_of(words), |(element, _)| element_of(element)).map(|(_, length)| length).collect()
+}
+
+/// What fills an array of floats of this type with NaN, which naga is not to know beforehand.
+fn fill(name: &str, words: &[&str]) -> String {
+    let levels: Vec<_> = successors(element_of(words), |(element, _)| element_of(element)).collect();
+    let element = levels.last().map_or(words, |(element, _)| element).concat();
+    let (mut text, mut indices) = (String::new(), String::new());
+    for (level, (_, length)) in levels.iter().enumerate() {
+        let _ = write!(text, "for (var i{level} = 0u; i{level} < u32({length}); i{level}++) {{ ");
+        let _ = write!(indices, "[i{level}]");
+    }
+    let ends = "} ".repeat(levels.len());
+    text + &format!("{name}{indices} = {element}(bitcast<f32>(0x7fc00000u | u32(index_outside))); {ends}")
+}
+
+/// A variable that is an array of fixed length.
+struct Variable<'a> {
+    name: &'a str,
+    /// Its type.
+    words: Vec<&'a str>,
+    /// Whether a workgroup shares it.
+    is_shared: bool,
 }
 
 /// The arrays of fixed length among the variables, in functions or outside: `var x: array<T, N>;` and `var x = array<T, N>();`.
-fn variables(tokens: &[Token]) -> Vec<(&str, Lengths)> {
+fn variables(tokens: &[Token]) -> Vec<Variable<'_>> {
     let code: Vec<&str> = tokens.iter().filter(|token| token.is_code()).map(|token| token.text.as_str()).collect();
     let declared = (0..code.len()).filter(|&at| code[at] == "var").filter_map(|at| {
         let end = code[at..].iter().position(|word| *word == ";")?;
@@ -95,10 +130,10 @@ fn variables(tokens: &[Token]) -> Vec<(&str, Lengths)> {
             ["var", name, "=", words @ .., "(", ")"] => (*name, words),
             _ => return None,
         };
-        let words = words.split(|word| *word == "=").next()?;
-        Some((name, lengths(words)))
+        let words = words.split(|word| *word == "=").next()?.to_vec();
+        Some(Variable { name, words, is_shared: code[at + 2] == "workgroup" })
     });
-    declared.filter(|(_, lengths)| !lengths.is_empty()).collect()
+    declared.filter(|variable| element_of(&variable.words).is_some()).collect()
 }
 
 /// The text of these tokens, in which every index of an array is looked at, but for constants where the length is one, too.
@@ -143,6 +178,7 @@ fn noting(path: &str, tokens: &[Token]) -> Result<String> {
     for (at, token) in tokens.iter().enumerate() {
         match token.text.as_str() {
             "return" if at > open && at < close => output += "note_outside(); return",
+            "{" if at == open => output += "{ fill_workgroup();",
             "}" if at == close => output += "note_outside(); }",
             text => output += text,
         }
@@ -156,8 +192,8 @@ fn all_are_looked_at(path: &str, text: &str) -> Result<()> {
     let module = naga::front::wgsl::parse_str(text).map_err(|error| problem(path, error.emit_to_string(text)))?;
     let functions = module.functions.iter().map(|(_, function)| function);
     for function in functions.chain(module.entry_points.iter().map(|entry| &entry.function)) {
-        let is_noting = function.name.as_deref() == Some("note_outside");
-        for (_, expression) in function.expressions.iter().filter(|_| !is_noting) {
+        let is_added = function.name.as_deref().is_some_and(|name| ADDED.contains(&name));
+        for (_, expression) in function.expressions.iter().filter(|_| !is_added) {
             let (looked, at) = match *expression {
                 naga::Expression::Access { index, .. } => (is_looked_at(&module, &function.expressions[index]), index),
                 naga::Expression::AccessIndex { base, .. } => (has_length(&module, function, base), base),
@@ -223,7 +259,11 @@ mod tests {
             assert!(text.contains(expected), "{given} becomes {expected} in\n{text}");
         }
         assert!(
-            text.ends_with("fn note_outside() { if index_outside { y[arrayLength(&y) - 1u] = f32(); } }\n"),
+            text.ends_with(
+                "fn note_outside() { if index_outside { y[arrayLength(&y) - 1u] = f32(); } }\n\
+                 fn fill_workgroup() { for (var i0 = 0u; i0 < u32(2); i0++) { for (var i1 = 0u; i1 < u32(N + 1u); i1++) { \
+                 tile[i0][i1] = f32(bitcast<f32>(0x7fc00000u | u32(index_outside))); } } workgroupBarrier(); }\n"
+            ),
             "{text}"
         );
     }

@@ -2,7 +2,7 @@
 
 use super::Conv2d;
 use crate::array::{Real, Tensor};
-use crate::op::{Binding, Bound, Candidate, DeviceProfile, Op, Proof};
+use crate::op::{Binding, Bound, ByImage, Candidate, DeviceProfile, Op, Proof};
 use crate::ops::{Relu, ReluGrad};
 use crate::shape::TensorType;
 
@@ -36,6 +36,10 @@ impl Op for Conv2dRelu {
 
     fn output(&self, inputs: &[TensorType]) -> Result<TensorType, String> {
         self.0.output(inputs)
+    }
+
+    fn by_image(&self) -> ByImage {
+        ByImage::Alone(&[0])
     }
 
     fn reference<T: Real>(&self, inputs: &[&Tensor<T>]) -> Vec<Tensor<T>> {
@@ -77,6 +81,10 @@ impl<G: ThroughRelu> Op for ThenReluGrad<G> {
     fn output(&self, inputs: &[TensorType]) -> Result<TensorType, String> {
         let Some((y, inputs)) = inputs.split_last() else { return Err("expected a gradient's inputs and y".into()) };
         ReluGrad.output(&[y.clone(), self.0.output(inputs)?])
+    }
+
+    fn by_image(&self) -> ByImage {
+        ByImage::Alone(&[1, 2])
     }
 
     fn reference<T: Real>(&self, inputs: &[&Tensor<T>]) -> Vec<Tensor<T>> {

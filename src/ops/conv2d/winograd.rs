@@ -1,6 +1,6 @@
 //! Winograd's convolution of 3×3 elements: fewer multiplications, between transforms of tiles. `docs/kernels/conv2d/winograd.md` says how.
 
-use super::launch::{Correlation, Epilogue, Geometry, constant};
+use super::launch::{Correlation, Epilogue, Geometry, constant, divisible};
 use super::loops::{Side, Window};
 use crate::array::Array;
 use crate::kernel;
@@ -307,7 +307,7 @@ impl Product {
                     kernel: kernel!("conv2d/winograd_product_subgroup"),
                     constants: [("LANES", lanes), ("TILES", TILES)].iter().map(constant).collect(),
                     bindings: vec![INPUTS, WEIGHTS, PRODUCTS],
-                    params: params.map(|(name, value)| (name, value.into())).into(),
+                    params: divisible(&params),
                     workgroups: workgroup_grid(points * (stride / TILES) * channels.div_ceil(CHANNELS * lanes)),
                 };
                 Some((stride, dispatch))

@@ -1,7 +1,7 @@
 //! The gradient of a weight by Winograd's transforms turned about: where the convolution is Aᵀ [(G g Gᵀ) ⊙ (Bᵀ d B)] A for each tile, the
 //! gradient of g is Gᵀ [Σ over tiles of (Bᵀ d B) ⊙ (A y Aᵀ)] G, y being that of the result. The sum is a product of matrices for each point.
 
-use super::launch::{Geometry, constant, lanes};
+use super::launch::{Geometry, constant, divisible, lanes};
 use super::loops::Window;
 use super::winograd::{
     CHANNELS, ELEMENTS, LARGEST_BYTES, Product, STRIP_BYTES, Strip, TILED, Winograd, sandwich, squares,
@@ -122,7 +122,7 @@ impl Product {
                     kernel: kernel!("conv2d/winograd_grad_product_subgroup"),
                     constants: [("LANES", lanes), ("SOURCES", SOURCES)].iter().map(constant).collect(),
                     bindings: vec![INPUTS, GRADIENTS, PRODUCTS],
-                    params: params.map(|(name, value)| (name, value.into())).into(),
+                    params: divisible(&params),
                     workgroups: workgroup_grid(points * blocks),
                 })
             }
