@@ -566,3 +566,27 @@ pub fn workgroup_grid(count: usize) -> [u32; 3] {
     let rows = count.div_ceil(LARGEST).max(1);
     [count.div_ceil(rows) as u32, rows as u32, 1]
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn operations_count_with_the_dispatches_that_can_be_divided() {
+        let dispatch = |workgroups, divisible: bool| Dispatch {
+            kernel: Kernel { path: "k", source: "" },
+            constants: vec![],
+            bindings: vec![],
+            params: if divisible { vec![FIRST_WORKGROUP] } else { vec![] },
+            workgroups,
+        };
+        let operations =
+            |dispatches: &[Dispatch]| Candidate { dispatches: dispatches.to_vec(), workspace: vec![] }.operations(10);
+        let [transform, products, last] = [([9, 1, 1], false), ([2, 2, 1], true), ([2, 1, 1], true)];
+        let [transform, products, last] =
+            [transform, products, last].map(|(grid, divisible)| dispatch(grid, divisible));
+        assert_eq!(operations(&[transform.clone(), products, transform.clone(), last]), [0, 6, 0, 4]);
+        assert_eq!(operations(&[transform.clone(), transform]), [10, 0]);
+        assert_eq!(operations(&[]), [0; 0]);
+    }
+}
