@@ -13,7 +13,7 @@
 //! The first three are graphs rewritten, the last two are left to [the planning of memory](crate::gpu::MemoryPlan).
 //!
 //! The values are the same to the bit, since each sum is added in the same order, and rounded at the same places (as long as no
-//! [choice](crate::gpu::Choices) computes one of the two otherwise). What each is worth
+//! [choice](crate::gpu::Choices) computes one of the two otherwise, and the device can bind all that they read at once). What each is worth
 //! on one machine: `docs/kernels/fusion.md`.
 
 mod joint;

@@ -12,6 +12,7 @@ use half::f16;
 use std::any::{Any, TypeId};
 use std::convert::Infallible;
 use std::fmt::{self, Debug};
+use std::ops::Range;
 
 pub use crate::case::{Case, Fill};
 
@@ -26,8 +27,8 @@ pub trait Op: Debug + Send + Sync + 'static {
     /// In words, what was expected and what was found; the graph adds the names of op and node.
     fn output(&self, inputs: &[TensorType]) -> Result<TensorType, String>;
 
-    /// What the first extent of tensors is to the op: where they are in more pieces than a device can bind, a plan computes an op that takes images
-    /// alone some of them at a time.
+    /// What the first extent of tensors is to the op. Where they are in more pieces than a device can bind, a plan computes an op that takes images alone,
+    /// or sums over them, some of them at a time: by its candidates for a smaller batch.
     fn by_image(&self) -> ByImage {
         ByImage::Together
     }
@@ -105,7 +106,7 @@ pub trait Op: Debug + Send + Sync + 'static {
 pub enum ByImage {
     /// Each image of the result may depend on all images.
     Together,
-    /// Each image of the result is computed from the like image of these inputs, and of the others from all.
+    /// Each image of the result is computed from the like image of these inputs, and from other inputs as a whole.
     Alone(&'static [usize]),
     /// The result, of `f32`, is a sum over the images of these inputs.
     Summed(&'static [usize]),
@@ -323,6 +324,16 @@ pub enum Binding {
     Gradient,
 }
 
+impl Binding {
+    /// The images that it takes of more.
+    pub(crate) fn images(&self) -> Option<Images> {
+        match *self {
+            Self::InputImages(_, images) | Self::OutputImages(images) => Some(images),
+            _ => None,
+        }
+    }
+}
+
 /// Images of a batch, one after another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Images {
@@ -330,6 +341,19 @@ pub struct Images {
     pub first: usize,
     /// How many.
     pub count: usize,
+}
+
+impl Images {
+    /// Their bytes in a tensor whose first extent they are of.
+    pub(crate) fn bytes_of(self, tensor: &TensorType) -> Range<u64> {
+        let batch = tensor.shape.extents().first().copied().unwrap_or(1);
+        let end = |image: usize| match image {
+            // What is stored as `f16` may end with two bytes more.
+            _ if image == batch => tensor.size_bytes(),
+            _ => tensor.size_bytes() / batch as u64 * image as u64,
+        };
+        end(self.first)..end(self.first + self.count)
+    }
 }
 
 /// A field of a kernel's `Params`.

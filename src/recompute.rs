@@ -1,6 +1,6 @@
 //! Less memory for more time: tensors of the forward pass that the backward pass needs are computed again when it does, rather than kept
 //! (Chen et al., Training Deep Nets with Sublinear Memory Cost, 2016, arXiv 1604.06174; also called checkpointing). Values are the same to
-//! the bit.
+//! the bit, as long as the device can bind all that an op reads at once.
 //!
 //! Which ones, a budget of bytes decides, greedily: the tensor that takes most off what is above the budget for the time that it costs,
 //! again and again until the plan fits.

@@ -89,7 +89,7 @@ pub fn check_indices(gpu: &Gpu, case: &Case, candidate: usize, seed: u32) -> Res
     let problem = if !plan.broken_guards()?.is_empty() {
         "has an index out of bounds"
     } else if results.iter().any(is_nan) {
-        "uses memory that it has not written"
+        "has a result that is NaN, from memory that it has not written"
     } else {
         return Ok(());
     };

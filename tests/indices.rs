@@ -112,7 +112,7 @@ fn no_index_is_out_of_bounds_at_shapes_drawn_at_random() {
     look_at(&gpu(Limits::Adapter), &cases);
 }
 
-/// Each kernel by its smallest case, with what it binds in two pieces or more, where a function of its text's knows which piece an element is in.
+/// Each kernel by its smallest case, with what is large in pieces, where a function of its text's knows which piece an element is in.
 #[test]
 fn no_index_into_pieces_is_out_of_bounds() {
     let gpu = gpu(Limits::Adapter);
@@ -209,7 +209,7 @@ fn what_nothing_else_sees_is_found_out() {
     let gpu = gpu(Limits::Adapter);
     for (path, source, problem) in [
         ("one_too_far", ONE_TOO_FAR, "has an index out of bounds"),
-        ("unwritten", UNWRITTEN, "uses memory that it has not written"),
+        ("unwritten", UNWRITTEN, "has a result that is NaN, from memory that it has not written"),
     ] {
         let inputs = vec![(TensorType::f32([100]).unwrap(), Fill::Normal(1.0))];
         let case = Case { name: "of 100".into(), op: Arc::new(By(Kernel { path, source })), inputs };

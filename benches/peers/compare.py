@@ -221,7 +221,8 @@ def differences(results, given, precision):
                 if kind == "logits":
                     raise Absent(problem)
                 wrong = wrong or problem
-            found[kind] = max(share, found.get(kind, 0.0))
+            if math.isfinite(share):
+                found[kind] = max(share, found.get(kind, 0.0))
     return found, wrong
 
 

@@ -489,7 +489,7 @@ impl Gpu {
     }
 
     /// This device, with tensors in plans to come in pieces of at most so many bytes, in whole multiples of 256, where it admits larger
-    /// ones: results are the same to the bit. To be tried out by devices that have no need of it.
+    /// ones: results are the same to the bit, as long as it can bind all pieces at once. To be tried out by devices that have no need of it.
     #[must_use]
     pub fn with_largest_binding(self, bytes: u64) -> Self {
         let largest_binding = self.profile.largest_binding.min(bytes);

@@ -90,6 +90,9 @@ impl Interface {
         let elements = |(pieces, &stride): (&Pieces, &u64)| {
             Ok(match pieces {
                 Pieces::From(places) => Pieces::From(places.iter().map(|place| place / stride.max(1)).collect()),
+                Pieces::Images(behind, places) => {
+                    Pieces::Images(behind / stride.max(1), places.iter().map(|place| place / stride.max(1)).collect())
+                }
                 Pieces::Of(earlier) => Pieces::Of(*earlier),
                 Pieces::Beside(beside) if beside.channels.iter().any(|bytes| bytes % stride.max(1) != 0) => {
                     let bytes = beside.channels;

@@ -6,7 +6,7 @@ use super::choices::Choices;
 use super::source::Pieces;
 use crate::error::{Error, Result};
 use crate::graph::{Bank, Graph, Node, NodeId, NodeKind, Placement};
-use crate::op::{Binding, Candidate, DeviceProfile, Dispatch, Images, pieces};
+use crate::op::{Binding, ByImage, Candidate, DeviceProfile, Dispatch, STORAGE_ALIGNMENT, pieces};
 use crate::shape::TensorType;
 use crate::split;
 use serde::Serialize;
@@ -83,6 +83,13 @@ pub(crate) struct Span {
     pub(crate) bytes: u64,
 }
 
+impl Span {
+    /// How far behind the last place where storage can be bound it begins: images of a tensor may.
+    pub(crate) fn behind(&self) -> u64 {
+        self.offset % STORAGE_ALIGNMENT
+    }
+}
+
 /// From the node that computes a tensor to its last use.
 #[derive(Clone, Copy, Debug)]
 struct Life {
@@ -97,6 +104,8 @@ struct Claim {
     last: usize,
     /// The node, and which of its scratch buffers, if it is one.
     owner: (usize, Option<usize>),
+    /// Which of its pieces.
+    piece: usize,
 }
 
 impl MemoryPlan {
@@ -111,47 +120,79 @@ impl MemoryPlan {
     /// # Errors
     /// When an op offers no candidate for the device.
     pub fn new(graph: &Graph, device: &DeviceProfile, choices: &Choices, guarded: bool) -> Result<Self> {
+        let guard = if guarded { GUARD_BYTES } else { 0 };
+        // A binding has to have room for a guard, too.
+        let device = &DeviceProfile { largest_binding: device.largest_binding.saturating_sub(guard), ..*device };
         let mut at_once = vec![None; graph.nodes().len()];
         loop {
-            let plan = Self::with(graph, device, choices, guarded, &at_once)?;
-            let fewer =
-                (0..at_once.len()).filter_map(|node| Some((node, plan.fewer(graph, device, node, at_once[node])?)));
-            let fewer: Vec<_> = fewer.collect();
-            if fewer.is_empty() {
-                return Ok(plan);
+            let plan = Self::with(graph, device, choices, guard, &at_once)?;
+            // Where concatenations are made that were not, others may bind more than before.
+            let mut settled = true;
+            for (node, at_once) in at_once.iter_mut().enumerate() {
+                if let Some(fewer) = plan.fewer(graph, device, choices, node, *at_once) {
+                    (*at_once, settled) = (Some(fewer), false);
+                }
             }
-            for (node, count) in fewer {
-                at_once[node] = Some(count);
+            if settled {
+                return Ok(plan);
             }
         }
     }
 
-    /// The next smaller number of images for a node that binds more at once than the device can, if there is one.
-    fn fewer(&self, graph: &Graph, device: &DeviceProfile, node: usize, at_once: Option<usize>) -> Option<usize> {
-        let mut dispatches = self.candidates[node].iter().flat_map(|candidate| &candidate.dispatches);
-        if dispatches.all(|dispatch| self.buffers(graph, node, dispatch) <= device.storage_buffers as usize) {
+    /// Of a node that binds more than the device can, the most images at a time that it can bind, if it can any; fewer than now.
+    fn fewer(
+        &self,
+        graph: &Graph,
+        device: &DeviceProfile,
+        choices: &Choices,
+        node: usize,
+        at_once: Option<usize>,
+    ) -> Option<usize> {
+        if self.binds(graph, device, node, self.candidates[node].as_ref()?) {
             return None;
         }
         let Node { kind: NodeKind::Op { op, inputs }, tensor_type, .. } = &graph.nodes()[node] else { return None };
         let types = graph.types(inputs);
-        let batch = split::batch(op.as_ref(), &types)?;
-        let offered = |count: usize| split::candidates(op.as_ref(), &types, tensor_type, device, count);
-        (1..at_once.unwrap_or(batch)).rev().find(|&count| !offered(count).is_empty())
+        let batch = split::batch(op.as_ref(), &types, tensor_type)?;
+        let binds = |count: usize| {
+            let offered = split::candidates(op.as_ref(), &types, tensor_type, device, count);
+            let chosen = choices.among(op.as_ref(), &types, &offered)?;
+            Some(self.binds(graph, device, node, &offered[chosen]))
+        };
+        let most = (1..at_once.unwrap_or(batch)).rev().find(|&count| binds(count) == Some(true));
+        // Pieces that begin with an image, as they will, are fewer.
+        most.or_else(|| (at_once.is_none() && batch > 1 && binds(1).is_some()).then_some(1))
     }
 
-    /// The plan with so many images at a time of some nodes.
+    /// Whether the device can bind what each dispatch of a candidate for a node does, where each of the node's tensors is.
+    pub(crate) fn binds(&self, graph: &Graph, device: &DeviceProfile, node: usize, candidate: &Candidate) -> bool {
+        let binds = |dispatch: &Dispatch| {
+            let pieces = |(position, &binding): (usize, &Binding)| {
+                let count = match binding {
+                    Binding::Workspace(index) => {
+                        let elements = candidate.workspace.get(index).copied().unwrap_or(0);
+                        pieces(0, 4 * elements as u64, self.piece).count()
+                    }
+                    _ => self.bound(graph, node, binding).len(),
+                };
+                let again = count > 1 && dispatch.bindings[..position].contains(&binding);
+                if again { 0 } else { count }
+            };
+            dispatch.bindings.iter().enumerate().map(pieces).sum::<usize>() <= device.storage_buffers as usize
+        };
+        candidate.dispatches.iter().all(binds)
+    }
+
+    /// The plan with so many images at a time of some nodes, for bindings that have room for a guard, too.
     fn with(
         graph: &Graph,
         device: &DeviceProfile,
         choices: &Choices,
-        guarded: bool,
+        guard: u64,
         at_once: &[Option<usize>],
     ) -> Result<Self> {
         let (needed, placements) = (graph.needed(), graph.placements());
         let count = graph.nodes().len();
-        let guard = if guarded { GUARD_BYTES } else { 0 };
-        // A binding has to have room for a guard, too.
-        let device = &DeviceProfile { largest_binding: device.largest_binding.saturating_sub(guard), ..*device };
         let mut plan = Self {
             guard,
             piece: device.piece_bytes(),
@@ -188,23 +229,30 @@ impl MemoryPlan {
         }
         plan.join(graph, device, &placements, &mut lives);
         let (mut claims, largest) = (Vec::new(), plan.piece);
+        let taken_apart = taken_apart(graph, at_once);
         for (index, node) in graph.nodes().iter().enumerate().filter(|&(index, _)| needed[index]) {
-            let bytes = node.tensor_type.size_bytes();
-            let mut claim = |bytes: u64, Life { first, last }, scratch: Option<usize>| {
-                let pieces = pieces(0, bytes, largest);
-                claims.extend(pieces.map(|(_, _, bytes)| Claim { bytes, first, last, owner: (index, scratch) }));
+            let whole = node.tensor_type.size_bytes();
+            let lengths = if taken_apart[index] {
+                by_image(&node.tensor_type, largest)
+            } else {
+                pieces(0, whole, largest).map(|(_, _, bytes)| bytes).collect()
+            };
+            let mut claim = |lengths: Vec<u64>, Life { first, last }, scratch: Option<usize>| {
+                let pieces = lengths.into_iter().enumerate();
+                let claim = |(piece, bytes)| Claim { bytes, first, last, owner: (index, scratch), piece };
+                claims.extend(pieces.map(claim));
             };
             match placements[index] {
                 Placement::Transient if plan.parts[index].is_some() => {}
-                Placement::Transient => claim(bytes, lives[index], None),
+                Placement::Transient => claim(lengths, lives[index], None),
                 Placement::Input | Placement::Constant => {
-                    for (_, offset, bytes) in pieces(0, bytes, largest) {
-                        plan.nodes[index].push(Span { buffer: Buffer::Input(plan.inputs.len()), offset, bytes });
+                    for bytes in lengths {
+                        plan.nodes[index].push(Span { buffer: Buffer::Input(plan.inputs.len()), offset: 0, bytes });
                         plan.inputs.push(bytes + guard);
                     }
                 }
                 Placement::Bank(bank, element) => {
-                    plan.nodes[index] = pieces(4 * element as u64, bytes, largest)
+                    plan.nodes[index] = pieces(4 * element as u64, whole, largest)
                         .map(|(piece, offset, bytes)| Span { buffer: Buffer::Bank(bank, piece), offset, bytes })
                         .collect();
                 }
@@ -213,7 +261,8 @@ impl MemoryPlan {
             let workspace = plan.candidates[index].as_ref().map_or(&[][..], |candidate| &candidate.workspace);
             plan.workspaces[index] = vec![Vec::new(); workspace.len()];
             for (scratch, &elements) in workspace.iter().enumerate() {
-                claim(4 * elements as u64, now, Some(scratch));
+                let lengths = pieces(0, 4 * elements as u64, largest).map(|(_, _, bytes)| bytes);
+                claim(lengths.collect(), now, Some(scratch));
             }
         }
         plan.live = vec![0; count];
@@ -238,9 +287,9 @@ impl MemoryPlan {
     /// Gives every claim a buffer. In a guarded plan nothing shares, so that each tensor's surroundings can be inspected.
     fn place(&mut self, mut claims: Vec<Claim>) {
         self.unshared = claims.iter().map(|claim| claim.bytes + self.guard).sum();
-        // The pieces of a tensor stay in order: none is larger than the one before.
-        claims.sort_by_key(|claim| (std::cmp::Reverse(claim.bytes), claim.owner));
+        claims.sort_by_key(|claim| (std::cmp::Reverse(claim.bytes), claim.owner, claim.piece));
         let mut tenants: Vec<Vec<(usize, usize)>> = Vec::new();
+        let mut spans = Vec::new();
         for claim in claims {
             let free = |lives: &Vec<(usize, usize)>| {
                 self.guard == 0 && lives.iter().all(|&(first, last)| claim.last < first || last < claim.first)
@@ -251,11 +300,15 @@ impl MemoryPlan {
                 tenants.len() - 1
             });
             tenants[buffer].push((claim.first, claim.last));
-            let spans = match claim.owner {
-                (node, None) => &mut self.nodes[node],
-                (node, Some(scratch)) => &mut self.workspaces[node][scratch],
-            };
-            spans.push(Span { buffer: Buffer::Transient(buffer), offset: 0, bytes: claim.bytes });
+            let span = Span { buffer: Buffer::Transient(buffer), offset: 0, bytes: claim.bytes };
+            spans.push((claim.owner, claim.piece, span));
+        }
+        spans.sort_by_key(|&(owner, piece, _)| (owner, piece));
+        for (owner, _, span) in spans {
+            match owner {
+                (node, None) => self.nodes[node].push(span),
+                (node, Some(scratch)) => self.workspaces[node][scratch].push(span),
+            }
         }
     }
 
@@ -280,14 +333,9 @@ impl MemoryPlan {
             _ => tensor.and_then(|tensor| self.nodes.get(tensor)),
         };
         let spans = spans.map_or(&[][..], Vec::as_slice);
-        match (binding, tensor) {
-            (Binding::Piece(_, piece), _) => spans.get(piece).copied().into_iter().collect(),
-            (Binding::InputImages(_, images) | Binding::OutputImages(images), Some(tensor)) => {
-                let TensorType { shape, .. } = &graph.nodes()[tensor].tensor_type;
-                let image = graph.nodes()[tensor].tensor_type.size_bytes() / shape.extents()[0] as u64;
-                let Images { first, count } = images;
-                cut(spans, image * first as u64..image * (first + count) as u64)
-            }
+        match (binding, binding.images(), tensor) {
+            (Binding::Piece(_, piece), ..) => spans.get(piece).copied().into_iter().collect(),
+            (_, Some(images), Some(tensor)) => cut(spans, images.bytes_of(&graph.nodes()[tensor].tensor_type)),
             _ => spans.to_vec(),
         }
     }
@@ -312,14 +360,12 @@ impl MemoryPlan {
             });
             let mut places: Vec<u64> = ends.collect();
             places.pop();
-            Pieces::From(places)
+            match spans.first().map_or(0, Span::behind) {
+                0 => Pieces::From(places),
+                behind => Pieces::Images(behind, places),
+            }
         };
         bindings.iter().enumerate().map(pieces).collect()
-    }
-
-    /// How many storage buffers a node's dispatch binds.
-    pub(crate) fn buffers(&self, graph: &Graph, node: usize, dispatch: &Dispatch) -> usize {
-        self.pieces(graph, node, dispatch).iter().map(Pieces::count).sum()
     }
 
     /// The bytes of each of a bank's buffers.
@@ -332,6 +378,32 @@ impl MemoryPlan {
     pub fn total_bytes(&self) -> u64 {
         let banks = self.bank_pieces().sum::<u64>() * self.banks;
         self.transient.iter().chain(&self.inputs).sum::<u64>() + banks + self.uniform + self.staging
+    }
+}
+
+/// For each node whether another takes some of its images at a time, or its own kernels make some at a time.
+fn taken_apart(graph: &Graph, at_once: &[Option<usize>]) -> Vec<bool> {
+    let mut taken_apart = vec![false; at_once.len()];
+    for (node, _) in at_once.iter().enumerate().filter(|(_, at_once)| at_once.is_some()) {
+        let NodeKind::Op { op, inputs } = &graph.nodes()[node].kind else { continue };
+        for input in op.by_image().inputs().iter().filter_map(|&index| inputs.get(index)) {
+            taken_apart[input.index()] = true;
+        }
+        taken_apart[node] |= matches!(op.by_image(), ByImage::Alone(_));
+    }
+    taken_apart
+}
+
+/// The bytes of each piece of a tensor of which some images are taken at a time, so that these are in as few pieces as can be: pieces begin with an
+/// image, where elements of kernels do.
+fn by_image(tensor: &TensorType, largest: u64) -> Vec<u64> {
+    let (bytes, batch) = (tensor.size_bytes(), tensor.shape.extents()[0]);
+    let image = bytes / batch as u64;
+    let lengths = |bytes, most| pieces(0, bytes, most).map(|(_, _, bytes)| bytes).collect::<Vec<_>>();
+    match largest / image.max(1) {
+        _ if bytes <= largest || !image.is_multiple_of(STORAGE_ALIGNMENT) => lengths(bytes, largest),
+        0 => lengths(image, largest).repeat(batch),
+        images => lengths(bytes, images * image),
     }
 }
 

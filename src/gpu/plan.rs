@@ -114,7 +114,8 @@ impl std::fmt::Debug for Plan {
 
 impl Plan {
     /// Compiles a graph: chooses kernels, plans memory, creates every buffer, pipeline and bind group. Banks start at zero. What is larger
-    /// than a binding of the device may be is in pieces, which makes no difference to results.
+    /// than a binding of the device may be is in pieces, which makes no difference to results, unless these are more than it can bind at once: then
+    /// sums over images are added batch by batch.
     ///
     /// Mesa's lavapipe would translate kernels when they are first run; on a device that is not a host's they are launched with no
     /// workgroup here, each waited for, and for that time there is a device for each core.
@@ -332,8 +333,8 @@ impl Plan {
         }
         Ok(spans.into_iter().map(|span| {
             // A guarded buffer is bound with its guard, so that writes past the tensor land there instead of nowhere.
-            let size = wgpu::BufferSize::new(span.bytes + self.guard(&span));
-            wgpu::BufferBinding { buffer: self.buffer(span.buffer), offset: span.offset, size }
+            let size = wgpu::BufferSize::new(span.behind() + span.bytes + self.guard(&span));
+            wgpu::BufferBinding { buffer: self.buffer(span.buffer), offset: span.offset - span.behind(), size }
         }))
     }
 

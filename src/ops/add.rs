@@ -5,7 +5,7 @@ use crate::error::Result;
 use crate::graph::{Graph, NodeId};
 use crate::kernel;
 use crate::onnx::{Translation, Value};
-use crate::op::{Backward, Binding, Bound, ByImage, Candidate, Case, DeviceProfile, Fill, Op};
+use crate::op::{Backward, Binding, Bound, ByImage, Candidate, Case, DeviceProfile, Fill, Op, Proof};
 use crate::ops::{elementwise, in_both_precisions};
 use crate::shape::TensorType;
 use rayon::prelude::*;
@@ -59,6 +59,10 @@ impl Op for Add {
     fn onnx(&self, translation: &mut Translation<'_>) -> Result<Value> {
         let [a, b] = [translation.tensor(0)?, translation.tensor(1)?];
         Ok(translation.result("Add", &[&a, &b], vec![]))
+    }
+
+    fn proof(&self) -> Option<Proof> {
+        Some(Proof::of::<Self>())
     }
 
     fn flops(&self, _: &[TensorType], output: &TensorType) -> u64 {

@@ -4,7 +4,7 @@ use super::{Life, MemoryPlan};
 use crate::fuse::{Concat, Joints};
 use crate::gpu::source::Beside;
 use crate::graph::{Graph, NodeId, NodeKind, Placement};
-use crate::op::{Binding, DeviceProfile};
+use crate::op::DeviceProfile;
 
 impl MemoryPlan {
     /// Does with the nodes of a graph what it can of what the graph lets it do.
@@ -55,13 +55,14 @@ impl MemoryPlan {
             let memory = place == Placement::Transient || place == Placement::Input && part < whole;
             memory && bytes <= self.piece && self.parts[part.index()].is_none()
         };
-        // Where another kernel makes a tensor, it is not known what that does. Parts have other images than the whole.
-        let takes_some = |binding: &Binding| matches!(binding, Binding::InputImages(..) | Binding::OutputImages(_));
+        // Where another kernel makes a tensor, it is not known what that does. Some images of a whole are in no one place of its parts.
         let only_indexes = |node: &NodeId| {
             let candidate = self.candidates[node.index()].as_ref();
             let mut dispatches = candidate.iter().flat_map(|candidate| &candidate.dispatches);
             candidate.is_some()
-                && dispatches.all(|it| !it.kernel.takes_pointers() && !it.bindings.iter().any(takes_some))
+                && dispatches.all(|it| {
+                    !it.kernel.takes_pointers() && it.bindings.iter().all(|binding| binding.images().is_none())
+                })
         };
         placements[whole.index()] == Placement::Transient
             && self.candidates[whole.index()].is_some()

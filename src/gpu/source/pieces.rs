@@ -22,6 +22,8 @@ use std::ops::Range;
 pub enum Pieces {
     /// In pieces, each of which but the first begins at one of these places; without any, as a whole.
     From(Vec<u64>),
+    /// The like for some of a tensor's images, of which the first begins so far behind where the first piece is bound.
+    Images(u64, Vec<u64>),
     /// By the pieces of this earlier binding, which refers to the same.
     Of(usize),
     /// In two tensors.
@@ -32,7 +34,7 @@ impl Pieces {
     /// The number of storage buffers that are bound.
     pub fn count(&self) -> usize {
         match self {
-            Self::From(places) => 1 + places.len(),
+            Self::From(places) | Self::Images(_, places) => 1 + places.len(),
             Self::Of(_) => 0,
             Self::Beside(_) => 2,
         }
@@ -41,10 +43,15 @@ impl Pieces {
     /// The pieces of what has this name: when the element `i` is in one, unless it is in an earlier one, and its place there.
     fn choices(&self, name: &str) -> Vec<(Option<String>, String)> {
         match self {
-            Self::From(places) => {
+            Self::From(places) => Self::Images(0, places.clone()).choices(name),
+            Self::Images(behind, places) => {
                 let begins = [0].iter().chain(places).enumerate();
                 let choice = |(index, begin)| {
-                    (places.get(index).map(|end| format!("i < {end}u")), format!("{name}_{index}[i - {begin}u]"))
+                    let place = match (index, behind) {
+                        (0, 1..) => format!("i + {behind}u"),
+                        _ => format!("i - {begin}u"),
+                    };
+                    (places.get(index).map(|end| format!("i < {end}u")), format!("{name}_{index}[{place}]"))
                 };
                 begins.map(choice).collect()
             }
@@ -150,7 +157,7 @@ pub fn in_pieces(path: &str, text: &str, bindings: &[Pieces]) -> Result<String> 
         output += &accessed(path, &tokens[at..range.start], &arrays)?;
         let first: usize = bindings.iter().take(*binding).map(Pieces::count).sum();
         match (bindings.get(*binding), arrays.get(*binding).and_then(Option::as_ref)) {
-            (Some(pieces @ (Pieces::From(_) | Pieces::Beside(_))), Some(array)) => {
+            (Some(pieces @ (Pieces::From(_) | Pieces::Images(..) | Pieces::Beside(_))), Some(array)) => {
                 let declared = array.declared(first, pieces);
                 if let Some(taken) =
                     tokenise(&declared).iter().find(|token| array.gives(&token.text) && given.contains(&token.text[..]))

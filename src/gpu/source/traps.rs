@@ -10,7 +10,7 @@
 //! ```
 //!
 //! An invocation that ends with an index outside overwrites the last element of the first array that may be written, which is of a guard. Before
-//! all else the workgroup's memory is filled with NaN, so that a kernel that reads what it has not written gives other results.
+//! all else the workgroup's arrays of floats are filled with NaN, so that a kernel that reads what it has not written gives other results.
 
 use super::{Constants, Token, evaluate, integer_constants, matching, next_code, pieces, problem, tokenise};
 use crate::error::Result;
@@ -96,10 +96,14 @@ fn lengths(words: &[&str]) -> Lengths {
     successors(element_of(words), |(element, _)| element_of(element)).map(|(_, length)| length).collect()
 }
 
-/// What fills an array of floats of this type with NaN, which naga is not to know beforehand.
+/// What fills an array of this type with NaN, which naga is not to know beforehand, if it is one of floats.
 fn fill(name: &str, words: &[&str]) -> String {
     let levels: Vec<_> = successors(element_of(words), |(element, _)| element_of(element)).collect();
     let element = levels.last().map_or(words, |(element, _)| element).concat();
+    let is_float = element.contains("f32") || element.starts_with("vec") && element.ends_with('f');
+    if !is_float {
+        return String::new();
+    }
     let (mut text, mut indices) = (String::new(), String::new());
     for (level, (_, length)) in levels.iter().enumerate() {
         let _ = write!(text, "for (var i{level} = 0u; i{level} < u32({length}); i{level}++) {{ ");

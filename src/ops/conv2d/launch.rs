@@ -433,7 +433,7 @@ pub(in crate::ops) fn candidates(
 }
 
 /// The number of parts into which a sum over `rows` of `pixels` is cut: enough for some thousand workgroups of `groups` each,
-/// but of whole rows and, where there are several, of more than 256 pixels each but the last. Depends on the shape alone, so that every device adds in the same order.
+/// but of whole rows and, where there are several, of more than 256 pixels each but the last. Depends on the shape alone, so that every device that can bind all images at once adds in the same order.
 pub(in crate::ops) fn parts(rows: usize, pixels: usize, groups: usize) -> usize {
     let parts = (4096 / groups).min((rows * pixels).div_ceil(512)).clamp(1, rows);
     rows.div_ceil(rows.div_ceil(parts))
