@@ -115,7 +115,8 @@ impl MemoryPlan {
     /// so a buffer is as large as its first tensor. A tensor is alive from the node that computes it to its last use. What is larger than
     /// the device's largest binding is placed in pieces, of which all but the last are as large as that admits. Concatenations of a
     /// [fused](Graph::fused) graph have no place but that of their parts. Ops that would bind more pieces at once than the device can are computed
-    /// some images at a time, as many as it can bind, where they take images alone or sum over them ([`ByImage`](crate::op::ByImage)).
+    /// some images at a time, as many as it can bind, where they take images alone or sum over them ([`ByImage`]); pieces
+    /// of what they take apart begin with an image.
     ///
     /// # Errors
     /// When an op offers no candidate for the device.
