@@ -24,6 +24,11 @@ fn gpu() -> Gpu {
     Gpu::any().unwrap_or_else(|error| panic!("{error}"))
 }
 
+/// The device, with no more than every browser offers.
+fn browser() -> Gpu {
+    pollster::block_on(Gpu::choose_within(&DeviceChoice::Auto, Limits::WebGpu)).unwrap().unwrap()
+}
+
 const NET: UNet = UNet { variant: Variant::Unet, in_channels: 2, classes: 3, base_channels: 4, depth: 2, dropout: 0.5 };
 
 fn training_step() -> TrainingStep {
@@ -530,7 +535,7 @@ fn more_pieces_than_a_device_binds_are_refused_with_what_is_needed_and_offered()
 
 #[test]
 fn what_a_device_cannot_bind_at_once_is_computed_some_images_at_a_time() {
-    let browser = pollster::block_on(Gpu::choose_within(&DeviceChoice::Auto, Limits::WebGpu)).unwrap().unwrap();
+    let browser = browser();
     let net = UNet { in_channels: 4, base_channels: 16, depth: 1, dropout: 0.0, ..NET };
     let step = net.build(8, [net.legal_above(net.shrink() + 8); 2]).unwrap();
     let step = step.training_step(&Training::default()).unwrap();
@@ -556,7 +561,7 @@ fn what_a_device_cannot_bind_at_once_is_computed_some_images_at_a_time() {
 /// A step with clipping and a scaled loss, whose gradients are those of one parameter and, of the others, what is written into their bank.
 #[test]
 fn banks_of_many_pieces_are_updated_within_the_bindings_of_a_browser() {
-    let browser = pollster::block_on(Gpu::choose_within(&DeviceChoice::Auto, Limits::WebGpu)).unwrap().unwrap();
+    let browser = browser();
     assert_eq!(browser.adapter().storage_buffers, 8);
     let mut graph = Graph::new();
     let w = graph.parameter("w", [1], Init::Zeros).unwrap();

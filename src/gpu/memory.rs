@@ -233,21 +233,18 @@ impl MemoryPlan {
         let taken_apart = taken_apart(graph, at_once);
         for (index, node) in graph.nodes().iter().enumerate().filter(|&(index, _)| needed[index]) {
             let whole = node.tensor_type.size_bytes();
-            let lengths = if taken_apart[index] {
-                by_image(&node.tensor_type, largest)
-            } else {
-                pieces(0, whole, largest).map(|(_, _, bytes)| bytes).collect()
-            };
-            let mut claim = |lengths: Vec<u64>, Life { first, last }, scratch: Option<usize>| {
-                let pieces = lengths.into_iter().enumerate();
+            let of_node =
+                if taken_apart[index] { by_image(&node.tensor_type, largest) } else { lengths(whole, largest) };
+            let mut claim = |pieces: Vec<u64>, Life { first, last }, scratch: Option<usize>| {
+                let pieces = pieces.into_iter().enumerate();
                 let claim = |(piece, bytes)| Claim { bytes, first, last, owner: (index, scratch), piece };
                 claims.extend(pieces.map(claim));
             };
             match placements[index] {
                 Placement::Transient if plan.parts[index].is_some() => {}
-                Placement::Transient => claim(lengths, lives[index], None),
+                Placement::Transient => claim(of_node, lives[index], None),
                 Placement::Input | Placement::Constant => {
-                    for bytes in lengths {
+                    for bytes in of_node {
                         plan.nodes[index].push(Span { buffer: Buffer::Input(plan.inputs.len()), offset: 0, bytes });
                         plan.inputs.push(bytes + guard);
                     }
@@ -262,8 +259,7 @@ impl MemoryPlan {
             let workspace = plan.candidates[index].as_ref().map_or(&[][..], |candidate| &candidate.workspace);
             plan.workspaces[index] = vec![Vec::new(); workspace.len()];
             for (scratch, &elements) in workspace.iter().enumerate() {
-                let lengths = pieces(0, 4 * elements as u64, largest).map(|(_, _, bytes)| bytes);
-                claim(lengths.collect(), now, Some(scratch));
+                claim(lengths(4 * elements as u64, largest), now, Some(scratch));
             }
         }
         plan.live = vec![0; count];
@@ -395,12 +391,16 @@ fn taken_apart(graph: &Graph, at_once: &[Option<usize>]) -> Vec<bool> {
     taken_apart
 }
 
+/// The bytes of each piece of so many, where a piece has at most so many.
+fn lengths(bytes: u64, most: u64) -> Vec<u64> {
+    pieces(0, bytes, most).map(|(_, _, bytes)| bytes).collect()
+}
+
 /// The bytes of each piece of a tensor of which some images are taken at a time, so that these are in as few pieces as can be: pieces begin with an
 /// image, where elements of kernels do.
 fn by_image(tensor: &TensorType, largest: u64) -> Vec<u64> {
     let (bytes, batch) = (tensor.size_bytes(), tensor.shape.extents()[0]);
     let image = bytes / batch as u64;
-    let lengths = |bytes, most| pieces(0, bytes, most).map(|(_, _, bytes)| bytes).collect::<Vec<_>>();
     match largest / image.max(1) {
         _ if bytes <= largest || !image.is_multiple_of(STORAGE_ALIGNMENT) => lengths(bytes, largest),
         0 => lengths(image, largest).repeat(batch),

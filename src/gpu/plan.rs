@@ -35,7 +35,7 @@ pub struct PlanOptions {
     /// a guard if one is out of bounds.
     pub trapped: bool,
     /// What one kernel computes of several ops, by default all that pays on the device. Without, it takes longer and gives the same bits, but for tuned
-    /// kernels, which are chosen for fused ops and others apart.
+    /// kernels, which are chosen for fused ops and others apart, and for what the device cannot bind at once.
     pub fusions: Fusions,
     /// The longest that one submit may take; a run is cut into as many as that needs. By default [`LONGEST_SUBMIT`].
     pub longest_submit: Duration,
@@ -883,7 +883,7 @@ mod tests {
         let side = net.legal_above(net.shrink() + 4);
         let step = net.build(1, [side; 2]).unwrap().training_step(&Training::default()).unwrap();
         let mut divided = BTreeSet::new();
-        for candidate in 0..3 {
+        for candidate in 0..4 {
             let plan = |longest_submit| {
                 let options = PlanOptions { candidate: Some(candidate), longest_submit, ..PlanOptions::default() };
                 let plan = Plan::new(&gpu, &step.graph, options).unwrap();
@@ -916,6 +916,11 @@ mod tests {
             }));
         }
         assert!(divided.len() >= 8, "{divided:?}");
+        if gpu.profile().subgroup_size.is_some_and(|size| size.is_multiple_of(8)) && gpu.profile().int64 {
+            for product in ["conv2d/winograd_product_subgroup", "conv2d/winograd_grad_product_subgroup"] {
+                assert!(divided.contains(product), "{product} is not among {divided:?}");
+            }
+        }
     }
 
     /// A ReLU that is said to take a slow device 0.2 s, with this proof.

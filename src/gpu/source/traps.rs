@@ -91,14 +91,19 @@ fn element_of<'a, 'b>(words: &'b [&'a str]) -> Option<(&'b [&'a str], String)> {
     Some((&inner[..comma], inner[comma + 1..].join(" ")))
 }
 
+/// The same of that, of its element, and so on.
+fn levels<'a, 'b>(words: &'b [&'a str]) -> impl Iterator<Item = (&'b [&'a str], String)> {
+    successors(element_of(words), |(element, _)| element_of(element))
+}
+
 /// The lengths of a type's levels, from its words: none if it is no array.
 fn lengths(words: &[&str]) -> Lengths {
-    successors(element_of(words), |(element, _)| element_of(element)).map(|(_, length)| length).collect()
+    levels(words).map(|(_, length)| length).collect()
 }
 
 /// What fills an array of this type with NaN, which naga is not to know beforehand, if it is one of floats.
 fn fill(name: &str, words: &[&str]) -> String {
-    let levels: Vec<_> = successors(element_of(words), |(element, _)| element_of(element)).collect();
+    let levels: Vec<_> = levels(words).collect();
     let element = levels.last().map_or(words, |(element, _)| element).concat();
     let is_float = element.contains("f32") || element.starts_with("vec") && element.ends_with('f');
     if !is_float {
